@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod ttrpc;
+
 /// Everything generated, nested by protobuf package.
 #[allow(clippy::all, clippy::undocumented_unsafe_blocks, clippy::unwrap_used, missing_docs)]
 mod generated {
