@@ -1,1 +1,9 @@
-//! skeleton
+//! The harness that the end-to-end, conformance, crash and bench suites share: images, registries, a daemon
+//! of one's own, and the check that nothing of ours is left on the host.
+
+pub mod daemon;
+pub mod image;
+pub mod leaks;
+pub mod registry;
+
+pub use daemon::{Daemon, Output};
