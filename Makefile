@@ -1,0 +1,82 @@
+# The commands a newcomer needs: hello, test, bench, lint, install. `make help` lists them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+TARGET ?= $(or $(CARGO_TARGET_DIR),target)
+TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# The shim and the runtime are static and not relocated: one process per container, so every private page counts.
+STATIC := LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell dirname "$$(gcc -print-file-name=libseccomp.a 2>/dev/null)") \
+	RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static"
+
+# Debian packages. Building needs gcc and libseccomp; the images that tests and `make hello` make need busybox-static.
+PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config
+PACKAGES_HELLO := busybox-static
+PACKAGES_TEST := busybox-static containerd runc crun docker-registry apache2-utils skopeo umoci debootstrap tmux iproute2 procps
+PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
+
+.PHONY: help hello test bench lint install build release shim-release packages-build packages-hello packages-test packages-bench nextest
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+# $(call packages,LIST): installs what is missing of a list of Debian packages.
+define packages
+	@missing=; for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+	  || { echo "could not install$$missing: install them by hand" >&2; exit 1; }; fi
+endef
+
+packages-build:
+	$(call packages,$(PACKAGES_BUILD))
+packages-hello: packages-build
+	$(call packages,$(PACKAGES_HELLO))
+packages-test: packages-build
+	$(call packages,$(PACKAGES_TEST))
+packages-bench: packages-build
+	$(call packages,$(PACKAGES_BENCH))
+
+nextest:
+	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install cargo-nextest --locked
+
+build: packages-build ## Build everything for development
+	$(CARGO) build --workspace --bins
+
+# The shim is linked statically in a folder of its own and put beside the daemon.
+shim-release: packages-build
+	$(STATIC) $(CARGO) build --profile shim --target $(TRIPLE) -p containerd-shim-longshore-v1 --bins
+	@mkdir -p $(TARGET)/release
+	install -m 0755 $(TARGET)/$(TRIPLE)/shim/containerd-shim-longshore-v1 $(TARGET)/release/containerd-shim-longshore-v1
+
+release: packages-build shim-release ## Build the release binaries into target/release
+	$(CARGO) build --release -p longshored -p longshore
+
+hello: packages-hello release ## Build, start a daemon of its own, and run a container from an image pulled from a registry
+	$(CARGO) build --release -p longshore-tests --bin longshore-registry
+	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(TRIPLE) -p longshore-tests --bin longshore-hello
+	TARGET=$(TARGET) TRIPLE=$(TRIPLE) tests/hello.sh
+
+test: packages-test nextest ## Build and run every test, then check that nothing of ours is left on the host
+	$(CARGO) build --workspace --bins
+	@mkdir -p $(TARGET)/test
+	$(TARGET)/debug/leakcheck before $(TARGET)/test/host-before
+	$(CARGO) nextest run --workspace --no-fail-fast
+	$(TARGET)/debug/leakcheck after $(TARGET)/test/host-before
+
+bench: packages-bench release ## Measure ourselves and every installed peer in one interleaved run
+	$(CARGO) build --release -p longshore-tests --bins
+	$(TARGET)/release/longshore-bench
+
+lint: packages-build ## Check format, clippy with warnings denied, and dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
+	$(CARGO) deny check bans licenses sources
+
+install: release ## Install the three programs below PREFIX (default /usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/containerd-shim-longshore-v1 $(DESTDIR)$(PREFIX)/bin/

@@ -1,0 +1,26 @@
+//! Says which of the host's tools are there, so that tests which need one are skipped (and counted so) without it.
+
+use std::env;
+use std::path::PathBuf;
+
+const TOOLS: [&str; 14] = [
+    "ctr", "docker-registry", "skopeo", "umoci", "runc", "crun", "podman", "dockerd", "debootstrap", "tmux", "htpasswd",
+    "nft", "ip", "qemu-system-x86_64",
+];
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=PATH");
+    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    for tool in TOOLS {
+        let name = tool.replace('-', "_");
+        println!("cargo::rustc-check-cfg=cfg(have_{name})");
+        match folders.iter().map(|folder| folder.join(tool)).find(|path| path.exists()) {
+            Some(path) => {
+                println!("cargo::rerun-if-changed={}", path.display());
+                println!("cargo::rustc-cfg=have_{name}");
+            }
+            // A file that does not exist makes cargo look again at every build.
+            None => println!("cargo::rerun-if-changed=/nonexistent/{tool}"),
+        }
+    }
+}
