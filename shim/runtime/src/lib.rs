@@ -1,1 +1,20 @@
-//! skeleton
+//! The OCI runtime as a library: from a `config.json` to a running container, and back to nothing.
+//!
+//! What always holds here:
+//! - The caller is single-threaded when it calls [`Container::create`] and [`Container::exec`], and it is the parent of
+//!   every process that the runtime makes: the caller reaps them.
+//! - Between `clone3` and `execve` the child allocates nothing: it runs a list of steps that was prepared before, and
+//!   reports a failure as numbers, which the parent turns into text.
+//! - The container's file systems are mounted in the container's own mount namespace only, so they cannot outlive it.
+//! - A failing `create` leaves no process, mount or cgroup behind.
+//! - Every path below a rootfs is resolved inside that rootfs.
+#![deny(unsafe_code)]
+
+pub mod cgroups;
+mod container;
+mod error;
+mod options;
+
+pub use container::{Container, Process};
+pub use error::{Error, Result};
+pub use options::{CreateOptions, ExecOptions, RootfsMount, Stdio};
