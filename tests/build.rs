@@ -4,8 +4,20 @@ use std::env;
 use std::path::PathBuf;
 
 const TOOLS: [&str; 14] = [
-    "ctr", "docker-registry", "skopeo", "umoci", "runc", "crun", "podman", "dockerd", "debootstrap", "tmux", "htpasswd",
-    "nft", "ip", "qemu-system-x86_64",
+    "ctr",
+    "docker-registry",
+    "skopeo",
+    "umoci",
+    "runc",
+    "crun",
+    "podman",
+    "dockerd",
+    "debootstrap",
+    "tmux",
+    "htpasswd",
+    "nft",
+    "ip",
+    "qemu-system-x86_64",
 ];
 
 fn main() {

@@ -2,8 +2,10 @@
 //! of one's own, and the check that nothing of ours is left on the host.
 
 pub mod daemon;
+pub mod fixture;
 pub mod image;
 pub mod leaks;
 pub mod registry;
 
 pub use daemon::{Daemon, Output};
+pub use fixture::Fixture;
