@@ -5,6 +5,7 @@ pub mod daemon;
 pub mod fixture;
 pub mod image;
 pub mod leaks;
+pub mod pty;
 pub mod registry;
 
 pub use daemon::{Daemon, Output};
