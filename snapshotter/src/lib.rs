@@ -16,10 +16,24 @@
 //! - Directory trees come from strangers: they are walked and removed without following a link, whatever their depth.
 #![forbid(unsafe_code)]
 
+mod directories;
+mod durable;
 mod error;
+mod journal;
+mod local;
+mod native;
+mod overlayfs;
+mod record;
 mod snapshot;
+mod store;
+mod tree;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use error::Error;
+pub use local::{Local, Recovery};
+pub use native::Native;
+pub use overlayfs::Overlayfs;
 pub use snapshot::{Commit, Info, Kind, LabelChange, Labels, Mount, Snapshotter, UpperDir, Usage};
 
 /// Longest key or name, in bytes.
@@ -27,3 +41,8 @@ pub const MAX_KEY: usize = 1024;
 
 /// Result of this crate's operations.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Locks; a panic in another thread has left nothing half done, for nothing under these locks can panic halfway.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
