@@ -1,0 +1,274 @@
+//! The daemon's configuration: flags over the file over defaults.
+//!
+//! What always holds: every key has a default and an unknown key is an error that names file and line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/longshore/config.toml";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("reading the configuration {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// The message begins with the line and column.
+    #[error("configuration {}: {source}", path.display())]
+    Parse { path: PathBuf, source: toml::de::Error },
+    #[error("configuration: {key} = {value}: {why}")]
+    Value { key: &'static str, value: String, why: &'static str },
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What survives a reboot: content, snapshots, metadata, container logs.
+    pub root: PathBuf,
+    /// What does not: bundles, sockets.
+    pub state: PathBuf,
+    /// The Unix socket of the gRPC API.
+    pub address: PathBuf,
+    /// error, warn, info, debug or trace, or a tracing filter such as `info,longshored::gc=debug`.
+    pub log_level: String,
+    pub grpc: Grpc,
+    pub content: Content,
+    pub gc: Gc,
+    pub registry: Registry,
+    pub runtime: Runtime,
+    pub snapshotter: Snapshotter,
+    pub engine: Engine,
+    pub metadata: Metadata,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/longshore".into(),
+            state: "/run/longshore".into(),
+            address: "/run/longshore/longshore.sock".into(),
+            log_level: "info".into(),
+            grpc: Grpc::default(),
+            content: Content::default(),
+            gc: Gc::default(),
+            registry: Registry::default(),
+            runtime: Runtime::default(),
+            snapshotter: Snapshotter::default(),
+            engine: Engine::default(),
+            metadata: Metadata::default(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grpc {
+    /// Members of this group (a name or a number) may use the socket; otherwise only root.
+    pub group: Option<String>,
+    /// Longest message in bytes, both ways.
+    pub max_message_bytes: usize,
+    /// Requests that are answered at one time, without the long-lived streams.
+    pub max_requests: usize,
+    /// Long-lived calls (waits, event subscriptions, attached streams) at one time.
+    pub max_streams: usize,
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { group: None, max_message_bytes: 16 * 1024 * 1024, max_requests: 1024, max_streams: 16 * 1024 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Content {
+    /// Ingests that are open at one time.
+    pub max_writers: usize,
+    /// Largest blob in bytes.
+    pub max_blob_bytes: u64,
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self { max_writers: 1024, max_blob_bytes: 64 << 30 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gc {
+    /// Milliseconds between a deletion and the collection it causes: more deletions join it.
+    pub delay_ms: u64,
+    /// Seconds between collections when nothing else causes one; 0: never.
+    pub interval_seconds: u64,
+    /// Hours after which an ingest that nobody writes to is dropped.
+    pub ingest_hours: u64,
+}
+
+impl Default for Gc {
+    fn default() -> Self {
+        Self { delay_ms: 500, interval_seconds: 3600, ingest_hours: 24 }
+    }
+}
+
+/// How registries are reached.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// `host[:port]` that may be spoken to over http, or https with a certificate that nobody vouches for.
+    pub insecure: Vec<String>,
+    /// Further certificate authorities, PEM.
+    pub ca_files: Vec<PathBuf>,
+    /// For a registry `host[:port]` the mirrors to ask first, in order.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Credentials by `host[:port]`, for pulls that bring none.
+    pub auth: BTreeMap<String, RegistryAuth>,
+    /// Blobs of one image that are fetched at one time; 0: the default.
+    pub max_downloads: usize,
+}
+
+#[derive(Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegistryAuth {
+    pub username: String,
+    pub password: String,
+    /// Instead of name and password.
+    pub identity_token: String,
+}
+
+impl std::fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RegistryAuth").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// The cgroup below which containers get theirs.
+    pub cgroup_parent: String,
+    /// The shim; otherwise it is looked for beside the daemon, then on PATH.
+    pub shim: Option<PathBuf>,
+    /// Shims that wait for a container.
+    pub pool_size: usize,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self { cgroup_parent: "longshore".into(), shim: None, pool_size: 2 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Snapshotter {
+    /// overlayfs or native.
+    pub default: String,
+}
+
+impl Default for Snapshotter {
+    fn default() -> Self {
+        Self { default: "overlayfs".into() }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// The namespace of containers and images that `longshore` works with.
+    pub namespace: String,
+    /// Size at which a container's log is rotated, in bytes.
+    pub log_max_size: u64,
+    /// Rotated logs that are kept, the current one included.
+    pub log_max_files: u32,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { namespace: "default".into(), log_max_size: 10 * 1024 * 1024, log_max_files: 5 }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metadata {
+    /// Most bytes of the store's cache.
+    pub cache_bytes: u64,
+    /// Seconds between exports while something changes.
+    pub export_seconds: u64,
+}
+
+impl Default for Metadata {
+    fn default() -> Self {
+        Self { cache_bytes: 16 * 1024 * 1024, export_seconds: 300 }
+    }
+}
+
+impl Config {
+    /// The named file, which must be there; or the default one, if it is.
+    pub fn load(named: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = named.unwrap_or(Path::new(DEFAULT_PATH));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+
+    /// Refuses values that parse but cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        for (key, path) in [("root", &self.root), ("state", &self.state), ("address", &self.address)] {
+            if !path.is_absolute() {
+                let value = path.display().to_string();
+                return Err(ConfigError::Value { key, value, why: "must be an absolute path" });
+            }
+        }
+        if self.grpc.max_message_bytes < 1024 * 1024 {
+            let value = self.grpc.max_message_bytes.to_string();
+            return Err(ConfigError::Value {
+                key: "grpc.max_message_bytes",
+                value,
+                why: "must be at least 1048576",
+            });
+        }
+        if crate::namespaces::Namespace::parse(&self.engine.namespace).is_err() {
+            let value = self.engine.namespace.clone();
+            return Err(ConfigError::Value { key: "engine.namespace", value, why: "is no namespace" });
+        }
+        if !matches!(self.snapshotter.default.as_str(), "overlayfs" | "native") {
+            let value = self.snapshotter.default.clone();
+            return Err(ConfigError::Value {
+                key: "snapshotter.default",
+                value,
+                why: "is not overlayfs or native",
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named_with_file_and_line() {
+        let error =
+            Config::parse("root = \"/x\"\n\n[grpc]\ngruop = \"x\"\n", Path::new("/c.toml")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("/c.toml") && text.contains("line 4") && text.contains("gruop"), "{text}");
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        Config::default().check().unwrap();
+        Config::parse("", Path::new("/c")).unwrap().check().unwrap();
+    }
+}

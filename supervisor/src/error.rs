@@ -1,0 +1,142 @@
+//! The daemon's one error type: every variant names a cause and carries what it happened to.
+//!
+//! What always holds: the mapping to gRPC codes is the one table at the end of this file, and no
+//! variant is a catch-all string.
+
+use std::io;
+use std::path::PathBuf;
+
+use tonic::{Code, Status};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a request was not carried out. Messages of containerd's services follow its form
+/// (`image "x": not found`), since its clients cut the code's words off the end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{kind} \"{name}\": not found")]
+    NotFound { kind: &'static str, name: String },
+
+    #[error("{kind} \"{name}\": already exists")]
+    AlreadyExists { kind: &'static str, name: String },
+
+    /// The request can never succeed as it is.
+    #[error("{what}: {why}: invalid argument")]
+    InvalidArgument { what: String, why: String },
+
+    /// The request could succeed in another state of the system.
+    #[error("{what}: {why}: failed precondition")]
+    FailedPrecondition { what: String, why: String },
+
+    /// Someone else holds it now, or the peer is away: try again.
+    #[error("{what}: {why}: unavailable")]
+    Unavailable { what: String, why: String },
+
+    #[error("{what}: {why}: out of range")]
+    OutOfRange { what: String, why: String },
+
+    /// A bound of the daemon was reached; `limit` names it as the configuration or the docs do.
+    #[error("{what}: limit {limit} = {max} reached")]
+    ResourceExhausted { what: String, limit: &'static str, max: u64 },
+
+    /// The file system is full.
+    #[error("{doing} {}: no space left on device: free some space (`longshore image prune`) and try again", path.display())]
+    DiskFull { doing: &'static str, path: PathBuf },
+
+    #[error("{what} is not implemented")]
+    Unimplemented { what: String },
+
+    #[error("{what}: canceled")]
+    Canceled { what: String },
+
+    #[error("{what}: no answer within {seconds} s: deadline exceeded")]
+    Timeout { what: String, seconds: u64 },
+
+    #[error("{what}: {why}: permission denied")]
+    PermissionDenied { what: String, why: String },
+
+    /// Stored data does not match its checksum or its form.
+    #[error("{what} is damaged: {why}")]
+    Damaged { what: String, why: String },
+
+    #[error("{doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+
+    #[error("metadata store: {doing}: {source}")]
+    Metadata { doing: &'static str, source: crate::metadata::Failure },
+
+    /// A record could not be encoded or decoded; `table` and `key` name it.
+    #[error("metadata record {table}/{key}: {source}")]
+    Record { table: &'static str, key: String, source: serde_json::Error },
+
+    /// A background thread or task of the daemon died; a defect.
+    #[error("{what} ended before it answered")]
+    Lost { what: &'static str },
+}
+
+impl Error {
+    pub fn not_found(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::NotFound { kind, name: name.into() }
+    }
+
+    pub fn already_exists(kind: &'static str, name: impl Into<String>) -> Self {
+        Self::AlreadyExists { kind, name: name.into() }
+    }
+
+    pub fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::InvalidArgument { what: what.into(), why: why.into() }
+    }
+
+    pub fn precondition(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::FailedPrecondition { what: what.into(), why: why.into() }
+    }
+
+    pub fn unavailable(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unavailable { what: what.into(), why: why.into() }
+    }
+
+    /// An I/O error with its context; a full disk becomes its own variant.
+    pub fn io(doing: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull { doing, path: path.into() }
+            }
+            _ => Self::Io { doing, path: path.into(), source },
+        }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    pub fn is_already_exists(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. })
+    }
+
+    /// The table: which gRPC code a client sees for which cause.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotFound { .. } => Code::NotFound,
+            Self::AlreadyExists { .. } => Code::AlreadyExists,
+            Self::InvalidArgument { .. } => Code::InvalidArgument,
+            Self::FailedPrecondition { .. } => Code::FailedPrecondition,
+            Self::Unavailable { .. } => Code::Unavailable,
+            Self::OutOfRange { .. } => Code::OutOfRange,
+            Self::ResourceExhausted { .. } | Self::DiskFull { .. } => Code::ResourceExhausted,
+            Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::Canceled { .. } => Code::Cancelled,
+            Self::Timeout { .. } => Code::DeadlineExceeded,
+            Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::Damaged { .. } => Code::DataLoss,
+            Self::Io { .. } | Self::Metadata { .. } | Self::Record { .. } | Self::Lost { .. } => {
+                Code::Internal
+            }
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Status::new(error.code(), error.to_string())
+    }
+}

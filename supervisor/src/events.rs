@@ -1,0 +1,167 @@
+//! The event bus: what happened, published after it was made durable, to every subscriber whose filters match.
+//!
+//! What always holds: publishing never blocks; a subscriber that does not keep up is ended with an error that
+//! names the bound, and no other notices.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::any::Any;
+use crate::error::{Error, Result};
+use crate::filters::{Adaptor, Filter};
+use crate::namespaces::Namespace;
+
+mod fields;
+
+/// Events that wait for one subscriber.
+pub const MAX_WAITING: usize = 4096;
+/// Subscribers at a time.
+pub const MAX_SUBSCRIBERS: usize = 1024;
+/// Longest topic in bytes.
+const MAX_TOPIC: usize = 256;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub timestamp: Timestamp,
+    pub namespace: Namespace,
+    /// `/tasks/exit` and the like.
+    pub topic: String,
+    pub payload: Any,
+}
+
+impl Adaptor for Event {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        match path {
+            ["namespace"] => Some(self.namespace.to_string()),
+            ["topic"] => Some(self.topic.clone()),
+            ["event", rest @ ..] => fields::of(&self.payload, rest),
+            _ => None,
+        }
+    }
+}
+
+struct Subscriber {
+    filters: Filter,
+    sender: mpsc::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    next: u64,
+    all: BTreeMap<u64, Subscriber>,
+}
+
+#[derive(Default)]
+pub struct EventBus {
+    subscribers: Mutex<Subscribers>,
+}
+
+/// A subscriber's end: events in the order in which they were published.
+pub struct Subscription {
+    receiver: mpsc::Receiver<Event>,
+}
+
+impl Subscription {
+    /// The next event; an error once if events were missed because this subscriber was too slow, after
+    /// which the subscription is over; `None` when the bus is gone.
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        match self.receiver.recv().await {
+            Some(event) => Some(Ok(event)),
+            None if self.receiver.is_closed() => Some(Err(Error::ResourceExhausted {
+                what: "event subscription ended: events were not read fast enough".into(),
+                limit: "waiting events of one subscriber",
+                max: MAX_WAITING as u64,
+            })),
+            None => None,
+        }
+    }
+}
+
+impl EventBus {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Publishes what happened now.
+    pub fn publish(&self, namespace: &Namespace, topic: &str, payload: Any) {
+        self.forward(Event {
+            timestamp: Timestamp::now(),
+            namespace: namespace.clone(),
+            topic: topic.to_owned(),
+            payload,
+        });
+    }
+
+    /// Publishes the protobuf message `name` (its full name, such as `containerd.events.TaskExit`).
+    pub fn publish_message<M: prost::Message>(
+        &self,
+        namespace: &Namespace,
+        topic: &str,
+        name: &str,
+        message: &M,
+    ) {
+        self.publish(namespace, topic, Any::pack(name, message));
+    }
+
+    /// Publishes an event that carries its own time.
+    pub fn forward(&self, event: Event) {
+        tracing::debug!(namespace = %event.namespace, topic = %event.topic, "event");
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.all.retain(|id, subscriber| {
+            if !subscriber.filters.matches(&event) {
+                return !subscriber.sender.is_closed();
+            }
+            match subscriber.sender.try_send(event.clone()) {
+                Ok(()) => true,
+                Err(mpsc::error::TrySendError::Closed(_)) => false,
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    tracing::warn!(
+                        subscriber = id,
+                        "ended an event subscription: {MAX_WAITING} events wait for it"
+                    );
+                    false
+                }
+            }
+        });
+    }
+
+    /// Subscribes to events that match one of `filters`; no filter matches everything.
+    pub fn subscribe<S: AsRef<str>>(&self, filters: &[S]) -> Result<Subscription> {
+        let filters = Filter::parse_all(filters)?;
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.all.retain(|_, subscriber| !subscriber.sender.is_closed());
+        if subscribers.all.len() >= MAX_SUBSCRIBERS {
+            return Err(Error::ResourceExhausted {
+                what: "event subscription".into(),
+                limit: "event subscribers",
+                max: MAX_SUBSCRIBERS as u64,
+            });
+        }
+        let id = subscribers.next;
+        subscribers.next += 1;
+        subscribers.all.insert(id, Subscriber { filters, sender });
+        Ok(Subscription { receiver })
+    }
+}
+
+/// Refuses what is no topic: `/word/word…`.
+pub fn check_topic(topic: &str) -> Result<()> {
+    let refuse = |why: &str| {
+        Err(Error::invalid(format!("topic {:?}", topic.chars().take(64).collect::<String>()), why))
+    };
+    if topic.len() > MAX_TOPIC {
+        return refuse("is longer than 256 bytes");
+    }
+    let Some(rest) = topic.strip_prefix('/') else {
+        return refuse("must begin with '/'");
+    };
+    for component in rest.split('/') {
+        crate::namespaces::check_identifier("topic component", component)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! Images: their records, and how they come here.
+
+pub mod store;

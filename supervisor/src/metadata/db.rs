@@ -1,0 +1,162 @@
+//! The store: reads, and batches that are made under one short lock and made durable outside of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::barrier::Barrier;
+use super::flush::Flusher;
+use super::open::{self, Options};
+use super::tx::{Source, Tx};
+use super::{export, key, sled_error};
+use crate::error::Result;
+use crate::namespaces::Namespace;
+
+/// The daemon's metadata. Reads go to memory (sled's cache) or a small file read.
+pub struct Db {
+    sled: sled::Db,
+    directory: std::path::PathBuf,
+    flusher: Arc<Flusher>,
+    /// Held while a batch is made and applied, never over a flush.
+    writing: Mutex<Barrier>,
+    /// The ticket up to which the export on disk reaches.
+    exported: Mutex<u64>,
+}
+
+/// A record that a batch touched while the collector marked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    pub tag: u8,
+    pub namespace: Namespace,
+    pub key: String,
+}
+
+impl Db {
+    /// Opens or creates the store in `directory`, repairing it as far as that is possible.
+    pub fn open(directory: &Path, options: &Options) -> Result<Self> {
+        let sled = open::open(directory, options)?;
+        let flusher = Flusher::start(sled.clone(), open::store_file(directory))?;
+        Ok(Self {
+            sled,
+            directory: directory.to_owned(),
+            flusher,
+            writing: Mutex::default(),
+            exported: Mutex::default(),
+        })
+    }
+
+    /// Makes a batch and returns when it is durable. `make` sees a consistent store that nobody else changes
+    /// meanwhile; it must not block. Nothing is changed if it fails.
+    pub async fn write<R>(&self, make: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+        let (result, ticket) = self.apply(make)?;
+        self.flusher.wait(ticket).await?;
+        Ok(result)
+    }
+
+    /// Makes a batch that becomes durable within half a second, or with the next awaited write: for what may
+    /// be lost together with the crash it happened in.
+    pub fn write_lazy<R>(&self, make: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<R> {
+        self.apply(make).map(|(result, _)| result)
+    }
+
+    /// Returns when everything written so far is durable.
+    pub async fn sync(&self) -> Result<()> {
+        self.flusher.wait(self.flusher.newest()).await
+    }
+
+    fn apply<R>(&self, make: impl FnOnce(&mut Tx<'_>) -> Result<R>) -> Result<(R, u64)> {
+        self.flusher.check()?;
+        let mut barrier = self.lock();
+        let mut tx = Tx::new(&self.sled);
+        let result = make(&mut tx)?;
+        let ticket = self.store(tx, &mut barrier)?;
+        Ok((result, ticket))
+    }
+
+    fn store(&self, tx: Tx<'_>, barrier: &mut Barrier) -> Result<u64> {
+        let changes = tx.into_changes();
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            barrier.touch(&key);
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.sled.apply_batch(batch).map_err(sled_error("applying a batch"))?;
+        Ok(self.flusher.applied())
+    }
+
+    /// From now on remembers which records are touched, for [`Db::write_after_mark`].
+    pub fn start_recording(&self) {
+        self.lock().start();
+    }
+
+    /// A batch that is given what was touched since [`Db::start_recording`] (`None`: too much to remember).
+    pub async fn write_after_mark<R>(
+        &self,
+        make: impl FnOnce(&mut Tx<'_>, Option<Vec<Touched>>) -> Result<R>,
+    ) -> Result<R> {
+        let (result, ticket) = {
+            self.flusher.check()?;
+            let mut barrier = self.lock();
+            let touched = barrier.finish().map(touched);
+            let mut tx = Tx::new(&self.sled);
+            let result = make(&mut tx, touched)?;
+            let ticket = self.store(tx, &mut barrier)?;
+            (result, ticket)
+        };
+        self.flusher.wait(ticket).await?;
+        Ok(result)
+    }
+
+    /// Writes the checksummed export if anything changed since the last. Blocks; not for async code.
+    pub fn export(&self) -> Result<()> {
+        let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ticket, bytes) = {
+            let _still = self.lock();
+            let ticket = self.flusher.newest();
+            if ticket == *exported && export::path(&self.directory).exists() {
+                return Ok(());
+            }
+            (ticket, export::encode(&self.sled)?)
+        };
+        export::write(&self.directory, &bytes)?;
+        *exported = ticket;
+        Ok(())
+    }
+
+    /// Makes everything durable, exports, and ends the store's thread. Blocks.
+    pub fn close(&self) -> Result<()> {
+        self.flusher.stop();
+        self.flusher.check()?;
+        self.export()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Barrier> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn touched(keys: BTreeSet<Vec<u8>>) -> Vec<Touched> {
+    keys.iter()
+        .filter(|bytes| bytes.first().is_some_and(|&tag| tag != key::PIECE && tag != key::OWN))
+        .filter_map(|bytes| key::split(bytes))
+        .map(|(tag, namespace, key)| Touched { tag, namespace, key })
+        .collect()
+}
+
+impl Source for Db {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let tree: &sled::Tree = &self.sled;
+        tree.raw_get(key)
+    }
+
+    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let tree: &sled::Tree = &self.sled;
+        tree.raw_scan(prefix, visit)
+    }
+}

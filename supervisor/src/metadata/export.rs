@@ -1,0 +1,92 @@
+//! The way back: a versioned, checksummed copy of all records in one file, written by rename.
+//!
+//! Form: the line `longshore-metadata 1`, then for each record key length and value length (u32 LE), key, value;
+//! then `u32::MAX`, the number of records (u64 LE) and the SHA-256 of everything before it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::sled_error;
+use crate::error::{Error, Result};
+
+const HEADER: &[u8] = b"longshore-metadata 1\n";
+const END: u32 = u32::MAX;
+const CHECKSUM: usize = 32;
+
+pub fn path(directory: &Path) -> PathBuf {
+    directory.join("export")
+}
+
+/// All records of the store. Nobody may write to it meanwhile.
+pub fn encode(tree: &sled::Tree) -> Result<Vec<u8>> {
+    let mut bytes = HEADER.to_vec();
+    let mut count = 0u64;
+    for entry in tree.iter() {
+        let (key, value) = entry.map_err(sled_error("reading records for the export"))?;
+        for length in [key.len(), value.len()] {
+            bytes.extend_from_slice(&u32::try_from(length).unwrap_or(END).to_le_bytes());
+        }
+        bytes.extend_from_slice(&key);
+        bytes.extend_from_slice(&value);
+        count += 1;
+    }
+    bytes.extend_from_slice(&END.to_le_bytes());
+    bytes.extend_from_slice(&count.to_le_bytes());
+    let checksum = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&checksum);
+    Ok(bytes)
+}
+
+/// Puts an export in place: whole, or the earlier one stays.
+pub fn write(directory: &Path, bytes: &[u8]) -> Result<()> {
+    let target = path(directory);
+    let partial = directory.join("export.partial");
+    let at = |source| Error::io("writing the metadata export", &partial, source);
+    let mut file = File::create(&partial).map_err(at)?;
+    file.write_all(bytes).map_err(at)?;
+    file.sync_all().map_err(at)?;
+    fs::rename(&partial, &target).map_err(at)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at)
+}
+
+/// The records of an export in `bytes`, if it is whole.
+pub fn decode(bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
+    let damaged = |why: &str| Error::Damaged { what: "the metadata export".into(), why: why.into() };
+    let body = bytes.len().checked_sub(CHECKSUM).ok_or_else(|| damaged("it is cut short"))?;
+    let (body, checksum) = bytes.split_at(body);
+    if !body.starts_with(HEADER) {
+        return Err(damaged("it has another version or is none"));
+    }
+    if Sha256::digest(body).as_slice() != checksum {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let mut rest = &body[HEADER.len()..];
+    let mut records = Vec::new();
+    loop {
+        let key = take_u32(&mut rest).ok_or_else(|| damaged("a record is cut short"))?;
+        if key == END {
+            break;
+        }
+        let value = take_u32(&mut rest).ok_or_else(|| damaged("a record is cut short"))?;
+        let key = take(&mut rest, key as usize).ok_or_else(|| damaged("a key is cut short"))?;
+        let value = take(&mut rest, value as usize).ok_or_else(|| damaged("a value is cut short"))?;
+        records.push((key, value));
+    }
+    if rest != (records.len() as u64).to_le_bytes() {
+        return Err(damaged("records are missing"));
+    }
+    Ok(records)
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(length)?;
+    *rest = left;
+    Some(taken)
+}
+
+fn take_u32(rest: &mut &[u8]) -> Option<u32> {
+    take(rest, 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)
+}

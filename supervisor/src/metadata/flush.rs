@@ -1,0 +1,198 @@
+//! Group commit: one thread makes everything applied so far durable, for all who wait.
+//!
+//! What always holds: a ticket is reported durable only after sled's flush and an fsync of its file that
+//! both began after the ticket's batch was applied. After a failed fsync nothing is reported durable again:
+//! the kernel may have dropped the pages.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::Failure;
+use crate::error::{Error, Result};
+
+/// How long a lazy write may stay volatile.
+const LAZY_DELAY: Duration = Duration::from_millis(500);
+/// Space kept allocated behind the end of the store's file, so that a full disk does not stop it.
+const RESERVE: u64 = 4 * 1024 * 1024;
+
+#[derive(Default)]
+struct State {
+    /// The newest batch applied to sled.
+    applied: u64,
+    /// The newest batch that someone waits for.
+    wanted: u64,
+    /// The newest durable batch.
+    durable: u64,
+    /// When the oldest volatile batch was applied.
+    volatile_since: Option<Instant>,
+    stopping: bool,
+}
+
+#[derive(Clone, Default)]
+struct Progress {
+    durable: u64,
+    failed: Option<Arc<str>>,
+}
+
+pub struct Flusher {
+    state: Mutex<State>,
+    wake: Condvar,
+    progress: watch::Sender<Progress>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Flusher {
+    pub fn start(db: sled::Db, path: PathBuf) -> Result<Arc<Self>> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|source| Error::io("opening the metadata store's file", &path, source))?;
+        let flusher = Arc::new(Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            progress: watch::Sender::new(Progress::default()),
+            thread: Mutex::default(),
+        });
+        let running = Arc::clone(&flusher);
+        let thread = std::thread::Builder::new()
+            .name("metadata-flush".into())
+            .stack_size(256 * 1024)
+            .spawn(move || running.run(&db, &file))
+            .map_err(|source| Error::io("starting the flush thread for", &path, source))?;
+        *lock(&flusher.thread) = Some(thread);
+        Ok(flusher)
+    }
+
+    /// Refuses further work once the store failed.
+    pub fn check(&self) -> Result<()> {
+        match &self.progress.borrow().failed {
+            None => Ok(()),
+            Some(why) => Err(failed(why)),
+        }
+    }
+
+    /// A batch was applied: its ticket.
+    pub fn applied(&self) -> u64 {
+        let mut state = lock(&self.state);
+        state.applied += 1;
+        if state.volatile_since.is_none() {
+            state.volatile_since = Some(Instant::now());
+            self.wake.notify_one();
+        }
+        state.applied
+    }
+
+    /// The newest batch's ticket.
+    pub fn newest(&self) -> u64 {
+        lock(&self.state).applied
+    }
+
+    /// Returns when `ticket` is durable.
+    pub async fn wait(&self, ticket: u64) -> Result<()> {
+        {
+            let mut state = lock(&self.state);
+            if state.durable >= ticket {
+                return Ok(());
+            }
+            state.wanted = state.wanted.max(ticket);
+            self.wake.notify_one();
+        }
+        let mut progress = self.progress.subscribe();
+        let reached = progress
+            .wait_for(|progress| progress.durable >= ticket || progress.failed.is_some())
+            .await
+            .map_err(|_| Error::Lost { what: "the metadata flush thread" })?;
+        match &reached.failed {
+            Some(why) if reached.durable < ticket => Err(failed(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes everything durable and ends the thread.
+    pub fn stop(&self) {
+        lock(&self.state).stopping = true;
+        self.wake.notify_one();
+        let thread = lock(&self.thread).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the metadata flush thread panicked");
+        }
+    }
+
+    fn run(&self, db: &sled::Db, file: &File) {
+        let mut reserved = reserve(file, 0);
+        while let Some(target) = self.next_round() {
+            let result = db
+                .flush()
+                .map_err(|error| format!("flushing: {error}"))
+                .and_then(|_| file.sync_all().map_err(|error| format!("fsync: {error}")));
+            match result {
+                Ok(()) => {
+                    lock(&self.state).durable = target;
+                    self.progress.send_modify(|progress| progress.durable = target);
+                    reserved = reserve(file, reserved);
+                }
+                Err(why) => {
+                    tracing::error!("metadata store failed, further changes are refused: {why}");
+                    self.progress.send_modify(|progress| progress.failed = Some(why.into()));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits for work; the ticket that the next flush covers, `None` when it is time to end.
+    fn next_round(&self) -> Option<u64> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.durable == state.applied {
+                state.volatile_since = None;
+                if state.stopping {
+                    return None;
+                }
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let age = state.volatile_since.map_or(LAZY_DELAY, |since| since.elapsed());
+            if state.wanted > state.durable || state.stopping || age >= LAZY_DELAY {
+                state.volatile_since = None;
+                return Some(state.applied);
+            }
+            state = self.wake.wait_timeout(state, LAZY_DELAY - age).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Keeps blocks allocated behind the file's end, if it grew over `reserved`; how far they reach. Failing is not
+/// an error: the disk is full and the earlier reserve serves, or the file system has no such thing.
+fn reserve(file: &File, reserved: u64) -> u64 {
+    use rustix::fs::{FallocateFlags, fallocate};
+    let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return reserved };
+    if length + RESERVE / 2 <= reserved {
+        return reserved;
+    }
+    match fallocate(file, FallocateFlags::KEEP_SIZE, length, RESERVE) {
+        Ok(()) => length + RESERVE,
+        Err(error) => {
+            tracing::debug!("no space reserved for the metadata store: {error}");
+            reserved
+        }
+    }
+}
+
+fn failed(why: &Arc<str>) -> Error {
+    Error::Metadata {
+        doing: "the store failed earlier, restart the daemon",
+        source: Failure::new(why.to_string()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

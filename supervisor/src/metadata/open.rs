@@ -1,0 +1,202 @@
+//! Opening the store: what a crash left is cleaned up, a damaged store is rebuilt from the export, and one that
+//! outgrew its records is compacted.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Failure, export, key, sled_error};
+use crate::error::{Error, Result};
+
+/// How the store is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most bytes of sled's cache; an idle store uses a fraction.
+    pub cache_bytes: u64,
+    /// From this size of its files on, the store is compacted at opening if they hold four times the live data.
+    pub compact_over_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 16 * 1024 * 1024, compact_over_bytes: 32 * 1024 * 1024 }
+    }
+}
+
+/// Names the schema; a store with a newer one is not opened.
+const SCHEMA: u32 = 1;
+const SCHEMA_KEY: [u8; 2] = [key::OWN, 1];
+
+pub fn store_file(directory: &Path) -> PathBuf {
+    store(directory).join("db")
+}
+
+fn store(directory: &Path) -> PathBuf {
+    directory.join("sled")
+}
+
+fn fresh(directory: &Path) -> PathBuf {
+    directory.join("sled.new")
+}
+
+pub fn open(directory: &Path, options: &Options) -> Result<sled::Db> {
+    let path = store(directory);
+    fs::create_dir_all(&path).map_err(|source| Error::io("creating the metadata folder", &path, source))?;
+    remove_folder(&fresh(directory))?;
+    remove_generating(&path)?;
+    let db = match open_sled(&path, options).and_then(|db| verify(&db).map(|()| db)) {
+        Ok(db) => db,
+        Err(error @ Error::FailedPrecondition { .. }) => return Err(error),
+        Err(error) => rebuild(directory, options, &error)?,
+    };
+    compact(directory, options, db)
+}
+
+/// A kill while sled writes a snapshot leaves this file, which the next opening would prefer and fail on.
+fn remove_generating(path: &Path) -> Result<()> {
+    let at = |source| Error::io("reading the metadata folder", path, source);
+    for entry in fs::read_dir(path).map_err(at)? {
+        let entry = entry.map_err(at)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            let partial = entry.path();
+            fs::remove_file(&partial)
+                .map_err(|source| Error::io("removing sled's unfinished snapshot", partial, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// sled panics on some damage: that is told as an error, too.
+fn open_sled(path: &Path, options: &Options) -> Result<sled::Db> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(options.cache_bytes)
+        .mode(sled::Mode::LowSpace)
+        .flush_every_ms(None);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(opened) => opened.map_err(sled_error("opening")),
+        Err(_) => {
+            Err(Error::Metadata { doing: "opening", source: Failure::new("sled panicked on its files") })
+        }
+    }
+}
+
+/// Reads every record once, and checks or writes the schema's number.
+fn verify(db: &sled::Db) -> Result<()> {
+    let read_all = || -> Result<()> {
+        for entry in db.iter() {
+            entry.map_err(sled_error("verifying"))?;
+        }
+        Ok(())
+    };
+    catch_unwind(AssertUnwindSafe(read_all)).unwrap_or_else(|_| {
+        Err(Error::Metadata { doing: "verifying", source: Failure::new("sled panicked on its records") })
+    })?;
+    match db.get(SCHEMA_KEY).map_err(sled_error("reading the schema"))? {
+        None => {
+            db.insert(SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(sled_error("writing the schema"))?;
+            Ok(())
+        }
+        Some(stored) if stored == SCHEMA.to_le_bytes() => Ok(()),
+        Some(_) => Err(Error::precondition(
+            "metadata store",
+            "written by a newer longshored: start that version, or give this one another --root",
+        )),
+    }
+}
+
+/// The damaged store is set aside, never deleted; the export takes its place, or an empty store if there is none.
+fn rebuild(directory: &Path, options: &Options, cause: &Error) -> Result<sled::Db> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let aside = directory.join(format!("damaged-{since}"));
+    let from = export::path(directory);
+    let bytes = match fs::read(&from) {
+        Ok(bytes) => Some(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(Error::io("reading the metadata export", from, source)),
+    };
+    let written = fs::metadata(&from).and_then(|metadata| metadata.modified()).ok();
+    let fresh_path = fresh(directory);
+    let records = bytes.as_deref().map(export::decode).transpose()?.unwrap_or_default();
+    fill(&fresh_path, options, &records)?;
+    let at = |source| Error::io("setting the damaged metadata store aside as", &aside, source);
+    fs::rename(store(directory), &aside).map_err(at)?;
+    fs::rename(&fresh_path, store(directory)).map_err(at)?;
+    sync_folder(directory)?;
+    tracing::error!(
+        aside = %aside.display(),
+        records = records.len(),
+        exported = written.map(|time| jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default()),
+        "the metadata store was damaged ({cause}); it was rebuilt from the last export: changes made after that \
+         export are lost, blobs without a record are kept for a day"
+    );
+    open_sled(&store(directory), options)
+}
+
+fn fill(path: &Path, options: &Options, records: &[(&[u8], &[u8])]) -> Result<()> {
+    remove_folder(path)?;
+    let db = open_sled(path, options)?;
+    for chunk in records.chunks(1000) {
+        let mut batch = sled::Batch::default();
+        for (key, value) in chunk {
+            batch.insert(*key, *value);
+        }
+        db.apply_batch(batch).map_err(sled_error("importing records"))?;
+    }
+    db.flush().map_err(sled_error("importing records"))?;
+    drop(db);
+    let file = path.join("db");
+    fs::File::open(&file)
+        .and_then(|file| file.sync_all())
+        .map_err(|source| Error::io("writing the metadata store", file, source))?;
+    sync_folder(path)
+}
+
+/// sled's file can grow to several times what it holds: then its records move to a new one.
+fn compact(directory: &Path, options: &Options, db: sled::Db) -> Result<sled::Db> {
+    let size = db.size_on_disk().map_err(sled_error("measuring"))?;
+    if size < options.compact_over_bytes {
+        return Ok(db);
+    }
+    let bytes = export::encode(&db)?;
+    if size < bytes.len() as u64 * 4 {
+        return Ok(db);
+    }
+    drop(db);
+    export::write(directory, &bytes)?;
+    let records = export::decode(&bytes)?;
+    let (current, fresh_path) = (store(directory), fresh(directory));
+    fill(&fresh_path, options, &records)?;
+    rustix::fs::renameat_with(
+        rustix::fs::CWD,
+        &current,
+        rustix::fs::CWD,
+        &fresh_path,
+        rustix::fs::RenameFlags::EXCHANGE,
+    )
+    .map_err(|error| {
+        Error::io("exchanging the metadata store for its compacted form", &current, error.into())
+    })?;
+    sync_folder(directory)?;
+    remove_folder(&fresh_path)?;
+    tracing::info!(before = size, live = bytes.len(), "compacted the metadata store");
+    open_sled(&current, options)
+}
+
+fn remove_folder(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("removing", path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> Result<()> {
+    fs::File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|source| Error::io("syncing the folder", path, source))
+}

@@ -1,0 +1,60 @@
+//! Tables: a name, a tag that prefixes the keys, and the type of the records.
+
+use std::marker::PhantomData;
+
+use crate::namespaces::Namespace;
+
+/// A table of records of type `T`, keyed by namespace and key.
+///
+/// Records are stored as JSON, so that a field added with `#[serde(default)]` reads older records.
+pub struct Table<T> {
+    pub(super) name: &'static str,
+    pub(super) tag: u8,
+    record: PhantomData<fn() -> T>,
+}
+
+impl<T> Table<T> {
+    const fn new(tag: u8, name: &'static str) -> Self {
+        Self { name, tag, record: PhantomData }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// One record with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row<T> {
+    pub namespace: Namespace,
+    pub key: String,
+    pub record: T,
+}
+
+/// The schema: every table there is. A tag is never used again for something else.
+pub mod tables {
+    use super::Table;
+
+    /// Key: the namespace's own name, in its own namespace.
+    pub const NAMESPACES: Table<crate::namespaces::NamespaceRecord> = Table::new(1, "namespaces");
+    /// Key: digest.
+    pub const BLOBS: Table<crate::content::BlobRecord> = Table::new(2, "blobs");
+    /// Key: name.
+    pub const IMAGES: Table<crate::images::store::ImageRecord> = Table::new(3, "images");
+    /// Key: container id.
+    pub const CONTAINERS: Table<crate::containers::ContainerRecord> = Table::new(4, "containers");
+    /// Key: lease id.
+    pub const LEASES: Table<crate::leases::LeaseRecord> = Table::new(5, "leases");
+    /// Key: `lease id \x1f type \x1f id`.
+    pub const LEASE_RESOURCES: Table<()> = Table::new(6, "lease resources");
+    /// Key: `snapshotter \x1f key`; what the snapshots area keeps beside the driver's own record.
+    pub const SNAPSHOTS: Table<serde_json::Value> = Table::new(7, "snapshots");
+    /// Key: container name; the value is the container's id (the engine's index).
+    pub const NAMES: Table<String> = Table::new(8, "names");
+    /// Settings of the daemon itself, in the namespace `daemon`: its UUID.
+    pub const SETTINGS: Table<String> = Table::new(9, "settings");
+    /// The engine's own records, by its keys.
+    pub const ENGINE: Table<serde_json::Value> = Table::new(10, "engine");
+    /// The task manager's own records, by its keys.
+    pub const TASKS: Table<serde_json::Value> = Table::new(11, "tasks");
+}

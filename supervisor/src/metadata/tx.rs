@@ -1,0 +1,239 @@
+//! Reading and changing records: the same verbs on the store and inside a batch that is being made.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::table::{Row, Table};
+use super::{key, sled_error};
+use crate::error::{Error, Result};
+use crate::namespaces::Namespace;
+
+/// Ordered raw reads: what the store and a batch in the making have in common.
+pub trait Source {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// All records whose key begins with `prefix`, in order.
+    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()>;
+}
+
+/// Typed reads.
+pub trait Reader {
+    fn get<T: DeserializeOwned>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        key: &str,
+    ) -> Result<Option<T>>;
+    fn contains<T>(&self, table: &Table<T>, namespace: &Namespace, key: &str) -> Result<bool>;
+    /// The records of one namespace in the order of their keys.
+    fn list<T: DeserializeOwned>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>>;
+    /// The records of one namespace whose keys begin with `prefix`.
+    fn list_prefix<T: DeserializeOwned>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        prefix: &str,
+    ) -> Result<Vec<Row<T>>>;
+    /// The records of all namespaces.
+    fn scan<T: DeserializeOwned>(&self, table: &Table<T>) -> Result<Vec<Row<T>>>;
+    /// Whether the namespace has any record in this table.
+    fn any<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<bool>;
+}
+
+impl<S: Source> Reader for S {
+    fn get<T: DeserializeOwned>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<Option<T>> {
+        let full = key::record(table.tag, namespace, name)?;
+        match self.raw_get(&full)? {
+            None => Ok(None),
+            Some(stored) => decode(self, table, &full, &stored).map(Some),
+        }
+    }
+
+    fn contains<T>(&self, table: &Table<T>, namespace: &Namespace, name: &str) -> Result<bool> {
+        Ok(self.raw_get(&key::record(table.tag, namespace, name)?)?.is_some())
+    }
+
+    fn list<T: DeserializeOwned>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>> {
+        rows(self, table, &key::prefix(table.tag, namespace))
+    }
+
+    fn list_prefix<T: DeserializeOwned>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        prefix: &str,
+    ) -> Result<Vec<Row<T>>> {
+        rows(self, table, &key::record(table.tag, namespace, prefix)?)
+    }
+
+    fn scan<T: DeserializeOwned>(&self, table: &Table<T>) -> Result<Vec<Row<T>>> {
+        rows(self, table, &[table.tag])
+    }
+
+    fn any<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<bool> {
+        let mut found = false;
+        self.raw_scan(&key::prefix(table.tag, namespace), &mut |_, _| {
+            found = true;
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+fn rows<S: Source + ?Sized, T: DeserializeOwned>(
+    source: &S,
+    table: &Table<T>,
+    prefix: &[u8],
+) -> Result<Vec<Row<T>>> {
+    let mut rows = Vec::new();
+    source.raw_scan(prefix, &mut |full, stored| {
+        if let Some((_, namespace, name)) = key::split(full) {
+            let record = decode(source, table, full, stored)?;
+            rows.push(Row { namespace, key: name, record });
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+fn decode<S: Source + ?Sized, T: DeserializeOwned>(
+    source: &S,
+    table: &Table<T>,
+    full: &[u8],
+    stored: &[u8],
+) -> Result<T> {
+    let damaged = |why: &str| Error::Damaged {
+        what: format!("metadata record {}/{}", table.name, String::from_utf8_lossy(&full[1..])),
+        why: why.to_owned(),
+    };
+    let (first, further) = key::head(stored).ok_or_else(|| damaged("unknown form"))?;
+    let parsed = if further == 0 {
+        serde_json::from_slice(first)
+    } else {
+        let mut whole = first.to_vec();
+        for index in 0..further {
+            let piece =
+                source.raw_get(&key::piece(full, index))?.ok_or_else(|| damaged("a piece is missing"))?;
+            whole.extend_from_slice(&piece);
+        }
+        serde_json::from_slice(&whole)
+    };
+    parsed.map_err(|source| Error::Record {
+        table: table.name,
+        key: String::from_utf8_lossy(&full[1..]).replace('\0', "/"),
+        source,
+    })
+}
+
+/// A batch in the making: reads see its own changes; nothing is stored until it is applied as a whole.
+pub struct Tx<'a> {
+    tree: &'a sled::Tree,
+    changes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl<'a> Tx<'a> {
+    pub(super) fn new(tree: &'a sled::Tree) -> Self {
+        Self { tree, changes: BTreeMap::new() }
+    }
+
+    pub(super) fn into_changes(self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        self.changes
+    }
+
+    pub fn put<T: Serialize>(
+        &mut self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        name: &str,
+        record: &T,
+    ) -> Result<()> {
+        let full = key::record(table.tag, namespace, name)?;
+        let value = serde_json::to_vec(record).map_err(|source| Error::Record {
+            table: table.name,
+            key: name.to_owned(),
+            source,
+        })?;
+        if value.len() > key::MAX_RECORD {
+            return Err(Error::ResourceExhausted {
+                what: format!("{} record \"{name}\" of {} bytes", table.name, value.len()),
+                limit: "bytes of one metadata record",
+                max: key::MAX_RECORD as u64,
+            });
+        }
+        self.remove_pieces(&full)?;
+        let (head, further) = key::cut(&value);
+        for (index, piece) in (0u16..).zip(further) {
+            self.changes.insert(key::piece(&full, index), Some(piece.to_vec()));
+        }
+        self.changes.insert(full, Some(head));
+        Ok(())
+    }
+
+    /// Whether there was such a record.
+    pub fn delete<T>(&mut self, table: &Table<T>, namespace: &Namespace, name: &str) -> Result<bool> {
+        let full = key::record(table.tag, namespace, name)?;
+        let existed = self.remove_pieces(&full)?;
+        if existed {
+            self.changes.insert(full, None);
+        }
+        Ok(existed)
+    }
+
+    fn remove_pieces(&mut self, full: &[u8]) -> Result<bool> {
+        let Some(stored) = self.raw_get(full)? else { return Ok(false) };
+        if let Some((_, further)) = key::head(&stored) {
+            for index in 0..further {
+                self.changes.insert(key::piece(full, index), None);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Source for Tx<'_> {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.changes.get(key) {
+            Some(changed) => Ok(changed.clone()),
+            None => self.tree.raw_get(key),
+        }
+    }
+
+    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        let changed = || self.changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        if changed().next().is_none() {
+            return self.tree.raw_scan(prefix, visit);
+        }
+        let mut merged = BTreeMap::new();
+        self.tree.raw_scan(prefix, &mut |key, value| {
+            merged.insert(key.to_vec(), value.to_vec());
+            Ok(())
+        })?;
+        for (key, value) in changed() {
+            match value {
+                Some(value) => merged.insert(key.clone(), value.clone()),
+                None => merged.remove(key),
+            };
+        }
+        merged.iter().try_for_each(|(key, value)| visit(key, value))
+    }
+}
+
+impl Source for sled::Tree {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.get(key).map_err(sled_error("reading a record"))?.map(|value| value.to_vec()))
+    }
+
+    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        for entry in self.scan_prefix(prefix) {
+            let (key, value) = entry.map_err(sled_error("reading records"))?;
+            visit(&key, &value)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! Everything the daemon is made of, built once in `main` in an explicit order and handed to each API.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::containers::ContainerStore;
+use crate::content::ContentStore;
+use crate::events::EventBus;
+use crate::gc::Collector;
+use crate::images::store::ImageStore;
+use crate::leases::Leases;
+use crate::metadata::Db;
+use crate::namespaces::Namespaces;
+
+/// Shared handles; cloning costs a few reference counts.
+#[derive(Clone)]
+pub struct Services {
+    pub config: Arc<Config>,
+    pub db: Arc<Db>,
+    pub events: Arc<EventBus>,
+    pub namespaces: Arc<Namespaces>,
+    pub content: Arc<ContentStore>,
+    pub images: Arc<ImageStore>,
+    pub leases: Arc<Leases>,
+    pub containers: Arc<ContainerStore>,
+    pub gc: Arc<Collector>,
+}
