@@ -1,0 +1,339 @@
+//! Making a task: a waiting shim is handed a bundle, and everything it has to do is sent in one write.
+//!
+//! What always holds: until [`Creation::finish`] the creation undoes itself, whether it failed or its caller went away:
+//! no shim, process, cgroup or bundle remains, and only then is the id free again.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use longshore_proto::containerd::task::v3 as task;
+use longshore_proto::longshore::shim::v1 as shim;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::attach::AttachStream;
+use super::bundle::{Bundle, CreateRecord};
+use super::client::{Connection, Failure, Incoming};
+use super::pool::WaitingShim;
+use super::process::ShimProcess;
+use super::task::{NewTask, Process, Task};
+use super::types::{AttachStreams, CreateTask, ProcessId, Status};
+use super::{Inner, Slot, Started, limits, monitor, orphan, wire};
+use crate::error::{Error, Result};
+use crate::namespaces::{Namespace, check_identifier};
+
+/// How far a creation goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Launch {
+    /// The container's init waits at its gate.
+    Created,
+    /// It runs, and the caller joined it before.
+    Started(Option<AttachStreams>),
+}
+
+impl Inner {
+    /// Makes a task, up to where `launch` says.
+    pub(super) async fn launch(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        id: &str,
+        what: &CreateTask,
+        launch: Launch,
+    ) -> Result<Started> {
+        check_identifier("task", id)?;
+        if what.spec.len() > limits::SPEC {
+            return Err(Error::ResourceExhausted {
+                what: format!("spec of task \"{id}\" ({} bytes)", what.spec.len()),
+                limit: "bytes of an OCI spec",
+                max: limits::SPEC as u64,
+            });
+        }
+        let mut creation = Creation::reserve(self, namespace, id, orphan::cgroups_path(&what.spec))?;
+        let mut shim = self.pool.take()?;
+        let mut retried = false;
+        loop {
+            let result = creation.hand_over(shim, what, launch).await;
+            match result {
+                Ok(handed) => return creation.finish(what, handed, launch),
+                // It died while it waited: nothing was begun.
+                Err(step) if step.died_waiting && !retried => {
+                    retried = true;
+                    creation.discard().await;
+                    shim = self.pool.fresh()?;
+                }
+                Err(step) => {
+                    creation.undo(step.at).await;
+                    return Err(step.error);
+                }
+            }
+        }
+    }
+}
+
+/// What a shim answered.
+struct Handed {
+    pid: u32,
+    control: Connection,
+    events: Incoming<shim::Event>,
+    attach: Option<AttachStream>,
+    detach: Arc<Notify>,
+}
+
+/// How far a shim got, which decides how it is taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    /// It may have made processes and cgroups and cannot be relied on.
+    Anything,
+    /// It refused to create, and cleaned up after itself.
+    Nothing,
+    /// It made the container, whose first process could not be started.
+    Created,
+}
+
+/// A step that failed.
+struct Step {
+    error: Error,
+    at: Reached,
+    /// The shim was dead before it was given anything.
+    died_waiting: bool,
+}
+
+impl Step {
+    fn call<'a>(id: &'a str, name: &'static str, at: Reached) -> impl FnOnce(Failure) -> Self + 'a {
+        move |failure| {
+            let at = if matches!(failure, Failure::Refused(_)) { at } else { Reached::Anything };
+            let died_waiting = name == ASSIGN && matches!(failure, Failure::Closed(_));
+            Self { error: wire::failure(id, name, &failure), at, died_waiting }
+        }
+    }
+
+    fn local(error: Error) -> Self {
+        Self { error, at: Reached::Nothing, died_waiting: false }
+    }
+}
+
+const ASSIGN: &str = "hand the bundle to the shim";
+
+/// A task in the making.
+struct Creation {
+    manager: Arc<Inner>,
+    namespace: Namespace,
+    id: String,
+    cgroups_path: String,
+    parts: Option<Parts>,
+}
+
+#[derive(Default)]
+struct Parts {
+    shim: Option<ShimProcess>,
+    bundle: Option<Bundle>,
+    control: Option<Connection>,
+}
+
+impl Creation {
+    /// Takes the id.
+    fn reserve(manager: &Arc<Inner>, namespace: &Namespace, id: &str, cgroups_path: String) -> Result<Self> {
+        manager.reserve(namespace, id)?;
+        Ok(Self {
+            manager: manager.clone(),
+            namespace: namespace.clone(),
+            id: id.to_owned(),
+            cgroups_path,
+            parts: Some(Parts::default()),
+        })
+    }
+
+    fn parts(&mut self) -> &mut Parts {
+        self.parts.get_or_insert_default()
+    }
+
+    /// Sends everything at once and waits for the answers.
+    async fn hand_over(&mut self, shim: WaitingShim, what: &CreateTask, launch: Launch) -> Result<Handed, Step> {
+        let (pid, started_at) = (shim.process.pid(), shim.started_at);
+        self.parts().shim = Some(shim.process);
+        let path = self.manager.bundle_path(&self.namespace, &self.id);
+        let path = path.to_string_lossy();
+        let request = wire::create_request(&self.id, &path, what);
+        let record = CreateRecord {
+            request: Some(request.clone()),
+            shim_pid: pid,
+            shim_started_at: started_at,
+            cgroups_path: self.cgroups_path.clone(),
+        };
+        let state = &self.manager.state;
+        let bundle =
+            Bundle::create(state, &self.namespace, &self.id, &what.spec, &record).map_err(Step::local)?;
+        self.parts().bundle = Some(bundle);
+        let control = Connection::new(shim.socket)
+            .map_err(|e| Step::local(Error::io("registering the socket of the shim of", &*path, e)))?;
+        self.parts().control = Some(control.clone());
+
+        let assign = shim::AssignRequest {
+            namespace: self.namespace.as_str().to_owned(),
+            id: self.id.clone(),
+            bundle: path.into_owned(),
+        };
+        let start = task::StartRequest { id: self.id.clone(), exec_id: String::new() };
+        let (assigned, created, events, attached, started) = control
+            .pipeline(|p| {
+                let assigned = p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", &assign, limits::CREATE)?;
+                let created =
+                    p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", &request, limits::CREATE)?;
+                let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after: 0 })?;
+                let (mut attached, mut started) = (None, None);
+                if let Launch::Started(streams) = launch {
+                    if let Some(streams) = streams {
+                        attached = Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start("", streams))?);
+                    }
+                    let limit = limits::START;
+                    started = Some(p.unary::<_, task::StartResponse>(wire::TASK, "Start", &start, limit)?);
+                }
+                Ok((assigned, created, events, attached, started))
+            })
+            .map_err(Step::call(&self.id, ASSIGN, Reached::Anything))?;
+        assigned.answer().await.map_err(Step::call(&self.id, ASSIGN, Reached::Nothing))?;
+        let mut pid = created.answer().await.map_err(Step::call(&self.id, "create", Reached::Nothing))?.pid;
+        if let Some(started) = started {
+            pid = started.answer().await.map_err(Step::call(&self.id, "start", Reached::Created))?.pid;
+        }
+        let detach = Arc::new(Notify::new());
+        let attach = attached.map(|ends| AttachStream::new(&self.id, ends, Some(detach.clone())));
+        Ok(Handed { pid, control, events, attach, detach })
+    }
+
+    /// The task exists from here on.
+    fn finish(mut self, what: &CreateTask, handed: Handed, launch: Launch) -> Result<Started> {
+        let parts = self.parts.take().unwrap_or_default();
+        let Some(bundle) = parts.bundle else { return Err(Error::Lost { what: "the bundle of a new task" }) };
+        let status = match launch {
+            Launch::Created => Status::Created,
+            Launch::Started(_) => Status::Running,
+        };
+        let acknowledged = match launch {
+            Launch::Created => bundle.acknowledge(),
+            Launch::Started(_) => Ok(()),
+        };
+        let task = Task::new(NewTask {
+            namespace: self.namespace.clone(),
+            id: self.id.clone(),
+            bundle,
+            cgroups_path: std::mem::take(&mut self.cgroups_path),
+            shim: parts.shim,
+            control: Some(handed.control),
+            init: Process::new(handed.pid, status, what.stdio.clone()),
+            detach: handed.detach,
+        });
+        self.manager.insert(task.clone());
+        monitor::watch(&self.manager, task, handed.events);
+        acknowledged.map(|()| Started { pid: handed.pid, attach: handed.attach })
+    }
+
+    /// Takes back what one shim was given, to give it to another.
+    async fn discard(&mut self) {
+        let parts = self.parts.replace(Parts::default()).unwrap_or_default();
+        parts.take_down(&self.manager, &self.id, &self.cgroups_path, Reached::Nothing).await;
+    }
+
+    /// Removes everything and frees the id; goes on even if the caller does not wait.
+    async fn undo(mut self, reached: Reached) {
+        if let Some(undoing) = self.begin_undo(reached) {
+            let _ = undoing.await;
+        }
+    }
+
+    fn begin_undo(&mut self, reached: Reached) -> Option<JoinHandle<()>> {
+        let parts = self.parts.take()?;
+        let (manager, namespace) = (self.manager.clone(), self.namespace.clone());
+        let (id, cgroups_path) = (self.id.clone(), self.cgroups_path.clone());
+        let undo = async move {
+            parts.take_down(&manager, &id, &cgroups_path, reached).await;
+            manager.release(&namespace, &id);
+        };
+        // Without a runtime the daemon is ending; its next start cleans up.
+        tokio::runtime::Handle::try_current().ok().map(|runtime| runtime.spawn(undo))
+    }
+}
+
+impl Drop for Creation {
+    fn drop(&mut self) {
+        self.begin_undo(Reached::Anything);
+    }
+}
+
+impl Parts {
+    async fn take_down(self, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
+        let mut clean = reached == Reached::Nothing;
+        if let Some(control) = &self.control
+            && reached != Reached::Anything
+        {
+            match leave(control, id, reached).await {
+                Ok(()) => clean = true,
+                Err(failure) => {
+                    tracing::debug!(container = id, %failure, "a shim whose container failed does not clean up");
+                }
+            }
+        }
+        drop(self.control);
+        if let Some(shim) = self.shim {
+            let left = clean && shim.ended_within(limits::SHIM_EXIT).await;
+            if !left && !shim.kill_and_wait(limits::SHIM_EXIT).await {
+                tracing::error!(container = id, pid = shim.pid(), "a shim cannot be killed");
+            }
+            if !left {
+                orphan::remove(manager, id, cgroups_path).await;
+            }
+        }
+        if let Some(bundle) = self.bundle {
+            bundle.remove();
+        }
+    }
+}
+
+/// Asks a shim to remove its container and to go.
+async fn leave(control: &Connection, id: &str, reached: Reached) -> Result<(), Failure> {
+    let delete = task::DeleteRequest { id: id.to_owned(), exec_id: ProcessId::Init.exec_id().to_owned() };
+    let shutdown = task::ShutdownRequest { id: id.to_owned(), now: false };
+    let deleted = control.pipeline(|p| {
+        let deleted = match reached {
+            Reached::Created => {
+                Some(p.unary::<_, task::DeleteResponse>(wire::TASK, "Delete", &delete, limits::DELETE)?)
+            }
+            _ => None,
+        };
+        // Not waited for: the shim may be gone before it is answered.
+        p.unary::<_, ()>(wire::TASK, "Shutdown", &shutdown, limits::REQUEST)?;
+        Ok(deleted)
+    })?;
+    match deleted {
+        Some(deleted) => deleted.answer().await.map(drop),
+        None => Ok(()),
+    }
+}
+
+impl Inner {
+    fn reserve(&self, namespace: &Namespace, id: &str) -> Result<()> {
+        let mut slots = self.slots();
+        let tasks = slots.entry(namespace.clone()).or_default();
+        if tasks.contains_key(id) {
+            return Err(Error::already_exists("task", id));
+        }
+        tasks.insert(id.to_owned(), Slot::Reserved);
+        Ok(())
+    }
+
+    pub(super) fn insert(&self, task: Arc<Task>) {
+        let mut slots = self.slots();
+        slots.entry(task.namespace.clone()).or_default().insert(task.id.clone(), Slot::Task(task));
+    }
+
+    pub(super) fn release(&self, namespace: &Namespace, id: &str) {
+        let mut slots = self.slots();
+        if let Some(tasks) = slots.get_mut(namespace) {
+            tasks.remove(id);
+            if tasks.is_empty() {
+                slots.remove(namespace);
+            }
+        }
+    }
+}

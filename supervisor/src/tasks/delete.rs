@@ -1,0 +1,147 @@
+//! Deleting tasks and execs that have ended.
+//!
+//! What always holds: a deletion that began is carried through; the id is free again only after the shim is gone and the
+//! bundle is removed.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use longshore_proto::containerd::events as ev;
+use longshore_proto::containerd::task::v3 as shim_task;
+
+use super::client::Failure;
+use super::task::Task;
+use super::types::{Deleted, Exit, ProcessId, Status};
+use super::{Inner, TaskManager, carried_through, delete_request, limits, monitor, wire};
+use crate::error::{Error, Result};
+use crate::namespaces::{Namespace, check_identifier};
+
+impl TaskManager {
+    /// Deletes a task that is stopped or was never started; its shim goes with it.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition while it runs.
+    pub async fn delete(&self, namespace: &Namespace, id: &str) -> Result<Deleted> {
+        let task = self.inner.task(namespace, id)?;
+        let inner = self.inner.clone();
+        carried_through("the deletion of a task", async move { inner.delete(&task).await }).await
+    }
+
+    /// Deletes an exec that has ended or was never started.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition while it runs.
+    pub async fn delete_process(&self, namespace: &Namespace, id: &str, exec_id: &str) -> Result<Deleted> {
+        check_identifier("exec", exec_id)?;
+        let task = self.inner.task(namespace, id)?;
+        let exec_id = exec_id.to_owned();
+        carried_through("the deletion of an exec", async move { task.delete_exec(&exec_id).await }).await
+    }
+}
+
+impl Inner {
+    async fn delete(&self, task: &Arc<Task>) -> Result<Deleted> {
+        let _turn = task.turn("delete").await?;
+        let control = task.state().control.clone();
+        let deleted = match control {
+            None => None,
+            Some(control) => {
+                let shutdown = shim_task::ShutdownRequest { id: task.id.clone(), now: false };
+                let asked = control.pipeline(|p| {
+                    let request = delete_request(&task.id, ProcessId::Init);
+                    let deleted = p.unary(wire::TASK, "Delete", &request, limits::DELETE)?;
+                    // Does nothing if the container could not be deleted; the shim is gone before it answers.
+                    p.unary::<_, ()>(wire::TASK, "Shutdown", &shutdown, limits::REQUEST)?;
+                    Ok(deleted)
+                });
+                let answer = match asked {
+                    Ok(deleted) => deleted.answer().await,
+                    Err(failure) => Err(failure),
+                };
+                match answer {
+                    Ok(answer) => Some(from_wire(&answer)),
+                    Err(Failure::Closed(_)) if task.is_lost().await => None,
+                    Err(failure) => return Err(wire::failure(&task.id, "delete", &failure)),
+                }
+            }
+        };
+        let deleted = match deleted {
+            Some(deleted) => deleted,
+            None => {
+                monitor::bury(self, task).await;
+                task.end_of_init()?
+            }
+        };
+        self.clear_away(task, deleted).await;
+        Ok(deleted)
+    }
+
+    /// Removes what is left of a task that has no container any more.
+    async fn clear_away(&self, task: &Arc<Task>, deleted: Deleted) {
+        task.state().removed = true;
+        if let Some(shim) = &task.shim {
+            if !shim.ended_within(limits::SHIM_EXIT).await {
+                tracing::warn!(container = task.id, pid = shim.pid(), "killed a shim that did not leave");
+                shim.kill_and_wait(limits::SHIM_EXIT).await;
+            }
+            let _ = tokio::time::timeout(limits::SHIM_EXIT, task.drained.cancelled()).await;
+        }
+        task.state().control = None;
+        task.bundle.remove();
+        self.release(&task.namespace, &task.id);
+        if !task.state().delete_published {
+            let event = ev::TaskDelete {
+                container_id: task.id.clone(),
+                id: task.id.clone(),
+                pid: deleted.pid,
+                exit_status: deleted.exit.status,
+                exited_at: Some(wire::wire_timestamp(deleted.exit.at)),
+            };
+            monitor::publish(self, task, "/tasks/delete", "containerd.events.TaskDelete", &event);
+        }
+    }
+}
+
+impl Task {
+    /// Whether the shim is gone, given that its connection is.
+    async fn is_lost(&self) -> bool {
+        match &self.shim {
+            Some(shim) => shim.ended_within(limits::SHIM_EXIT).await,
+            None => true,
+        }
+    }
+
+    fn end_of_init(&self) -> Result<Deleted> {
+        let info = self.info(ProcessId::Init)?;
+        let exit = info.exit.ok_or(Error::Lost { what: "a task without its shim" })?;
+        Ok(Deleted { pid: info.pid, exit })
+    }
+
+    async fn delete_exec(&self, exec_id: &str) -> Result<Deleted> {
+        let _turn = self.turn("delete exec").await?;
+        let process = ProcessId::Exec(exec_id);
+        let info = self.info(process)?;
+        let deleted = match (self.control(), info.exit) {
+            (Ok(_), _) => {
+                let request = delete_request(&self.id, process);
+                let answer: shim_task::DeleteResponse =
+                    self.ask("delete exec", "Delete", &request, limits::DELETE).await?;
+                from_wire(&answer)
+            }
+            (Err(_), Some(exit)) if info.status == Status::Stopped => Deleted { pid: info.pid, exit },
+            (Err(error), _) => return Err(error),
+        };
+        let removed = self.state().execs.remove(exec_id);
+        if let Some(mut exec) = removed {
+            // Whoever waits for it and was not told yet.
+            exec.exited(deleted.exit);
+        }
+        Ok(deleted)
+    }
+}
+
+fn from_wire(answer: &shim_task::DeleteResponse) -> Deleted {
+    let at = wire::timestamp(answer.exited_at.as_ref());
+    Deleted { pid: answer.pid, exit: Exit { status: answer.exit_status, at, oom_killed: false } }
+}

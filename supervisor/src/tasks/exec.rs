@@ -1,0 +1,154 @@
+//! Adding processes to a running container.
+//!
+//! What always holds: an exec that fails or whose caller goes away before it was answered is killed and deleted.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use longshore_proto::containerd::task::v3 as shim_task;
+
+use super::attach::AttachStream;
+use super::task::{Process, Task};
+use super::types::{AttachStreams, ExecTask, ProcessId, Status};
+use super::{Started, TaskManager, delete_request, limits, wire};
+use crate::error::{Error, Result};
+use crate::namespaces::{Namespace, check_identifier};
+
+impl TaskManager {
+    /// Adds a process, to be started by [`TaskManager::start`].
+    ///
+    /// # Errors
+    /// NotFound; AlreadyExists; the container does not run.
+    pub async fn exec(&self, namespace: &Namespace, id: &str, exec_id: &str, exec: ExecTask) -> Result<()> {
+        let task = self.inner.task(namespace, id)?;
+        let _turn = task.turn("exec").await?;
+        let adding = Adding::begin(&task, exec_id, &exec)?;
+        let request = wire::exec_request(id, exec_id, &exec);
+        let added = task.ask("exec", "Exec", &request, limits::REQUEST).await;
+        adding.settle(added).await
+    }
+
+    /// Adds a process, joins its stdio and starts it, all with one message to the shim.
+    ///
+    /// # Errors
+    /// As [`TaskManager::exec`]; its program cannot be executed.
+    pub async fn exec_attach_start(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        exec_id: &str,
+        exec: ExecTask,
+        attach: Option<AttachStreams>,
+    ) -> Result<Started> {
+        let task = self.inner.task(namespace, id)?;
+        let _turn = task.turn("exec").await?;
+        let adding = Adding::begin(&task, exec_id, &exec)?;
+        let started = start_new(&task, exec_id, &exec, attach).await;
+        adding.settle(started).await
+    }
+}
+
+async fn start_new(
+    task: &Task,
+    exec_id: &str,
+    exec: &ExecTask,
+    attach: Option<AttachStreams>,
+) -> Result<Started> {
+    let id = task.id.as_str();
+    let connection = match attach {
+        Some(_) => task.own_connection("exec").await?,
+        None => task.control()?,
+    };
+    let request = wire::exec_request(id, exec_id, exec);
+    let start = shim_task::StartRequest { id: id.to_owned(), exec_id: exec_id.to_owned() };
+    let (added, attached, started) = connection
+        .pipeline(|p| {
+            let added = p.unary::<_, ()>(wire::TASK, "Exec", &request, limits::REQUEST)?;
+            let attached = match attach {
+                Some(streams) => Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start(exec_id, streams))?),
+                None => None,
+            };
+            let started = p.unary::<_, shim_task::StartResponse>(wire::TASK, "Start", &start, limits::START)?;
+            Ok((added, attached, started))
+        })
+        .map_err(|failure| wire::failure(id, "exec", &failure))?;
+    added.answer().await.map_err(|failure| wire::failure(id, "exec", &failure))?;
+    let pid = started.answer().await.map_err(|failure| wire::failure(id, "exec start", &failure))?.pid;
+    if let Some(process) = task.state().execs.get_mut(exec_id) {
+        process.started(pid);
+    }
+    Ok(Started { pid, attach: attached.map(|ends| AttachStream::new(id, ends, None)) })
+}
+
+/// An exec in the making; dropped unfinished it is undone.
+struct Adding {
+    task: Option<Arc<Task>>,
+    exec_id: String,
+}
+
+impl Adding {
+    fn begin(task: &Arc<Task>, exec_id: &str, exec: &ExecTask) -> Result<Self> {
+        check_identifier("exec", exec_id)?;
+        let mut state = task.state();
+        if state.init.status() == Status::Stopped {
+            return Err(task.already_finished(ProcessId::Init));
+        }
+        if state.execs.contains_key(exec_id) {
+            return Err(Error::already_exists("exec", format!("{exec_id} of container {}", task.id)));
+        }
+        let process = Process::new(0, Status::Created, exec.stdio.clone());
+        state.execs.insert(exec_id.to_owned(), process);
+        drop(state);
+        Ok(Self { task: Some(task.clone()), exec_id: exec_id.to_owned() })
+    }
+
+    /// Keeps what was made, or undoes it before the caller hears why.
+    async fn settle<T>(mut self, result: Result<T>) -> Result<T> {
+        if result.is_err()
+            && let Some(task) = &self.task
+        {
+            undo(task, &self.exec_id).await;
+        }
+        self.task = None;
+        result
+    }
+}
+
+impl Drop for Adding {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        let exec_id = std::mem::take(&mut self.exec_id);
+        let undo = async move {
+            let _turn = task.turn("undo exec").await;
+            undo(&task, &exec_id).await;
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(undo);
+        }
+    }
+}
+
+/// Kills and deletes an exec of which nobody knows; what the shim never made is only forgotten.
+async fn undo(task: &Task, exec_id: &str) {
+    let process = ProcessId::Exec(exec_id);
+    let exit = task.exit_of(process);
+    let kill = shim_task::KillRequest {
+        id: task.id.clone(),
+        exec_id: exec_id.to_owned(),
+        signal: libc::SIGKILL.unsigned_abs(),
+        all: false,
+    };
+    let killed = task.ask::<_, ()>("kill", "Kill", &kill, limits::REQUEST).await;
+    if killed.is_ok()
+        && let Ok(mut exit) = exit
+    {
+        let _ = tokio::time::timeout(limits::REQUEST, exit.wait_for(Option::is_some)).await;
+    }
+    let request = delete_request(&task.id, process);
+    let deleted = task.ask::<_, shim_task::DeleteResponse>("delete", "Delete", &request, limits::REQUEST).await;
+    if let Err(error) = deleted {
+        tracing::debug!(container = task.id, exec_id, %error, "an exec that failed was gone already");
+    }
+    task.state().execs.remove(exec_id);
+}

@@ -1,0 +1,57 @@
+//! Every bound of the task layer, named in one place.
+
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+/// Assign, and Create with its hooks: image mounts and hooks may be slow, a shim that hangs may not hold for ever.
+pub const CREATE: Duration = Duration::from_secs(120);
+
+/// Start, with its hooks.
+pub const START: Duration = Duration::from_secs(60);
+
+/// Kill, pause, resume, resize, update, statistics, pids, state.
+pub const REQUEST: Duration = Duration::from_secs(10);
+
+/// Delete: the shim may drain stdio for 10 s.
+pub const DELETE: Duration = Duration::from_secs(30);
+
+/// How long a verb waits for the verb before it on the same container.
+pub const TURN: Duration = Duration::from_secs(60);
+
+/// How long a shim may take to go after it was told to, before it is killed.
+pub const SHIM_EXIT: Duration = Duration::from_secs(5);
+
+/// How long a shim found at start-up may take to answer before the daemon goes on without it; it is asked again
+/// in the background.
+pub const RECONNECT: Duration = Duration::from_secs(3);
+
+/// How long start-up waits for a shim that was being handed its bundle when the daemon died.
+pub const ASSIGN_IN_FLIGHT: Duration = Duration::from_secs(3);
+
+/// Shims that are reconnected at once at start-up.
+pub const RECOVER_AT_ONCE: usize = 32;
+
+/// Calls that may wait for one shim.
+pub const CALLS_PER_CONNECTION: usize = 1024;
+
+/// Encoded requests that may wait until a shim reads, in bytes.
+pub const QUEUED_BYTES: usize = 8 << 20;
+
+/// Stdin that may wait until a shim reads, in bytes, before the client that sends it has to wait.
+pub const STDIN_QUEUED_BYTES: usize = 256 << 10;
+
+/// Stdin is cut into messages of at most this many bytes.
+pub const STDIN_MESSAGE: usize = 64 << 10;
+
+/// Messages of one stream that may wait until their receiver takes them.
+pub const STREAM_MESSAGES: usize = 32;
+
+/// A write buffer that grew beyond this is given back when it is empty, in bytes.
+pub const KEPT_BUFFER: usize = 16 << 10;
+
+/// Bytes read from a shim at once; one buffer per worker thread.
+pub const READ_BUFFER: usize = 64 << 10;
+
+/// The longest OCI `config.json`, in bytes: it must fit one ttrpc message of the API as well.
+pub const SPEC: usize = 4 << 20;

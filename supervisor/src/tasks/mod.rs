@@ -1,0 +1,190 @@
+//! Tasks: the shims of this daemon, the verbs that they carry out, their events, and finding them again at start.
+//!
+//! What always holds:
+//! - The daemon holds no container's life: a task is its shim and its bundle, and what is here can be made anew from them.
+//! - A request waits on its own shim only, and not for ever; the error says which step was not answered.
+//! - Verbs that change a task are carried out one after another per task; no lock covers more than one task, and none but
+//!   a task's own turn is held over an await.
+//! - A caller that goes away leaves nothing half made: a creation or an exec undoes itself, a deletion goes on.
+
+#![forbid(unsafe_code)]
+
+mod attach;
+mod bundle;
+mod client;
+mod create;
+mod delete;
+mod exec;
+mod limits;
+mod monitor;
+mod orphan;
+mod pool;
+mod process;
+mod recover;
+#[allow(unsafe_code)]
+mod spawn;
+mod task;
+mod types;
+mod verbs;
+mod wire;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use longshore_proto::containerd::task::v3 as shim_task;
+
+pub use attach::{AttachReceiver, AttachSender, AttachStream};
+pub use pool::SHIM_BINARY;
+pub use recover::Recovered;
+pub use types::{
+    AttachInput, AttachOutput, AttachStreams, CreateTask, Deleted, ExecTask, Exit, ProcessId, ProcessInfo,
+    RootfsMount, Status, TaskStdio,
+};
+pub use verbs::{KillScope, TaskPid};
+
+use crate::error::{Error, Result};
+use crate::events::EventBus;
+use crate::namespaces::Namespace;
+use create::Launch;
+use pool::ShimPool;
+use task::Task;
+
+/// How the task layer is set up.
+#[derive(Clone, Debug)]
+pub struct TaskOptions {
+    /// The daemon's state folder; bundles are in `tasks/` below it.
+    pub state: PathBuf,
+    /// The shim's binary; unset: beside the daemon, then on PATH.
+    pub shim: Option<PathBuf>,
+    /// Shims that wait for containers.
+    pub pool: usize,
+}
+
+/// A process that was started.
+pub struct Started {
+    pub pid: u32,
+    /// Set if streams were asked for.
+    pub attach: Option<AttachStream>,
+}
+
+/// The daemon's tasks.
+pub struct TaskManager {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: PathBuf,
+    pool: Arc<ShimPool>,
+    events: Arc<EventBus>,
+    slots: Mutex<Slots>,
+}
+
+type Slots = HashMap<Namespace, HashMap<String, Slot>>;
+
+/// What a container id is taken by.
+enum Slot {
+    /// A task in the making, or being undone.
+    Reserved,
+    Task(Arc<Task>),
+}
+
+impl TaskManager {
+    /// Sets up the pool; tasks that exist already are found by [`TaskManager::recover`]. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The shim's binary cannot be found or read.
+    pub fn new(options: TaskOptions, events: Arc<EventBus>) -> Result<Arc<Self>> {
+        let pool = ShimPool::new(options.shim.as_deref(), options.pool)?;
+        let inner = Inner { state: options.state, pool, events, slots: Mutex::default() };
+        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+    }
+
+    /// Makes a task whose init waits at its gate; its pid. Undone if it fails or the caller goes away.
+    ///
+    /// # Errors
+    /// AlreadyExists; whatever the shim says about the spec; no answer in time.
+    pub async fn create(&self, namespace: &Namespace, id: &str, task: CreateTask) -> Result<u32> {
+        Ok(self.inner.launch(namespace, id, &task, Launch::Created).await?.pid)
+    }
+
+    /// Makes a task, joins its stdio and starts it, all with one message to a waiting shim. Undone if it fails or the
+    /// caller goes away.
+    ///
+    /// # Errors
+    /// As [`TaskManager::create`], and those of [`TaskManager::start`].
+    pub async fn create_attach_start(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        task: CreateTask,
+        attach: Option<AttachStreams>,
+    ) -> Result<Started> {
+        self.inner.launch(namespace, id, &task, Launch::Started(attach)).await
+    }
+
+    /// A process as it is now; never waits.
+    ///
+    /// # Errors
+    /// NotFound.
+    pub fn get(&self, namespace: &Namespace, id: &str, process: ProcessId<'_>) -> Result<ProcessInfo> {
+        self.inner.task(namespace, id)?.info(process)
+    }
+
+    /// The first process of every task of a namespace; never waits.
+    pub fn list(&self, namespace: &Namespace) -> Vec<ProcessInfo> {
+        let tasks = self.inner.tasks(namespace);
+        let mut list: Vec<_> = tasks.iter().filter_map(|task| task.info(ProcessId::Init).ok()).collect();
+        list.sort_by(|a, b| a.container_id.cmp(&b.container_id));
+        list
+    }
+
+    /// Finds the tasks that were there before this daemon. Called once, before requests are served.
+    ///
+    /// # Errors
+    /// The folder of bundles cannot be read.
+    pub async fn recover(&self) -> Result<Recovered> {
+        recover::all(&self.inner).await
+    }
+}
+
+impl Inner {
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn task(&self, namespace: &Namespace, id: &str) -> Result<Arc<Task>> {
+        match self.slots().get(namespace).and_then(|tasks| tasks.get(id)) {
+            Some(Slot::Task(task)) => Ok(task.clone()),
+            Some(Slot::Reserved) | None => Err(Error::not_found("task", id)),
+        }
+    }
+
+    fn tasks(&self, namespace: &Namespace) -> Vec<Arc<Task>> {
+        let slots = self.slots();
+        let tasks = slots.get(namespace).into_iter().flat_map(HashMap::values);
+        tasks
+            .filter_map(|slot| match slot {
+                Slot::Task(task) => Some(task.clone()),
+                Slot::Reserved => None,
+            })
+            .collect()
+    }
+
+    fn bundle_path(&self, namespace: &Namespace, id: &str) -> PathBuf {
+        bundle::tasks_folder(&self.state).join(namespace.as_str()).join(id)
+    }
+}
+
+/// The request by which a shim deletes a process.
+fn delete_request(id: &str, process: ProcessId<'_>) -> shim_task::DeleteRequest {
+    shim_task::DeleteRequest { id: id.to_owned(), exec_id: process.exec_id().to_owned() }
+}
+
+/// Carries something through to its end even if the caller goes away.
+async fn carried_through<T: Send + 'static>(
+    what: &'static str,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work).await.unwrap_or(Err(Error::Lost { what }))
+}

@@ -1,0 +1,374 @@
+//! Finding the tasks of the daemon before this one.
+//!
+//! What always holds: afterwards every bundle belongs to a task or is gone; a task whose shim lives is followed again from
+//! the last event that was published; one whose shim died is stopped, with its true exit code if there is one, until
+//! it is deleted; what a client was never told about and never ran is removed. A shim that does not answer
+//! holds up nobody else, and start-up for a few seconds only.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use longshore_proto::containerd::task::v3 as shim_task;
+use longshore_proto::longshore::shim::v1 as shim;
+use longshore_proto::ttrpc::Code;
+use tokio::sync::Notify;
+
+use super::bundle::{Bundle, CreateRecord, tasks_folder};
+use super::client::{Connection, Failure, Incoming};
+use super::process::{ShimProcess, started_at};
+use super::task::{NewTask, Process, Task};
+use super::types::{Status, TaskStdio};
+use super::{Inner, limits, monitor, orphan, wire};
+use crate::error::{Error, Result};
+use crate::namespaces::Namespace;
+
+/// What start-up found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Tasks whose shim answers.
+    pub alive: usize,
+    /// Tasks whose shim is gone.
+    pub stopped: usize,
+    /// Tasks whose shim does not answer yet.
+    pub silent: usize,
+    /// What was removed: tasks that were being made, and leftovers.
+    pub discarded: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Alive,
+    Stopped,
+    Silent,
+    Discarded,
+}
+
+/// Recovers every bundle of the state folder.
+pub(super) async fn all(manager: &Arc<Inner>) -> Result<Recovered> {
+    let folder = tasks_folder(&manager.state);
+    let bundles = scan(&folder).map_err(|e| Error::io("reading the bundles in", &folder, e))?;
+    let mut outcomes = futures::stream::iter(bundles)
+        .map(|leftover| async move {
+            let bundle = leftover.bundle.path().to_owned();
+            let found = one(manager, leftover).await;
+            tracing::debug!(bundle = %bundle.display(), ?found, "recovered");
+            found
+        })
+        .buffer_unordered(limits::RECOVER_AT_ONCE);
+    let mut recovered = Recovered::default();
+    while let Some(found) = outcomes.next().await {
+        match found {
+            Found::Alive => recovered.alive += 1,
+            Found::Stopped => recovered.stopped += 1,
+            Found::Silent => recovered.silent += 1,
+            Found::Discarded => recovered.discarded += 1,
+        }
+    }
+    Ok(recovered)
+}
+
+/// A bundle that was there at start.
+struct Leftover {
+    namespace: Namespace,
+    id: String,
+    bundle: Bundle,
+}
+
+fn scan(folder: &Path) -> io::Result<Vec<Leftover>> {
+    let mut found = Vec::new();
+    for (name, path) in folders(folder)? {
+        let Ok(namespace) = Namespace::parse(&name) else { continue };
+        for (id, path) in folders(&path)? {
+            found.push(Leftover { namespace: namespace.clone(), id, bundle: Bundle::at(path) });
+        }
+        // Only if it is empty.
+        let _ = std::fs::remove_dir(path);
+    }
+    Ok(found)
+}
+
+fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir()
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            found.push((name, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// What the socket of a bundle leads to.
+enum Peer {
+    Shim(Connection, ShimProcess),
+    /// It listened once, and is gone.
+    Dead,
+    /// It never listened.
+    Never,
+}
+
+async fn one(manager: &Arc<Inner>, leftover: Leftover) -> Found {
+    let record = leftover.bundle.record().unwrap_or_default();
+    match peer(&leftover, &record).await {
+        Ok(Peer::Shim(connection, process)) => adopt_in_time(manager, leftover, record, connection, process).await,
+        Ok(Peer::Dead) => dead(manager, leftover, record).await,
+        Ok(Peer::Never) => {
+            discard(manager, &leftover.id, &leftover.bundle, &record.cgroups_path, None).await;
+            Found::Discarded
+        }
+        Err(error) => {
+            let (container, namespace) = (&leftover.id, &leftover.namespace);
+            tracing::error!(container, %namespace, %error, "cannot reach a shim; its container is taken for lost");
+            dead(manager, leftover, record).await
+        }
+    }
+}
+
+/// Connects, and waits for a shim that is only just moving into its bundle.
+async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
+    let deadline = Instant::now() + limits::ASSIGN_IN_FLIGHT;
+    loop {
+        match leftover.bundle.connect(limits::RECONNECT).await {
+            Ok(socket) => {
+                let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
+                let connection = Connection::new(socket)?;
+                return Ok(match ShimProcess::open(pid.as_raw_pid()) {
+                    Ok(process) => Peer::Shim(connection, process),
+                    Err(_) => Peer::Dead,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Peer::Dead),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let moving_in = record.shim_pid > 0 && started_at(record.shim_pid) == Some(record.shim_started_at);
+        if !moving_in {
+            return Ok(Peer::Never);
+        }
+        if Instant::now() > deadline {
+            if let Ok(process) = ShimProcess::open(record.shim_pid) {
+                // The pid may have changed hands before it was opened; afterwards it cannot.
+                if started_at(record.shim_pid) == Some(record.shim_started_at) {
+                    process.kill_and_wait(limits::SHIM_EXIT).await;
+                }
+            }
+            return Ok(Peer::Never);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Adopts a task; one whose shim takes long is listed as Unknown meanwhile.
+async fn adopt_in_time(
+    manager: &Arc<Inner>,
+    leftover: Leftover,
+    record: CreateRecord,
+    control: Connection,
+    process: ShimProcess,
+) -> Found {
+    let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
+    let task = Task::new(NewTask {
+        namespace: leftover.namespace,
+        id: leftover.id,
+        bundle: leftover.bundle,
+        cgroups_path: record.cgroups_path,
+        shim: Some(process),
+        control: Some(control.clone()),
+        init: Process::new(0, Status::Unknown, stdio),
+        detach: Arc::new(Notify::new()),
+    });
+    manager.insert(task.clone());
+    let adopting = tokio::spawn(adopt(manager.clone(), task.clone(), control));
+    match tokio::time::timeout(limits::RECONNECT, adopting).await {
+        Ok(found) => found.unwrap_or(Found::Silent),
+        Err(_) => {
+            tracing::warn!(container = task.id, "a shim does not answer; it is asked on in the background");
+            Found::Silent
+        }
+    }
+}
+
+/// Asks a shim what became of its container, and follows it from there.
+async fn adopt(manager: Arc<Inner>, task: Arc<Task>, control: Connection) -> Found {
+    let (events, state) = loop {
+        match ask(&manager, &task, &control).await {
+            Ok(answer) => break answer,
+            // The shim is stopped or very busy. It may not be killed for that: the container is well.
+            Err(Failure::TimedOut(_)) => {}
+            Err(Failure::Refused(error)) if error.code == Code::NotFound => {
+                drop(control);
+                return reject(&manager, &task).await;
+            }
+            Err(failure) => {
+                tracing::warn!(container = task.id, %failure, "a shim does not say how its container is");
+                if let Some(process) = &task.shim
+                    && !process.ended_within(limits::SHIM_EXIT).await
+                {
+                    process.kill_and_wait(limits::SHIM_EXIT).await;
+                }
+                monitor::bury(&manager, &task).await;
+                return Found::Stopped;
+            }
+        }
+    };
+    let status = wire::status(state.status());
+    if matches!(status, Status::Created | Status::Unknown) && !task.bundle.is_acknowledged() {
+        drop((control, events));
+        return reject(&manager, &task).await;
+    }
+    {
+        let mut current = task.state();
+        current.init.created(state.pid);
+        match status {
+            Status::Running | Status::Paused => current.init.started(state.pid),
+            _ => {}
+        }
+        if status == Status::Paused {
+            current.init.paused();
+        }
+    }
+    if status == Status::Stopped && task.state().init.status() != Status::Stopped {
+        monitor::end(&manager, &task, "");
+    }
+    restore_exec_stdio(&task, &control).await;
+    task.note_forwarded();
+    monitor::watch(&manager, task, events);
+    Found::Alive
+}
+
+type Answer = (Incoming<shim::Event>, shim_task::StateResponse);
+
+/// Replays the shim's events, then asks for the state: both come on one connection, so that the replay is complete when
+/// the state is there.
+async fn ask(manager: &Inner, task: &Task, control: &Connection) -> Result<Answer, Failure> {
+    let forwarded = task.bundle.forwarded();
+    let request = shim_task::StateRequest { id: task.id.clone(), exec_id: String::new() };
+    let after = task.state().sequence;
+    let (mut events, state) = control.pipeline(|p| {
+        let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after })?;
+        let state = p.unary::<_, shim_task::StateResponse>(wire::TASK, "State", &request, limits::DELETE)?;
+        Ok((events, state))
+    })?;
+    let replay = |event: &shim::Event| {
+        if task.apply(event) && event.sequence > forwarded.sequence {
+            monitor::publish_event(manager, task, event);
+        }
+    };
+    let state = state.answer();
+    tokio::pin!(state);
+    let state = loop {
+        tokio::select! {
+            Some(Ok(event)) = events.next() => replay(&event),
+            state = &mut state => break state?,
+        }
+    };
+    while let Some(Ok(event)) = events.try_next() {
+        replay(&event);
+    }
+    Ok((events, state))
+}
+
+/// Events do not say where an exec's stdio goes; the shim does.
+async fn restore_exec_stdio(task: &Task, control: &Connection) {
+    let execs: Vec<String> = task.state().execs.keys().cloned().collect();
+    for exec_id in execs {
+        let request = shim_task::StateRequest { id: task.id.clone(), exec_id: exec_id.clone() };
+        let state: Result<shim_task::StateResponse, _> =
+            control.unary(wire::TASK, "State", &request, limits::RECONNECT).await;
+        let Ok(state) = state else { continue };
+        if let Some(exec) = task.state().execs.get_mut(&exec_id) {
+            exec.stdio = wire::stdio_of_state(&state);
+        }
+    }
+}
+
+/// Removes a task that was never acknowledged and does not run.
+async fn reject(manager: &Inner, task: &Task) -> Found {
+    {
+        let mut state = task.state();
+        state.removed = true;
+        state.control = None;
+    }
+    discard(manager, &task.id, &task.bundle, &task.cgroups_path, task.shim.as_ref()).await;
+    manager.release(&task.namespace, &task.id);
+    Found::Discarded
+}
+
+/// Removes a bundle and whatever belongs to it.
+async fn discard(
+    manager: &Inner,
+    id: &str,
+    bundle: &Bundle,
+    cgroups_path: &str,
+    process: Option<&ShimProcess>,
+) {
+    tracing::info!(container = id, "removed a task that was never finished");
+    if let Some(process) = process
+        && !process.kill_and_wait(limits::SHIM_EXIT).await
+    {
+        tracing::error!(container = id, pid = process.pid(), "a shim cannot be killed");
+    }
+    if bundle.has_init() || process.is_some() {
+        orphan::remove(manager, id, cgroups_path).await;
+    }
+    bundle.remove();
+}
+
+/// Keeps what is known of a task whose shim died while no daemon was there.
+async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) -> Found {
+    let Leftover { namespace, id, bundle } = leftover;
+    let existed = bundle.exit_record("").is_some() || bundle.has_init() || bundle.is_acknowledged();
+    if !existed {
+        discard(manager, &id, &bundle, &record.cgroups_path, None).await;
+        return Found::Discarded;
+    }
+    let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
+    let forwarded = bundle.forwarded();
+    orphan::remove(manager, &id, &record.cgroups_path).await;
+    let task = Task::new(NewTask {
+        namespace,
+        id,
+        bundle,
+        cgroups_path: record.cgroups_path,
+        shim: None,
+        control: None,
+        init: Process::new(0, Status::Running, stdio),
+        detach: Arc::new(Notify::new()),
+    });
+    task.drained.cancel();
+    task.state().sequence = forwarded.sequence;
+    for exec_id in task.bundle.exited_execs() {
+        task.state().exec(exec_id.clone()).stdio = TaskStdio::default();
+        settle(manager, &task, &exec_id, forwarded.exited);
+    }
+    settle(manager, &task, "", forwarded.exited);
+    task.note_forwarded();
+    manager.insert(task);
+    Found::Stopped
+}
+
+/// Ends a process of a dead shim, and publishes it unless that was done before.
+fn settle(manager: &Inner, task: &Task, exec_id: &str, published: bool) {
+    let record = task.bundle.exit_record(exec_id);
+    if let (true, Some(record)) = (published, record) {
+        let mut state = task.state();
+        let process = if exec_id.is_empty() { Some(&mut state.init) } else { state.execs.get_mut(exec_id) };
+        if let Some(process) = process {
+            process.pid = record.pid;
+            process.exited(wire::exit(&record));
+        }
+        return;
+    }
+    monitor::end(manager, task, exec_id);
+}
