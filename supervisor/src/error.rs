@@ -69,9 +69,21 @@ pub enum Error {
     #[error("metadata record {table}/{key}: {source}")]
     Record { table: &'static str, key: String, source: serde_json::Error },
 
+    /// A shim refused what it was asked, or did not answer; `step` is what it was asked.
+    #[error("container {container}: {step}: {message}")]
+    Shim { container: String, step: &'static str, code: Code, message: String },
+
+    /// A signal or the like for a process that has ended; `exec_id` is empty for a container's first process.
+    #[error("container {container}{}: process already finished: not found", exec_suffix(exec_id))]
+    AlreadyFinished { container: String, exec_id: String },
+
     /// A background thread or task of the daemon died; a defect.
     #[error("{what} ended before it answered")]
     Lost { what: &'static str },
+}
+
+fn exec_suffix(exec_id: &str) -> String {
+    if exec_id.is_empty() { String::new() } else { format!(" exec {exec_id}") }
 }
 
 impl Error {
@@ -116,7 +128,8 @@ impl Error {
     /// The table: which gRPC code a client sees for which cause.
     pub fn code(&self) -> Code {
         match self {
-            Self::NotFound { .. } => Code::NotFound,
+            Self::NotFound { .. } | Self::AlreadyFinished { .. } => Code::NotFound,
+            Self::Shim { code, .. } => *code,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::InvalidArgument { .. } => Code::InvalidArgument,
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,

@@ -18,5 +18,6 @@ mod leases;
 mod metadata;
 mod namespaces;
 mod services;
+mod tasks;
 
 fn main() {}

@@ -217,7 +217,9 @@ impl Bundle {
     /// Removes the folder and, if it was the last of its namespace, the namespace's. What cannot be removed is left
     /// for the next start, and said.
     pub fn remove(&self) {
-        for name in ["shim.sock", "shim.pid", "init.pid", "config.json", "create.pb", "acknowledged", "forwarded"] {
+        for name in
+            ["shim.sock", "shim.pid", "init.pid", "config.json", "create.pb", "acknowledged", "forwarded"]
+        {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = remove_files(&self.path.join("exit"));

@@ -120,7 +120,10 @@ impl Connection {
     ///
     /// # Errors
     /// The first error of `calls`, or the connection is closed; then none of them was sent.
-    pub fn pipeline<T>(&self, calls: impl FnOnce(&mut Pipeline<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
+    pub fn pipeline<T>(
+        &self,
+        calls: impl FnOnce(&mut Pipeline<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let mut state = self.shared.lock();
         if let Some(why) = &state.closed {
             return Err(Failure::Closed(why.clone()));
@@ -294,7 +297,10 @@ impl<A: Message + Default> Incoming<A> {
     }
 
     /// As [`Incoming::next`], for those who write their own futures.
-    pub fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<A, Failure>>> {
+    pub fn poll_next(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<A, Failure>>> {
         self.messages.poll_recv(cx).map(|message| {
             let decoded = message?.and_then(|m| ttrpc::decode(&m, self.method).map_err(Failure::Protocol));
             Some(decoded)

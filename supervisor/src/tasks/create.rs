@@ -149,7 +149,12 @@ impl Creation {
     }
 
     /// Sends everything at once and waits for the answers.
-    async fn hand_over(&mut self, shim: WaitingShim, what: &CreateTask, launch: Launch) -> Result<Handed, Step> {
+    async fn hand_over(
+        &mut self,
+        shim: WaitingShim,
+        what: &CreateTask,
+        launch: Launch,
+    ) -> Result<Handed, Step> {
         let (pid, started_at) = (shim.process.pid(), shim.started_at);
         self.parts().shim = Some(shim.process);
         let path = self.manager.bundle_path(&self.namespace, &self.id);
@@ -177,7 +182,8 @@ impl Creation {
         let start = task::StartRequest { id: self.id.clone(), exec_id: String::new() };
         let (assigned, created, events, attached, started) = control
             .pipeline(|p| {
-                let assigned = p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", &assign, limits::CREATE)?;
+                let assigned =
+                    p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", &assign, limits::CREATE)?;
                 let created =
                     p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", &request, limits::CREATE)?;
                 let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after: 0 })?;

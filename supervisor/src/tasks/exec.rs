@@ -66,10 +66,13 @@ async fn start_new(
         .pipeline(|p| {
             let added = p.unary::<_, ()>(wire::TASK, "Exec", &request, limits::REQUEST)?;
             let attached = match attach {
-                Some(streams) => Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start(exec_id, streams))?),
+                Some(streams) => {
+                    Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start(exec_id, streams))?)
+                }
                 None => None,
             };
-            let started = p.unary::<_, shim_task::StartResponse>(wire::TASK, "Start", &start, limits::START)?;
+            let started =
+                p.unary::<_, shim_task::StartResponse>(wire::TASK, "Start", &start, limits::START)?;
             Ok((added, attached, started))
         })
         .map_err(|failure| wire::failure(id, "exec", &failure))?;
@@ -146,7 +149,8 @@ async fn undo(task: &Task, exec_id: &str) {
         let _ = tokio::time::timeout(limits::REQUEST, exit.wait_for(Option::is_some)).await;
     }
     let request = delete_request(&task.id, process);
-    let deleted = task.ask::<_, shim_task::DeleteResponse>("delete", "Delete", &request, limits::REQUEST).await;
+    let deleted =
+        task.ask::<_, shim_task::DeleteResponse>("delete", "Delete", &request, limits::REQUEST).await;
     if let Err(error) = deleted {
         tracing::debug!(container = task.id, exec_id, %error, "an exec that failed was gone already");
     }

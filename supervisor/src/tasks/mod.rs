@@ -7,7 +7,7 @@
 //!   a task's own turn is held over an await.
 //! - A caller that goes away leaves nothing half made: a creation or an exec undoes itself, a deletion goes on.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod attach;
 mod bundle;
@@ -22,7 +22,7 @@ mod pool;
 mod process;
 mod recover;
 #[allow(unsafe_code)]
-mod spawn;
+mod sys;
 mod task;
 mod types;
 mod verbs;

@@ -118,7 +118,13 @@ async fn reconnect(task: &Arc<Task>, process: &ShimProcess, why: &str) -> Option
         match subscribe(task).await {
             Ok(events) => return Some(events),
             Err(error) => {
-                tracing::warn!(container = task.id, shim = process.pid(), why, error, "cannot reconnect to a shim");
+                tracing::warn!(
+                    container = task.id,
+                    shim = process.pid(),
+                    why,
+                    error,
+                    "cannot reconnect to a shim"
+                );
             }
         }
         pause = (pause * 2).min(Duration::from_secs(30));

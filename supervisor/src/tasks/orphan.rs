@@ -28,12 +28,15 @@ pub fn cgroups_path(spec: &[u8]) -> String {
 /// Kills and removes what is left of a container without a shim.
 pub(super) async fn remove(manager: &Inner, id: &str, cgroups_path: &str) {
     if !names_a_cgroup(cgroups_path) || manager.others_use(cgroups_path, id) {
-        tracing::warn!(container = id, cgroups_path, "left alone: these cgroups are not this container's only");
+        tracing::warn!(
+            container = id,
+            cgroups_path,
+            "left alone: these cgroups are not this container's only"
+        );
         return;
     }
     let path = cgroups_path.to_owned();
-    let removed =
-        tokio::task::spawn_blocking(move || longshore_runtime::cgroups::remove_orphan(&path)).await;
+    let removed = tokio::task::spawn_blocking(move || longshore_runtime::cgroups::remove_orphan(&path)).await;
     match removed {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {

@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::Notify;
 
 use super::process::{ShimProcess, started_at};
-use super::spawn::{Spawn, spawn};
+use super::sys::{Spawn, spawn};
 use crate::error::{Error, Result};
 
 /// The shim's file name.
@@ -140,7 +140,8 @@ impl ShimImage {
     fn load(path: &Path) -> Result<Self> {
         let fail = |source: io::Error| Error::io("copying the shim's binary into memory", path, source);
         let memory = sealed_copy(path).map_err(fail)?;
-        let program = CString::new(format!("/proc/self/fd/{}", memory.as_raw_fd())).map_err(|e| fail(e.into()))?;
+        let program =
+            CString::new(format!("/proc/self/fd/{}", memory.as_raw_fd())).map_err(|e| fail(e.into()))?;
         let null = File::options().read(true).write(true).open("/dev/null").map_err(fail)?;
         let args = [SHIM_BINARY, "pool"].map(|arg| CString::new(arg).map_err(|e| fail(e.into())));
         let env = ["PATH", "LANG", "TZ"]
@@ -204,5 +205,7 @@ fn find_binary(configured: Option<&Path>) -> Result<PathBuf> {
         .into_iter()
         .chain(on_path.unwrap_or_default().into_iter().map(|folder| folder.join(SHIM_BINARY)))
         .find(|path| path.is_file())
-        .ok_or_else(|| Error::not_found("shim binary", format!("{SHIM_BINARY} (beside the daemon, or on PATH)")))
+        .ok_or_else(|| {
+            Error::not_found("shim binary", format!("{SHIM_BINARY} (beside the daemon, or on PATH)"))
+        })
 }

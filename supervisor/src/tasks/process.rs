@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::sys::watch_readable;
 
 /// A shim's process. It is a child of this daemon, or of one before it.
 pub struct ShimProcess {
@@ -25,7 +26,7 @@ impl ShimProcess {
     pub fn open(pid: i32) -> io::Result<Self> {
         let number = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
         let pidfd = rustix::process::pidfd_open(number, PidfdFlags::NONBLOCK)?;
-        Ok(Self { pid, pidfd: AsyncFd::with_interest(pidfd, Interest::READABLE)? })
+        Ok(Self { pid, pidfd: watch_readable(pidfd)? })
     }
 
     pub fn pid(&self) -> i32 {

@@ -121,7 +121,9 @@ enum Peer {
 async fn one(manager: &Arc<Inner>, leftover: Leftover) -> Found {
     let record = leftover.bundle.record().unwrap_or_default();
     match peer(&leftover, &record).await {
-        Ok(Peer::Shim(connection, process)) => adopt_in_time(manager, leftover, record, connection, process).await,
+        Ok(Peer::Shim(connection, process)) => {
+            adopt_in_time(manager, leftover, record, connection, process).await
+        }
         Ok(Peer::Dead) => dead(manager, leftover, record).await,
         Ok(Peer::Never) => {
             discard(manager, &leftover.id, &leftover.bundle, &record.cgroups_path, None).await;
@@ -143,9 +145,12 @@ async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
             Ok(socket) => {
                 let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
                 let connection = Connection::new(socket)?;
-                return Ok(match ShimProcess::open(pid.as_raw_pid()) {
-                    Ok(process) => Peer::Shim(connection, process),
-                    Err(_) => Peer::Dead,
+                let process = ShimProcess::open(pid.as_raw_pid());
+                // Whoever has the pid now is the shim only if it was started when the shim was.
+                let same = started_at(pid.as_raw_pid()) == Some(record.shim_started_at);
+                return Ok(match process {
+                    Ok(process) if same => Peer::Shim(connection, process),
+                    _ => Peer::Dead,
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Peer::Dead),

@@ -231,9 +231,8 @@ impl Task {
     /// A connection that nothing else uses, so that its streams may stop it.
     pub(super) async fn own_connection(&self, step: &'static str) -> Result<Connection> {
         self.control()?;
-        let fail = |error: std::io::Error| {
-            wire::failure(&self.id, step, &Failure::Closed(error.to_string().into()))
-        };
+        let fail =
+            |error: std::io::Error| wire::failure(&self.id, step, &Failure::Closed(error.to_string().into()));
         let socket = self.bundle.connect(limits::REQUEST).await.map_err(fail)?;
         Connection::new(socket).map_err(fail)
     }

@@ -1,12 +1,16 @@
-//! Starting a program without forking the daemon: `posix_spawn` shares the daemon's memory until the exec.
+//! The task layer's unsafe calls: starting a program without forking the daemon (`posix_spawn` shares the daemon's memory
+//! until the exec), and registering a descriptor with the event loop.
 //!
-//! What always holds: the child has descriptors 0, 1, 2 and 3 and no others, a session of its own, no blocked
-//! and no ignored signals.
+//! What always holds: a child has descriptors 0, 1, 2 and 3 and no others, a session of its own, no blocked and no
+//! ignored signals.
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// What a program is started with.
 pub struct Spawn<'a> {
@@ -25,7 +29,7 @@ pub struct Spawn<'a> {
 /// # Errors
 /// What `posix_spawn` says, the failure of the exec included.
 pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
-    let actions = Actions::new()?;
+    let mut actions = Actions::new()?;
     for target in 0..3 {
         actions.dup2(what.stdio, target)?;
     }
@@ -50,6 +54,15 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
     Ok(pid)
 }
 
+/// Registers a descriptor with the event loop, to learn when it can be read. Needs a tokio runtime.
+///
+/// # Errors
+/// The event loop does not take it.
+pub fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the OwnedFd is a valid descriptor, and AsyncFd owns it until it is dropped: nobody closes or replaces it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings.iter().map(|s| s.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect()
 }
@@ -69,10 +82,9 @@ impl Actions {
         Ok(Self(unsafe { actions.assume_init() }))
     }
 
-    fn dup2(&self, from: BorrowedFd<'_>, to: libc::c_int) -> io::Result<()> {
-        let actions = std::ptr::from_ref(&self.0).cast_mut();
-        // SAFETY: `actions` is initialised, and nobody else uses it: `self` never leaves this module's functions.
-        check(unsafe { libc::posix_spawn_file_actions_adddup2(actions, from.as_raw_fd(), to) })
+    fn dup2(&mut self, from: BorrowedFd<'_>, to: libc::c_int) -> io::Result<()> {
+        // SAFETY: the actions are initialised and borrowed for us alone.
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from.as_raw_fd(), to) })
     }
 }
 
@@ -95,9 +107,8 @@ impl Attributes {
         let mut attributes = Self(unsafe { attributes.assume_init() });
         let mut none = MaybeUninit::uninit();
         let mut all = MaybeUninit::uninit();
-        let flags = i32::from(libc::POSIX_SPAWN_SETSID)
-            | libc::POSIX_SPAWN_SETSIGMASK
-            | libc::POSIX_SPAWN_SETSIGDEF;
+        let flags =
+            i32::from(libc::POSIX_SPAWN_SETSID) | libc::POSIX_SPAWN_SETSIGMASK | libc::POSIX_SPAWN_SETSIGDEF;
         let flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
         // SAFETY: `attributes` is initialised; the signal sets are initialised before they are read.
         unsafe {
