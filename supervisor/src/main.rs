@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod any;
+mod api;
 mod config;
 mod containers;
 mod content;

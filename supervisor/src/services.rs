@@ -11,6 +11,7 @@ use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::namespaces::Namespaces;
+use crate::tasks::TaskManager;
 
 /// Shared handles; cloning costs a few reference counts.
 #[derive(Clone)]
@@ -24,4 +25,5 @@ pub struct Services {
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,
     pub gc: Arc<Collector>,
+    pub tasks: Arc<TaskManager>,
 }

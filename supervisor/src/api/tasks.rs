@@ -1,0 +1,406 @@
+//! `containerd.services.tasks.v1.Tasks`: containerd's task API, translated to the task manager.
+//!
+//! What always holds: a task is made from its container's stored spec; only runtimes that our shim serves are accepted; a
+//! list never waits on a shim, and one shim that does not answer costs a list of metrics its own entry only.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use longshore_proto::containerd::runc::v1::Options as RuncOptions;
+use longshore_proto::containerd::services::tasks::v1 as api;
+use longshore_proto::containerd::types::Metric;
+use longshore_proto::containerd::v1::types as wire;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::any::Any;
+use crate::containers::{Container, ContainerStore};
+use crate::error::{Error, Result as CoreResult};
+use crate::filters::{Adaptor, Filter};
+use crate::namespaces::Namespace;
+use crate::services::Services;
+use crate::tasks::{
+    CreateTask, Deleted, ExecTask, KillScope, ProcessId, ProcessInfo, RootfsMount, Status as TaskStatus,
+    TaskManager, TaskStdio,
+};
+
+/// The runtime names that our shim serves.
+pub const RUNTIMES: [&str; 2] = ["io.containerd.longshore.v1", "io.containerd.runc.v2"];
+
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
+const OWN_OPTIONS: &str = "longshore.shim.v1.CreateOptions";
+const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
+
+/// How many shims are asked for metrics at one time.
+const METRICS_AT_ONCE: usize = 16;
+
+/// The service.
+#[derive(Clone)]
+pub struct TasksService {
+    tasks: Arc<TaskManager>,
+    containers: Arc<ContainerStore>,
+}
+
+impl TasksService {
+    pub fn new(services: &Services) -> Self {
+        Self { tasks: services.tasks.clone(), containers: services.containers.clone() }
+    }
+
+    fn create_task(&self, namespace: &Namespace, request: api::CreateTaskRequest) -> CoreResult<CreateTask> {
+        let container = self.containers.get(namespace, &request.container_id)?;
+        check_runtime(&container, &request)?;
+        let options = request.options.map(Any::from).or_else(|| container.runtime.options.clone());
+        let spec = container
+            .spec
+            .ok_or_else(|| Error::precondition(format!("container \"{}\"", container.id), "has no spec"))?;
+        Ok(CreateTask {
+            spec: spec.value,
+            rootfs: request
+                .rootfs
+                .into_iter()
+                .map(|mount| RootfsMount {
+                    kind: mount.r#type,
+                    source: mount.source,
+                    target: mount.target,
+                    options: mount.options,
+                })
+                .collect(),
+            stdio: TaskStdio {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+            },
+            options: options.map(check_options).transpose()?.flatten(),
+        })
+    }
+}
+
+/// Refuses what our shim cannot stand in for.
+fn check_runtime(container: &Container, request: &api::CreateTaskRequest) -> CoreResult<()> {
+    let name = container.runtime.name.as_str();
+    if !RUNTIMES.contains(&name) {
+        return Err(Error::Unimplemented {
+            what: format!(
+                "runtime \"{name}\" of container \"{}\" (this daemon runs {})",
+                container.id,
+                RUNTIMES.join(" and ")
+            ),
+        });
+    }
+    for (what, given) in [
+        ("a runtime given by path", !request.runtime_path.is_empty()),
+        ("a task API at an address", !request.task_api_address.is_empty()),
+        ("restoring a checkpoint", request.checkpoint.is_some()),
+    ] {
+        if given {
+            return Err(Error::Unimplemented { what: what.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// The options as the shim is given them; empty ones are none.
+fn check_options(options: Any) -> CoreResult<Option<Any>> {
+    if options.type_url.is_empty() && options.value.is_empty() {
+        return Ok(None);
+    }
+    if options.is(OWN_OPTIONS) {
+        return Ok(Some(Any::new(OWN_OPTIONS, options.value)));
+    }
+    if !options.is(RUNC_OPTIONS) {
+        return Err(Error::invalid(
+            format!("task options of type \"{}\"", options.type_url),
+            format!("only {RUNC_OPTIONS} and {OWN_OPTIONS} are understood"),
+        ));
+    }
+    let runc = RuncOptions::decode(options.value.clone())
+        .map_err(|error| Error::invalid("task options", error.to_string()))?;
+    let binary = runc.binary_name.rsplit('/').next().unwrap_or_default();
+    if !matches!(binary, "" | "runc") {
+        return Err(Error::Unimplemented {
+            what: format!("running containers by \"{}\" (the runtime is built in)", runc.binary_name),
+        });
+    }
+    Ok(Some(Any::new(RUNC_OPTIONS, options.value)))
+}
+
+fn wire_time(time: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
+}
+
+fn wire_process(info: ProcessInfo) -> wire::Process {
+    let status = match info.status {
+        TaskStatus::Unknown => wire::Status::Unknown,
+        TaskStatus::Created => wire::Status::Created,
+        TaskStatus::Running => wire::Status::Running,
+        TaskStatus::Paused => wire::Status::Paused,
+        TaskStatus::Stopped => wire::Status::Stopped,
+    };
+    let id = if info.exec_id.is_empty() { info.container_id.clone() } else { info.exec_id };
+    wire::Process {
+        container_id: info.container_id,
+        id,
+        pid: info.pid,
+        status: status.into(),
+        stdin: info.stdio.stdin,
+        stdout: info.stdio.stdout,
+        stderr: info.stdio.stderr,
+        terminal: info.stdio.terminal,
+        exit_status: info.exit.map_or(0, |exit| exit.status),
+        exited_at: info.exit.map(|exit| wire_time(exit.at)),
+    }
+}
+
+fn wire_deleted(id: String, deleted: Deleted) -> api::DeleteResponse {
+    api::DeleteResponse {
+        id,
+        pid: deleted.pid,
+        exit_status: deleted.exit.status,
+        exited_at: Some(wire_time(deleted.exit.at)),
+    }
+}
+
+/// A task as filters see it.
+struct Filtered<'a> {
+    namespace: &'a Namespace,
+    process: &'a ProcessInfo,
+}
+
+impl Adaptor for Filtered<'_> {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        match path {
+            ["id"] => Some(self.process.container_id.clone()),
+            ["namespace"] => Some(self.namespace.to_string()),
+            ["status"] => Some(format!("{:?}", self.process.status).to_lowercase()),
+            _ => None,
+        }
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl api::tasks_server::Tasks for TasksService {
+    async fn create(&self, request: Request<api::CreateTaskRequest>) -> Reply<api::CreateTaskResponse> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let container_id = request.container_id.clone();
+        let task = self.create_task(&namespace, request)?;
+        let pid = self.tasks.create(&namespace, &container_id, task).await?;
+        Ok(Response::new(api::CreateTaskResponse { container_id, pid }))
+    }
+
+    async fn start(&self, request: Request<api::StartRequest>) -> Reply<api::StartResponse> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        let pid = self.tasks.start(&namespace, &request.container_id, process).await?;
+        Ok(Response::new(api::StartResponse { pid }))
+    }
+
+    async fn delete(&self, request: Request<api::DeleteTaskRequest>) -> Reply<api::DeleteResponse> {
+        let namespace = super::namespace(&request)?;
+        let id = request.into_inner().container_id;
+        let deleted = self.tasks.delete(&namespace, &id).await?;
+        Ok(Response::new(wire_deleted(id, deleted)))
+    }
+
+    async fn delete_process(
+        &self,
+        request: Request<api::DeleteProcessRequest>,
+    ) -> Reply<api::DeleteResponse> {
+        let namespace = super::namespace(&request)?;
+        let api::DeleteProcessRequest { container_id, exec_id } = request.into_inner();
+        let deleted = self.tasks.delete_process(&namespace, &container_id, &exec_id).await?;
+        Ok(Response::new(wire_deleted(exec_id, deleted)))
+    }
+
+    async fn get(&self, request: Request<api::GetRequest>) -> Reply<api::GetResponse> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        let info = self.tasks.get(&namespace, &request.container_id, process)?;
+        Ok(Response::new(api::GetResponse { process: Some(wire_process(info)) }))
+    }
+
+    async fn list(&self, request: Request<api::ListTasksRequest>) -> Reply<api::ListTasksResponse> {
+        let namespace = super::namespace(&request)?;
+        let filter = request.into_inner().filter;
+        let filters: Vec<String> = if filter.is_empty() { Vec::new() } else { vec![filter] };
+        let filter = Filter::parse_all(&filters)?;
+        let tasks = self.tasks.list(&namespace).into_iter();
+        let tasks = tasks
+            .filter(|process| filter.matches(&Filtered { namespace: &namespace, process }))
+            .map(wire_process)
+            .collect();
+        Ok(Response::new(api::ListTasksResponse { tasks }))
+    }
+
+    async fn kill(&self, request: Request<api::KillRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        let scope = if request.all { KillScope::All } else { KillScope::One };
+        self.tasks.kill(&namespace, &request.container_id, process, request.signal, scope).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn exec(&self, request: Request<api::ExecProcessRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = request
+            .spec
+            .ok_or_else(|| Error::invalid(format!("exec \"{}\"", request.exec_id), "has no process spec"))?;
+        let exec = ExecTask {
+            process: process.into(),
+            stdio: TaskStdio {
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+                terminal: request.terminal,
+            },
+        };
+        self.tasks.exec(&namespace, &request.container_id, &request.exec_id, exec).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn resize_pty(&self, request: Request<api::ResizePtyRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        let (columns, rows) = (request.width, request.height);
+        self.tasks.resize(&namespace, &request.container_id, process, columns, rows).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn close_io(&self, request: Request<api::CloseIoRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        if request.stdin {
+            self.tasks.close_stdin(&namespace, &request.container_id, process).await?;
+        }
+        Ok(Response::new(()))
+    }
+
+    async fn pause(&self, request: Request<api::PauseTaskRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        self.tasks.pause(&namespace, &request.into_inner().container_id).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn resume(&self, request: Request<api::ResumeTaskRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        self.tasks.resume(&namespace, &request.into_inner().container_id).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn list_pids(&self, request: Request<api::ListPidsRequest>) -> Reply<api::ListPidsResponse> {
+        let namespace = super::namespace(&request)?;
+        let pids = self.tasks.pids(&namespace, &request.into_inner().container_id).await?;
+        let processes = pids.into_iter().map(|process| wire::ProcessInfo {
+            pid: process.pid,
+            info: process.exec_id.map(|exec_id| {
+                let details = longshore_proto::containerd::runc::v1::ProcessDetails { exec_id };
+                Any::pack(PROCESS_DETAILS, &details).into()
+            }),
+        });
+        Ok(Response::new(api::ListPidsResponse { processes: processes.collect() }))
+    }
+
+    async fn checkpoint(&self, _: Request<api::CheckpointTaskRequest>) -> Reply<api::CheckpointTaskResponse> {
+        let what = "checkpointing a task (it needs CRIU, which this version does not drive)".to_owned();
+        Err(Error::Unimplemented { what }.into())
+    }
+
+    async fn update(&self, request: Request<api::UpdateTaskRequest>) -> Reply<()> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let resources = request.resources.ok_or_else(|| {
+            Error::invalid(format!("update of container \"{}\"", request.container_id), "has no resources")
+        })?;
+        self.tasks.update(&namespace, &request.container_id, resources.into()).await?;
+        Ok(Response::new(()))
+    }
+
+    async fn metrics(&self, request: Request<api::MetricsRequest>) -> Reply<api::MetricsResponse> {
+        let namespace = super::namespace(&request)?;
+        let filter = Filter::parse_all(&request.into_inner().filters)?;
+        let ids: Vec<String> = self
+            .tasks
+            .list(&namespace)
+            .into_iter()
+            .filter(|process| filter.matches(&Filtered { namespace: &namespace, process }))
+            .map(|process| process.container_id)
+            .collect();
+        let metrics = futures::stream::iter(ids)
+            .map(|id| {
+                let namespace = &namespace;
+                async move {
+                    match self.tasks.metrics(namespace, &id).await {
+                        Ok(data) => Some(Metric {
+                            timestamp: Some(wire_time(Timestamp::now())),
+                            id,
+                            data: Some(data.into()),
+                        }),
+                        Err(error) => {
+                            tracing::debug!(container = id, %error, "no metrics");
+                            None
+                        }
+                    }
+                }
+            })
+            .buffered(METRICS_AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        Ok(Response::new(api::MetricsResponse { metrics }))
+    }
+
+    async fn wait(&self, request: Request<api::WaitRequest>) -> Reply<api::WaitResponse> {
+        let namespace = super::namespace(&request)?;
+        let request = request.into_inner();
+        let process = ProcessId::from_exec_id(&request.exec_id);
+        let exit = self.tasks.wait(&namespace, &request.container_id, process).await?;
+        let exited_at = Some(wire_time(exit.at));
+        Ok(Response::new(api::WaitResponse { exit_status: exit.status, exited_at }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(runtime: &str) -> Container {
+        let runtime = crate::containers::Runtime { name: runtime.into(), options: None };
+        Container::new("c", runtime)
+    }
+
+    #[test]
+    fn only_runtimes_that_the_shim_serves_are_accepted() {
+        let request = api::CreateTaskRequest::default();
+        for name in RUNTIMES {
+            check_runtime(&container(name), &request).unwrap();
+        }
+        let error = check_runtime(&container("io.containerd.kata.v2"), &request).unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Unimplemented);
+        assert!(error.to_string().contains("io.containerd.kata.v2"), "{error}");
+        let by_path = api::CreateTaskRequest { runtime_path: "/x".into(), ..request };
+        assert!(check_runtime(&container(RUNTIMES[1]), &by_path).is_err());
+    }
+
+    #[test]
+    fn options_lose_their_prefix_and_foreign_ones_are_refused() {
+        let runc = RuncOptions { binary_name: "/usr/sbin/runc".into(), ..RuncOptions::default() };
+        let prefixed = Any::pack("type.googleapis.com/containerd.runc.v1.Options", &runc);
+        assert_eq!(check_options(prefixed).unwrap().unwrap().type_url, RUNC_OPTIONS);
+        assert_eq!(check_options(Any::default()).unwrap(), None);
+        let crun = RuncOptions { binary_name: "crun".into(), ..RuncOptions::default() };
+        assert!(check_options(Any::pack(RUNC_OPTIONS, &crun)).is_err());
+        assert!(check_options(Any::new("runtimeoptions.v1.Options", "x")).is_err());
+    }
+}
