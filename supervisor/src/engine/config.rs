@@ -1,0 +1,181 @@
+//! What a container is made from, and what the engine keeps about it. The record is the JSON payload of the
+//! `longshore.engine.v1.Container` extension of an ordinary containerd container; fields are only ever added,
+//! with defaults, so that a newer daemon reads an older record.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::state::State;
+
+/// How a container is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// A network namespace of its own; until bridge networking exists it has the loopback device only.
+    #[default]
+    Default,
+    /// A network namespace of its own with the loopback device only.
+    None,
+    /// The host's network.
+    Host,
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Network::Default => "default",
+            Network::None => "none",
+            Network::Host => "host",
+        })
+    }
+}
+
+/// Whether a container may change what it sees through a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    #[default]
+    ReadWrite,
+    ReadOnly,
+}
+
+/// A folder or file of the host inside the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindMount {
+    /// Absolute path on the host.
+    pub source: String,
+    /// Absolute path in the container.
+    pub target: String,
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// Limits of the container's cgroup; `None`: no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes.
+    pub memory: Option<i64>,
+    /// Thousand-millionths of a CPU.
+    pub nano_cpus: Option<i64>,
+    pub pids: Option<i64>,
+}
+
+/// When the container's log is rotated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogRotation {
+    /// Bytes; 0: the daemon's default; -1: never.
+    pub max_size: i64,
+    /// Files kept, the live one included; 0: the daemon's default.
+    pub max_files: i32,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// Reference as the user wrote it.
+    pub image: String,
+    /// Arguments after the image; empty: the image's Cmd.
+    pub args: Vec<String>,
+    /// Replaces the image's entrypoint; `Some` with no words clears it.
+    pub entrypoint: Option<Vec<String>>,
+    /// `KEY=value`; a bare KEY removes the variable.
+    pub env: Vec<String>,
+    pub working_dir: String,
+    /// `name|uid[:group|gid]`.
+    pub user: String,
+    pub hostname: String,
+    pub tty: bool,
+    pub open_stdin: bool,
+    pub labels: BTreeMap<String, String>,
+    pub mounts: Vec<BindMount>,
+    pub network: Network,
+    pub read_only_rootfs: bool,
+    pub cap_add: Vec<String>,
+    pub cap_drop: Vec<String>,
+    pub privileged: bool,
+    pub limits: Limits,
+    /// Remove the container when it has stopped.
+    pub auto_remove: bool,
+    /// Name or number; empty: the image's, then SIGTERM.
+    pub stop_signal: String,
+    /// Seconds; `None`: 10; -1: for ever.
+    pub stop_timeout: Option<i32>,
+    pub log: LogRotation,
+    /// `os/arch[/variant]`; empty: the host's.
+    pub platform: String,
+    /// The command line that made this container.
+    pub made_by: String,
+}
+
+/// Everything that the engine keeps about one container.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub name: String,
+    pub config: ContainerConfig,
+    /// Digest of the image's config.
+    pub image_id: String,
+    /// Canonical reference of the image, empty if it was named by id.
+    #[serde(default)]
+    pub image_ref: String,
+    /// The path of the executable and its arguments, as they run.
+    pub process_args: Vec<String>,
+    /// The image's entrypoint and Cmd or what replaced them: what `ps` shows is [`Record::process_args`].
+    pub process_env: Vec<String>,
+    pub process_cwd: String,
+    /// `config.user`, or the image's.
+    pub user: String,
+    /// Signal number.
+    pub stop_signal: i32,
+    /// The image's volumes: folders of the writable layer.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    #[serde(with = "stamp")]
+    pub created_at: Timestamp,
+    pub state: State,
+}
+
+impl Record {
+    /// Entrypoint and arguments as `ps` shows them.
+    pub fn command(&self) -> String {
+        self.process_args.join(" ")
+    }
+}
+
+/// Timestamps as RFC 3339 text.
+pub mod stamp {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(value: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The same for a time that may not have come yet.
+pub mod maybe_stamp {
+    use jiff::Timestamp;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub fn serialize<S: Serializer>(value: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(time) => serializer.collect_str(time),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| text.parse().map_err(de::Error::custom)).transpose()
+    }
+}
