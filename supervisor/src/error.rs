@@ -77,6 +77,9 @@ pub enum Error {
     #[error("container {container}{}: process already finished: not found", exec_suffix(exec_id))]
     AlreadyFinished { container: String, exec_id: String },
 
+    #[error("building the runtime specification: {source}")]
+    Spec { source: oci_spec::OciSpecError },
+
     /// A background thread or task of the daemon died; a defect.
     #[error("{what} ended before it answered")]
     Lost { what: &'static str },
@@ -117,6 +120,10 @@ impl Error {
         }
     }
 
+    pub fn oci(source: oci_spec::OciSpecError) -> Self {
+        Self::Spec { source }
+    }
+
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
@@ -141,7 +148,7 @@ impl Error {
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Damaged { .. } => Code::DataLoss,
-            Self::Io { .. } | Self::Metadata { .. } | Self::Record { .. } | Self::Lost { .. } => {
+            Self::Io { .. } | Self::Metadata { .. } | Self::Record { .. } | Self::Spec { .. } | Self::Lost { .. } => {
                 Code::Internal
             }
         }
