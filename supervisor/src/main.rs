@@ -20,6 +20,7 @@ mod leases;
 mod metadata;
 mod namespaces;
 mod services;
+mod snapshots;
 mod tasks;
 
 fn main() {}

@@ -7,7 +7,7 @@ pub mod digest;
 mod ingest;
 mod reader;
 mod reconcile;
-mod store;
+pub mod store;
 mod writer;
 
 use std::collections::BTreeMap;

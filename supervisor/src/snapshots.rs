@@ -1,0 +1,500 @@
+//! The snapshots of all namespaces: the drivers, with namespaces, leases, events and the collector's claims around them.
+//!
+//! What always holds:
+//! - A driver sees a snapshot of a namespace under the key `NAMESPACE/KEY`, and keeps its labels itself: there is no second record
+//!   that could disagree.
+//! - What a lease is to hold is held before it is made, so that the collector never sees it without.
+//! - Whatever a verb works on is claimed while it does: the collector leaves it alone, and a verb on something
+//!   that the collector has condemned waits until it is gone.
+//! - `prepare`, `remove` and `update` survive a kill of the daemon when they return, and a power cut half a second later or after
+//!   [`Snapshotters::flush`]; commits survive both when they return.
+
+mod claims;
+mod collect;
+mod keys;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use longshore_proto::containerd::events as wire;
+use longshore_snapshotter::{Commit as DriverCommit, Native, Overlayfs, Recovery, Snapshotter as Driver};
+pub use longshore_snapshotter::{Info, Kind, LabelChange, Mount, UpperDir, Usage};
+
+use claims::Claims;
+pub use claims::Hold;
+use keys::{internal, present, translate};
+
+use crate::content::store::blocking;
+use crate::error::{Error, Result};
+use crate::events::EventBus;
+use crate::filters::{self, Adaptor, Filter};
+use crate::labels::{self, Labels};
+use crate::leases::{self, Resource};
+use crate::metadata::{Db, Reader, tables};
+use crate::namespaces::{self, Namespace};
+
+/// The label by which a client says which committed snapshot it is about to make.
+const TARGET: &str = "containerd.io/snapshot.ref";
+
+/// How long changes may stay off the disk that nobody waits for.
+const FLUSH_DELAY: Duration = Duration::from_millis(500);
+
+/// All drivers by name.
+pub struct Snapshots {
+    drivers: BTreeMap<&'static str, Result<Snapshotter, String>>,
+    default: &'static str,
+}
+
+/// One driver, as every namespace uses it. Cheap to clone.
+#[derive(Clone)]
+pub struct Snapshotter(Arc<Inner>);
+
+struct Inner {
+    name: &'static str,
+    driver: Box<dyn Driver>,
+    claims: Arc<Claims>,
+    db: Arc<Db>,
+    events: Arc<EventBus>,
+    /// A flush is going to happen that includes all changes until it begins.
+    flush_planned: AtomicBool,
+}
+
+/// One snapshot to be committed.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    pub name: String,
+    pub key: String,
+    pub labels: Labels,
+    /// A parent for one that was prepared without; `None` keeps what it has. See [`Snapshotter::can_rebase`].
+    pub parent: Option<String>,
+    /// What its files take, if the caller has counted it; otherwise they are walked over.
+    pub usage: Option<Usage>,
+}
+
+impl Snapshots {
+    /// Opens every driver below `root`/snapshotter. One that cannot work here is kept with the reason. Blocks.
+    pub fn open(
+        root: &Path,
+        config: &crate::config::Snapshotter,
+        db: &Arc<Db>,
+        events: &Arc<EventBus>,
+    ) -> Result<Arc<Self>> {
+        let folder = root.join("snapshotter");
+        let wrap = |name, driver: Box<dyn Driver>| {
+            Snapshotter(Arc::new(Inner {
+                name,
+                driver,
+                claims: Arc::default(),
+                db: Arc::clone(db),
+                events: Arc::clone(events),
+                flush_planned: AtomicBool::new(false),
+            }))
+        };
+        let overlayfs = Overlayfs::open(&folder.join("overlayfs")).map_err(opening)?;
+        report("overlayfs", overlayfs.recovery());
+        let usable = overlayfs.probe().map_err(|e| e.to_string());
+        let native = Native::open(&folder.join("native")).map_err(opening)?;
+        report("native", native.recovery());
+        let mut default = if config.default == "native" { "native" } else { "overlayfs" };
+        if default == "overlayfs"
+            && let Err(why) = &usable
+        {
+            tracing::warn!("overlayfs cannot be used, so snapshots are full copies by default: {why}");
+            default = "native";
+        }
+        let drivers = BTreeMap::from([
+            ("overlayfs", usable.map(|()| wrap("overlayfs", Box::new(overlayfs)))),
+            ("native", Ok(wrap("native", Box::new(native)))),
+        ]);
+        Ok(Arc::new(Self { drivers, default }))
+    }
+
+    /// The driver of that name.
+    pub fn by_name(&self, name: &str) -> Result<Snapshotter> {
+        match self.drivers.get(name) {
+            Some(Ok(snapshotter)) => Ok(snapshotter.clone()),
+            Some(Err(why)) => Err(Error::unavailable(format!("snapshotter \"{name}\""), why)),
+            None if name.is_empty() => Err(Error::invalid("snapshotter", "must be named")),
+            None => Err(Error::invalid(
+                format!("snapshotter \"{name}\""),
+                "does not exist here: there are overlayfs and native",
+            )),
+        }
+    }
+
+    /// The driver for those who name none.
+    pub fn default(&self) -> Result<Snapshotter> {
+        self.by_name(self.default)
+    }
+
+    pub fn default_name(&self) -> &'static str {
+        self.default
+    }
+
+    /// Every driver's name, and why it cannot be used if that is so.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        self.drivers.iter().map(|(name, driver)| (*name, driver.as_ref().err().map(String::as_str)))
+    }
+
+    /// Whether the namespace has any snapshot: then it cannot be deleted.
+    pub fn any(&self, namespace: &Namespace) -> bool {
+        let prefix = internal(namespace, "");
+        let mut found = false;
+        for snapshotter in self.usable() {
+            snapshotter.0.driver.walk(&mut |info| {
+                found |= info.name.starts_with(&prefix);
+                if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+        found
+    }
+
+    /// Brings everything to the disk, at the end. Blocks.
+    pub fn close(&self) {
+        for snapshotter in self.usable() {
+            if let Err(e) = snapshotter.0.driver.close() {
+                tracing::error!(snapshotter = snapshotter.0.name, "cannot close: {e}");
+            }
+        }
+    }
+
+    fn usable(&self) -> impl Iterator<Item = &Snapshotter> {
+        self.drivers.values().filter_map(|driver| driver.as_ref().ok())
+    }
+}
+
+impl Snapshotter {
+    pub fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// Keeps the collector away from `key` as long as the result lives, whether it exists yet or not: for what
+    /// is made first and referred to afterwards.
+    pub async fn hold(&self, namespace: &Namespace, key: &str) -> Hold {
+        self.0.claims.claim([internal(namespace, key)]).await
+    }
+
+    pub async fn stat(&self, namespace: &Namespace, key: &str) -> Result<Info> {
+        let _claim = self.hold(namespace, key).await;
+        let info = self.0.driver.stat(&internal(namespace, key));
+        Ok(present(namespace, info.map_err(translate(namespace))?))
+    }
+
+    /// Snapshots of the namespace that match, in the order of their keys.
+    pub fn list(&self, namespace: &Namespace, filter: &Filter) -> Vec<Info> {
+        let prefix = internal(namespace, "");
+        let mut found = Vec::new();
+        self.0.driver.walk(&mut |info| {
+            if info.name.starts_with(&prefix) {
+                let info = present(namespace, info.clone());
+                if filter.matches(&Fields(&info)) {
+                    found.push(info);
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        found
+    }
+
+    /// What to mount for an active snapshot or a view.
+    pub async fn mounts(&self, namespace: &Namespace, key: &str) -> Result<Vec<Mount>> {
+        let _claim = self.hold(namespace, key).await;
+        self.0.driver.mounts(&internal(namespace, key)).map_err(translate(namespace))
+    }
+
+    /// The directory that the files of an active snapshot are in.
+    pub async fn upper_dir(&self, namespace: &Namespace, key: &str) -> Result<UpperDir> {
+        let _claim = self.hold(namespace, key).await;
+        self.0.driver.upper_dir(&internal(namespace, key)).map_err(translate(namespace))
+    }
+
+    /// Whether [`Commit::parent`] is allowed.
+    pub fn can_rebase(&self) -> bool {
+        self.0.driver.can_rebase()
+    }
+
+    pub async fn usage(&self, namespace: &Namespace, key: &str) -> Result<Usage> {
+        let _claim = self.hold(namespace, key).await;
+        let full = internal(namespace, key);
+        self.driver_call(namespace, move |driver| driver.usage(&full)).await
+    }
+
+    /// Makes a writable snapshot; `parent` is empty for none.
+    pub async fn prepare(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        parent: &str,
+        labels: Labels,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        let mounts = self.create(Kind::Active, namespace, key, parent, labels, lease).await?;
+        let event = wire::SnapshotPrepare {
+            key: key.to_owned(),
+            parent: parent.to_owned(),
+            snapshotter: self.0.name.to_owned(),
+        };
+        self.publish(namespace, "/snapshot/prepare", "containerd.events.SnapshotPrepare", &event);
+        Ok(mounts)
+    }
+
+    /// Makes a read-only snapshot; `parent` is empty for none.
+    pub async fn view(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        parent: &str,
+        labels: Labels,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        self.create(Kind::View, namespace, key, parent, labels, lease).await
+    }
+
+    async fn create(
+        &self,
+        kind: Kind,
+        namespace: &Namespace,
+        key: &str,
+        parent: &str,
+        labels: Labels,
+        lease: Option<&str>,
+    ) -> Result<Vec<Mount>> {
+        keys::check(key)?;
+        labels::check(&labels)?;
+        let full = internal(namespace, key);
+        let full_parent = (!parent.is_empty()).then(|| internal(namespace, parent));
+        let target = labels.get(TARGET).filter(|target| !target.is_empty()).cloned();
+        let claimed =
+            [Some(full.clone()), full_parent.clone(), target.as_ref().map(|t| internal(namespace, t))];
+        let _claim = self.0.claims.claim(claimed.into_iter().flatten()).await;
+        if let Some(target) = target
+            && self.0.driver.stat(&internal(namespace, &target)).is_ok()
+        {
+            self.claim_namespace(namespace, &[&target], lease).await?;
+            return Err(Error::already_exists("target snapshot", target));
+        }
+        self.claim_namespace(namespace, &[key], lease).await?;
+        let made = self
+            .driver_call(namespace, move |driver| match kind {
+                Kind::View => driver.view(&full, full_parent.as_deref(), labels),
+                Kind::Active | Kind::Committed => driver.prepare(&full, full_parent.as_deref(), labels),
+            })
+            .await;
+        match &made {
+            Ok(_) => self.plan_flush(),
+            // Another's snapshot of that key may be held by the same lease.
+            Err(Error::AlreadyExists { .. }) => {}
+            Err(_) => self.let_go(namespace, key, lease),
+        }
+        made
+    }
+
+    /// Turns the active `key` into the committed `name`. Durable when it returns.
+    pub async fn commit(&self, namespace: &Namespace, commit: Commit, lease: Option<&str>) -> Result<()> {
+        self.commit_all(namespace, vec![commit], lease).await
+    }
+
+    /// Commits several, all or none, with one sync of the file system: the layers of an image, bottom first.
+    pub async fn commit_all(
+        &self,
+        namespace: &Namespace,
+        commits: Vec<Commit>,
+        lease: Option<&str>,
+    ) -> Result<()> {
+        for commit in &commits {
+            keys::check(&commit.name)?;
+            labels::check(&commit.labels)?;
+        }
+        let claimed = commits.iter().flat_map(|c| {
+            [Some(&c.key), Some(&c.name), c.parent.as_ref()]
+                .into_iter()
+                .flatten()
+                .map(|k| internal(namespace, k))
+        });
+        let _claim = self.0.claims.claim(claimed).await;
+        let names: Vec<&str> = commits.iter().map(|c| c.name.as_str()).collect();
+        self.claim_namespace(namespace, &names, lease).await?;
+        let inside: Vec<Commit> = commits.iter().map(|c| keys::inside(namespace, c)).collect();
+        self.driver_call(namespace, move |driver| {
+            let commits: Vec<_> = inside.iter().map(borrow).collect();
+            driver.commit_all(&commits)
+        })
+        .await?;
+        for commit in commits {
+            self.let_go(namespace, &commit.key, lease);
+            let (key, name) = (commit.key, commit.name);
+            let event = wire::SnapshotCommit { key, name, snapshotter: self.0.name.to_owned() };
+            self.publish(namespace, "/snapshot/commit", "containerd.events.SnapshotCommit", &event);
+        }
+        Ok(())
+    }
+
+    /// Removes a snapshot that is nobody's parent, with its files.
+    pub async fn remove(&self, namespace: &Namespace, key: &str) -> Result<()> {
+        let full = internal(namespace, key);
+        let _claim = self.0.claims.claim([full.clone()]).await;
+        self.driver_call(namespace, move |driver| driver.remove(&full)).await?;
+        self.plan_flush();
+        self.removed(namespace, key);
+        Ok(())
+    }
+
+    /// Changes labels: those that `keys` names (an empty value takes one away), or all of them.
+    pub async fn update(
+        &self,
+        namespace: &Namespace,
+        key: &str,
+        labels: Labels,
+        keys: Option<&[String]>,
+    ) -> Result<Info> {
+        labels::check(&labels)?;
+        let change = match keys {
+            None => LabelChange::Replace(labels),
+            Some(keys) => {
+                let value = |key: &String| labels.get(key).cloned().unwrap_or_default();
+                LabelChange::Merge(keys.iter().map(|key| (key.clone(), value(key))).collect())
+            }
+        };
+        let full = internal(namespace, key);
+        let _claim = self.0.claims.claim([full.clone()]).await;
+        let info = self.driver_call(namespace, move |driver| driver.update(&full, change)).await?;
+        self.plan_flush();
+        Ok(present(namespace, info))
+    }
+
+    /// Returns when everything that was done so far survives a power cut.
+    pub async fn flush(&self) -> Result<()> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.driver.flush().map_err(opening)).await
+    }
+
+    /// Removes directories that resisted earlier.
+    pub async fn cleanup(&self) -> Result<()> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.driver.cleanup().map_err(opening)).await
+    }
+
+    async fn driver_call<R: Send + 'static>(
+        &self,
+        namespace: &Namespace,
+        call: impl FnOnce(&dyn Driver) -> longshore_snapshotter::Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let inner = Arc::clone(&self.0);
+        let namespace = namespace.clone();
+        blocking(move || call(&*inner.driver).map_err(translate(&namespace))).await
+    }
+
+    /// Makes the namespace known, and gives what is about to be made to the lease.
+    async fn claim_namespace(&self, namespace: &Namespace, keys: &[&str], lease: Option<&str>) -> Result<()> {
+        let db = &self.0.db;
+        if lease.is_none() && db.contains(&tables::NAMESPACES, namespace, namespace.as_str())? {
+            return Ok(());
+        }
+        db.write(|tx| {
+            namespaces::ensure(tx, namespace)?;
+            let Some(lease) = lease else { return Ok(()) };
+            keys.iter().try_for_each(|key| leases::hold(tx, namespace, lease, &self.resource(key)))
+        })
+        .await
+    }
+
+    fn let_go(&self, namespace: &Namespace, key: &str, lease: Option<&str>) {
+        let Some(lease) = lease else { return };
+        let outcome = self.0.db.write_lazy(|tx| leases::release(tx, namespace, lease, &self.resource(key)));
+        if let Err(e) = outcome {
+            // The lease holds a name that stands for nothing; it ends with the lease.
+            tracing::warn!(%namespace, lease, key, "cannot take a snapshot out of its lease: {e}");
+        }
+    }
+
+    fn resource(&self, key: &str) -> Resource {
+        Resource::Snapshot { snapshotter: self.0.name.to_owned(), key: key.to_owned() }
+    }
+
+    fn removed(&self, namespace: &Namespace, key: &str) {
+        let event = wire::SnapshotRemove { key: key.to_owned(), snapshotter: self.0.name.to_owned() };
+        self.publish(namespace, "/snapshot/remove", "containerd.events.SnapshotRemove", &event);
+    }
+
+    fn publish<M: prost::Message>(&self, namespace: &Namespace, topic: &str, name: &str, event: &M) {
+        self.0.events.publish_message(namespace, topic, name, event);
+    }
+
+    /// Brings what was done to the disk soon, together with what else happens until then.
+    fn plan_flush(&self) {
+        if self.0.flush_planned.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            tokio::time::sleep(FLUSH_DELAY).await;
+            inner.flush_planned.store(false, Ordering::Release);
+            if let Err(e) = Snapshotter(inner).flush().await {
+                tracing::error!("cannot bring snapshots' records to the disk: {e}");
+            }
+        });
+    }
+}
+
+/// A snapshot as filters see it.
+struct Fields<'a>(&'a Info);
+
+impl Adaptor for Fields<'_> {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        match path {
+            ["name"] => Some(self.0.name.clone()),
+            ["parent"] => self.0.parent.clone(),
+            ["kind"] => Some(
+                match self.0.kind {
+                    Kind::View => "view",
+                    Kind::Active => "active",
+                    Kind::Committed => "committed",
+                }
+                .to_owned(),
+            ),
+            ["labels", key @ ..] => filters::label(&self.0.labels, key),
+            _ => None,
+        }
+    }
+}
+
+fn borrow(commit: &Commit) -> DriverCommit<'_> {
+    DriverCommit {
+        name: &commit.name,
+        key: &commit.key,
+        labels: commit.labels.clone(),
+        parent: commit.parent.as_deref(),
+        usage: commit.usage,
+    }
+}
+
+/// An error of a driver as a whole.
+fn opening(error: longshore_snapshotter::Error) -> Error {
+    keys::plain(error)
+}
+
+fn report(name: &str, recovery: &Recovery) {
+    if recovery.removed > 0 {
+        tracing::info!(snapshotter = name, "removed {} unfinished snapshots", recovery.removed);
+    }
+    if recovery.damaged {
+        tracing::error!(
+            snapshotter = name,
+            "the journal was damaged; directories that it may have named are in unowned/"
+        );
+    }
+    for key in &recovery.emptied {
+        tracing::warn!(snapshotter = name, key, "the files of this snapshot were lost in a power cut");
+    }
+    for key in &recovery.lost {
+        tracing::error!(
+            snapshotter = name,
+            key,
+            "the files of this committed snapshot are missing: pull its image again"
+        );
+    }
+}
