@@ -148,9 +148,11 @@ impl Error {
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Damaged { .. } => Code::DataLoss,
-            Self::Io { .. } | Self::Metadata { .. } | Self::Record { .. } | Self::Spec { .. } | Self::Lost { .. } => {
-                Code::Internal
-            }
+            Self::Io { .. }
+            | Self::Metadata { .. }
+            | Self::Record { .. }
+            | Self::Spec { .. }
+            | Self::Lost { .. } => Code::Internal,
         }
     }
 }

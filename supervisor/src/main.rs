@@ -12,15 +12,72 @@ mod engine;
 mod error;
 mod events;
 mod filters;
+mod flags;
+mod folders;
 mod gc;
 mod hex;
 mod images;
 mod labels;
 mod leases;
+mod listen;
+mod malloc;
 mod metadata;
 mod namespaces;
+mod serve;
 mod services;
 mod snapshots;
 mod tasks;
 
-fn main() {}
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::config::Config;
+
+/// Threads that may wait for a disk at one time.
+const BLOCKING_THREADS: usize = 64;
+
+fn main() -> ExitCode {
+    malloc::configure();
+    let flags = flags::Flags::parse();
+    match start(&flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshored: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(flags: &flags::Flags) -> anyhow::Result<()> {
+    let config = flags.configuration()?;
+    log_to_stderr(&config.log_level)?;
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 4);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(5))
+        .thread_name("longshored")
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(serve::run(Arc::new(config)));
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .parse(level)
+        .with_context(|| format!("log level {level:?}: error, warn, info, debug and trace exist"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}

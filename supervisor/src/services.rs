@@ -16,6 +16,8 @@ use crate::tasks::TaskManager;
 /// Shared handles; cloning costs a few reference counts.
 #[derive(Clone)]
 pub struct Services {
+    /// Names this installation; it stays the same for as long as the root does.
+    pub uuid: Arc<str>,
     pub config: Arc<Config>,
     pub db: Arc<Db>,
     pub events: Arc<EventBus>,

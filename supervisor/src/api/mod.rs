@@ -1,25 +1,106 @@
 //! The gRPC front: one file per service, each a thin translation between the wire and the daemon's own types.
 //!
-//! What always holds: nothing behind this folder sees a gRPC message, and nothing in it decides more than what a
-//! request means.
+//! What always holds: wire types stop here; requests have passed the layers (peer, namespace, limits, trace).
 
+mod containers;
+mod content;
+mod convert;
+mod events;
+mod images;
+mod introspection;
+pub mod layers;
+mod leases;
+mod namespaces;
+mod reflection;
 pub mod tasks;
+mod version;
 
-use tonic::Request;
+use longshore_proto::containerd::services as wire;
+use tonic::service::Routes;
+use tonic::{Request, Status};
 
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
+use crate::services::Services;
 
-/// The header that carries a request's namespace.
-pub const NAMESPACE_HEADER: &str = "containerd-namespace";
+/// Entries that a streamed list sends in one message.
+const LIST_BATCH: usize = 100;
+/// Messages that wait for a client to read them, in a streamed answer.
+const STREAM_BUFFER: usize = 4;
 
-/// The namespace of a request.
-///
-/// # Errors
-/// FailedPrecondition when there is none, InvalidArgument when it is no namespace.
+/// Sets the message limits of a generated server.
+macro_rules! limited {
+    ($server:expr, $services:expr) => {{
+        let max = $services.config.grpc.max_message_bytes;
+        $server.max_decoding_message_size(max).max_encoding_message_size(max)
+    }};
+}
+pub(crate) use limited;
+
+/// Every service, on one socket.
+pub async fn routes(services: &Services) -> Routes {
+    let s = || services.clone();
+    let (health, health_server) = tonic_health::server::health_reporter();
+    health.set_service_status("", tonic_health::ServingStatus::Serving).await;
+    let mut routes = tonic::service::RoutesBuilder::default();
+    routes
+        .add_service(health_server)
+        .add_service(reflection::Reflection::default())
+        .add_service(wire::version::v1::version_server::VersionServer::new(version::Service))
+        .add_service(wire::introspection::v1::introspection_server::IntrospectionServer::new(
+            introspection::Service(s()),
+        ))
+        .add_service(limited!(
+            wire::namespaces::v1::namespaces_server::NamespacesServer::new(namespaces::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::content::v1::content_server::ContentServer::new(content::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::images::v1::images_server::ImagesServer::new(images::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::leases::v1::leases_server::LeasesServer::new(leases::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::events::v1::events_server::EventsServer::new(events::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::tasks::v1::tasks_server::TasksServer::new(tasks::TasksService::new(services)),
+            services
+        ));
+    routes.routes()
+}
+
+/// The request's namespace; FailedPrecondition if it named none.
 pub fn namespace<T>(request: &Request<T>) -> Result<Namespace> {
-    let Some(value) = request.metadata().get(NAMESPACE_HEADER) else {
-        return Err(Error::precondition("request", "namespace is required (header containerd-namespace)"));
-    };
-    Namespace::parse(value.to_str().unwrap_or_default())
+    request.extensions().get::<Namespace>().cloned().ok_or_else(|| {
+        Error::precondition("request", "names no namespace: the header containerd-namespace is required")
+    })
+}
+
+/// The lease that holds what the request makes, if it named one.
+pub fn lease<T>(request: &Request<T>) -> Result<Option<String>, Status> {
+    match request.metadata().get("containerd-lease") {
+        None => Ok(None),
+        Some(value) => match value.to_str() {
+            Ok("") => Ok(None),
+            Ok(id) => Ok(Some(id.to_owned())),
+            Err(_) => Err(Error::invalid("header containerd-lease", "is not ASCII").into()),
+        },
+    }
+}
+
+/// The field a request cannot do without.
+pub fn required<T>(field: Option<T>, what: &'static str) -> Result<T, Status> {
+    field.ok_or_else(|| Error::invalid(what, "is missing").into())
 }

@@ -19,7 +19,7 @@ pub use digest::{Digest, Hasher};
 pub use ingest::IngestStatus;
 pub use reader::Blob;
 pub use store::ContentStore;
-pub use writer::{CommitOptions, Writer, WriterOptions};
+pub use writer::{CommitOptions, Parts, Writer, WriterOptions};
 
 use crate::labels::Labels;
 

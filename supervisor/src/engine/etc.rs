@@ -17,7 +17,9 @@ const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
 pub fn write(folder: &Path, hostname: &str, network: Network) -> Result<()> {
     let (hosts, resolv) = match network {
         Network::Host => (host_file("/etc/hosts"), host_file("/etc/resolv.conf")),
-        Network::Default | Network::None => (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf"))),
+        Network::Default | Network::None => {
+            (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf")))
+        }
     };
     put(&folder.join("hosts"), &hosts)?;
     put(&folder.join("hostname"), &format!("{hostname}\n"))?;

@@ -87,7 +87,12 @@ impl Filters {
             answer = match value.to_ascii_lowercase().as_str() {
                 "1" | "t" | "true" => Some(true),
                 "0" | "f" | "false" => Some(false),
-                _ => return Err(Error::invalid(format!("invalid filter '{key}={value}'"), "must be true or false")),
+                _ => {
+                    return Err(Error::invalid(
+                        format!("invalid filter '{key}={value}'"),
+                        "must be true or false",
+                    ));
+                }
             };
         }
         Ok(answer)
@@ -96,7 +101,9 @@ impl Filters {
 
 /// A moment as people write it: RFC 3339, a date, seconds since 1970, or a duration such as `1h30m` before `now`.
 pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
-    let refuse = || Error::invalid(format!("time {text:?}"), "give RFC 3339, seconds since 1970, or a duration like 10m");
+    let refuse = || {
+        Error::invalid(format!("time {text:?}"), "give RFC 3339, seconds since 1970, or a duration like 10m")
+    };
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
     }
@@ -105,7 +112,10 @@ pub fn moment(text: &str, now: Timestamp) -> Result<Timestamp> {
         return Timestamp::UNIX_EPOCH.checked_add(duration).map_err(|_| refuse());
     }
     if let Ok(time) = text.parse::<jiff::civil::DateTime>() {
-        return time.to_zoned(jiff::tz::TimeZone::system()).map(|zoned| zoned.timestamp()).map_err(|_| refuse());
+        return time
+            .to_zoned(jiff::tz::TimeZone::system())
+            .map(|zoned| zoned.timestamp())
+            .map_err(|_| refuse());
     }
     if let Some(duration) = duration(text) {
         return now.checked_sub(duration).map_err(|_| refuse());
@@ -178,7 +188,8 @@ mod tests {
 
     #[test]
     fn keys_and_alternatives_and_labels() {
-        let filters = Filters::parse(&list(&["name=a", "name=b", "label=x", "label=y=1"]), &["name", "label"]).unwrap();
+        let filters =
+            Filters::parse(&list(&["name=a", "name=b", "label=x", "label=y=1"]), &["name", "label"]).unwrap();
         assert!(filters.any("name", |value| value == "b"));
         assert!(!filters.any("name", |value| value == "c"));
         assert!(filters.any("status", |_| false));
@@ -187,7 +198,12 @@ mod tests {
         assert!(filters.labels(|key| labels.get(key)));
         let filters = Filters::parse(&list(&["label!=x"]), &["label", "label!"]).unwrap();
         assert!(!filters.labels(|key| labels.get(key)));
-        assert!(Filters::parse(&list(&["nope=1"]), &["name"]).unwrap_err().to_string().contains("invalid filter 'nope'"));
+        assert!(
+            Filters::parse(&list(&["nope=1"]), &["name"])
+                .unwrap_err()
+                .to_string()
+                .contains("invalid filter 'nope'")
+        );
         assert!(Filters::parse(&list(&["name"]), &["name"]).is_err());
     }
 

@@ -35,11 +35,12 @@ fn one(text: &str) -> Result<Vec<Selector>> {
     }
     let mut parser = Parser { text, chars: text.char_indices().peekable() };
     let mut selectors = Vec::new();
-    if text.is_empty() {
+    if text.trim().is_empty() {
         return Ok(selectors);
     }
     loop {
         selectors.push(parser.selector()?);
+        parser.space();
         match parser.chars.next() {
             None => return Ok(selectors),
             Some((_, ',')) => {}
@@ -55,10 +56,12 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn selector(&mut self) -> Result<Selector> {
+        self.space();
         let mut path = vec![self.segment()?];
         while self.take('.') {
             path.push(self.segment()?);
         }
+        self.space();
         let test = match self.operator()? {
             None => Test::Present,
             Some("==") => Test::Equal(self.value()?),
@@ -104,6 +107,7 @@ impl Parser<'_> {
     }
 
     fn value(&mut self) -> Result<String> {
+        self.space();
         if matches!(self.peek(), Some('"' | '/' | '|')) {
             return self.quoted();
         }
@@ -170,6 +174,10 @@ impl Parser<'_> {
             code = code.wrapping_mul(radix) | digit;
         }
         Ok(code)
+    }
+
+    fn space(&mut self) {
+        self.run(char::is_whitespace);
     }
 
     fn run(&mut self, belongs: impl Fn(char) -> bool) -> String {

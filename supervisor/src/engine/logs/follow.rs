@@ -38,7 +38,12 @@ pub fn stream(live: PathBuf, query: Query, follow: Follow) -> mpsc::Receiver<Res
     receiver
 }
 
-async fn run(live: PathBuf, query: Query, follow: Follow, sender: &mpsc::Sender<Result<Vec<Entry>>>) -> Result<()> {
+async fn run(
+    live: PathBuf,
+    query: Query,
+    follow: Follow,
+    sender: &mpsc::Sender<Result<Vec<Entry>>>,
+) -> Result<()> {
     // The watch is set before the first look, so nothing falls between.
     let mut follow = match follow {
         Follow::No => None,
@@ -88,7 +93,8 @@ impl Watch {
     fn new(live: &Path) -> Watch {
         let open = || -> std::io::Result<AsyncFd<OwnedFd>> {
             let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-            let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
+            let flags =
+                inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
             inotify::add_watch(&fd, live.parent().unwrap_or(Path::new("/")), flags)?;
             crate::engine::sys::watched(fd)
         };
@@ -146,7 +152,9 @@ mod tests {
         });
         let mut seen = Vec::new();
         while let Some(batch) = lines.recv().await {
-            seen.extend(batch.unwrap().iter().map(|entry| String::from_utf8_lossy(&entry.line).trim().to_owned()));
+            seen.extend(
+                batch.unwrap().iter().map(|entry| String::from_utf8_lossy(&entry.line).trim().to_owned()),
+            );
         }
         writer.await.unwrap();
         let want: Vec<String> = (0..200).map(|number| number.to_string()).collect();

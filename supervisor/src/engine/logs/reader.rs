@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::Query;
 use super::files::{self, Part};
 use super::record::{self, Entry};
-use super::Query;
 use crate::error::{Error, Result};
 
 /// Bytes read at a time.
@@ -289,10 +289,13 @@ mod tests {
             let lines = read(&live, tail(wanted));
             let want = usize::try_from(wanted).unwrap().min(5010);
             assert_eq!(lines.len(), want, "tail {wanted}");
-            assert_eq!(lines.first().cloned().unwrap_or_default(), match want {
-                0 => String::new(),
-                n => format!("line {}\n", 5010 - n),
-            });
+            assert_eq!(
+                lines.first().cloned().unwrap_or_default(),
+                match want {
+                    0 => String::new(),
+                    n => format!("line {}\n", 5010 - n),
+                }
+            );
         }
     }
 
@@ -301,7 +304,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("log");
         let long = "x".repeat(16384);
-        let text = record(0, "F", "a") + &record(2, "P", &long) + &record(4, "P", &long) + &record(6, "F", "end")
+        let text = record(0, "F", "a")
+            + &record(2, "P", &long)
+            + &record(4, "P", &long)
+            + &record(6, "F", "end")
             + &record(8, "P", "no newline");
         fs::write(&live, text).unwrap();
         assert_eq!(read(&live, tail(1)), ["no newline"]);

@@ -19,14 +19,14 @@ const MAX_DEPTH: usize = 8;
 
 /// (type, major, minor) that every container may read, write and make.
 const STANDARD: [(LinuxDeviceType, i64, Option<i64>); 8] = [
-    (LinuxDeviceType::C, 1, Some(3)),   // null
-    (LinuxDeviceType::C, 1, Some(5)),   // zero
-    (LinuxDeviceType::C, 1, Some(7)),   // full
-    (LinuxDeviceType::C, 1, Some(8)),   // random
-    (LinuxDeviceType::C, 1, Some(9)),   // urandom
-    (LinuxDeviceType::C, 5, Some(0)),   // tty
-    (LinuxDeviceType::C, 5, Some(2)),   // ptmx
-    (LinuxDeviceType::C, 136, None),    // pts
+    (LinuxDeviceType::C, 1, Some(3)), // null
+    (LinuxDeviceType::C, 1, Some(5)), // zero
+    (LinuxDeviceType::C, 1, Some(7)), // full
+    (LinuxDeviceType::C, 1, Some(8)), // random
+    (LinuxDeviceType::C, 1, Some(9)), // urandom
+    (LinuxDeviceType::C, 5, Some(0)), // tty
+    (LinuxDeviceType::C, 5, Some(2)), // ptmx
+    (LinuxDeviceType::C, 136, None),  // pts
 ];
 
 /// Rules of a plain container.
@@ -127,9 +127,12 @@ mod tests {
     fn everything_is_denied_before_anything_is_allowed() {
         let rules = default_rules().unwrap();
         assert!(!rules[0].allow());
-        assert!(rules[1..].iter().filter(|rule| rule.access().as_deref() == Some("rwm")).all(|rule| {
-            rule.major().is_some()
-        }));
+        assert!(
+            rules[1..]
+                .iter()
+                .filter(|rule| rule.access().as_deref() == Some("rwm"))
+                .all(|rule| { rule.major().is_some() })
+        );
     }
 
     #[test]

@@ -40,7 +40,10 @@ enum Node {
 enum Walk {
     Found(Node),
     /// Components, from the root, that exist, and those that do not.
-    Missing { have: Vec<OsString>, rest: Vec<OsString> },
+    Missing {
+        have: Vec<OsString>,
+        rest: Vec<OsString>,
+    },
 }
 
 impl Layers {
@@ -76,7 +79,9 @@ impl Layers {
             Walk::Missing { .. } => Ok(None),
             Walk::Found(Node::Other(fd, stat)) if FileType::from_raw_mode(stat.st_mode).is_file() => {
                 let again = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                File::open(again).map(Some).map_err(|source| Error::io("opening the container's", path, source))
+                File::open(again)
+                    .map(Some)
+                    .map_err(|source| Error::io("opening the container's", path, source))
             }
             Walk::Found(_) => {
                 Err(Error::invalid(format!("{path} of the container"), "is not a regular file"))
@@ -89,7 +94,9 @@ impl Layers {
     pub fn make_folder(&self, path: &str) -> Result<()> {
         let Some(upper) = &self.writable else { return Ok(()) };
         let Walk::Missing { have, rest } = self.walk(Path::new(path))? else { return Ok(()) };
-        let fail = |source: Errno| Error::io("making a folder in the container's writable layer for", path, source.into());
+        let fail = |source: Errno| {
+            Error::io("making a folder in the container's writable layer for", path, source.into())
+        };
         let mut at = open_dir(rustix::fs::CWD, upper.as_os_str()).map_err(fail)?;
         let mut so_far = PathBuf::from("/");
         for name in &have {
@@ -115,10 +122,8 @@ impl Layers {
     /// A folder that is repeated in the writable layer keeps the owner and mode of the one below.
     fn copy_attributes(&self, path: &Path, fd: &OwnedFd) -> Result<()> {
         let Some(upper) = &self.writable else { return Ok(()) };
-        let lower = Layers {
-            dirs: self.dirs.iter().filter(|dir| *dir != upper).cloned().collect(),
-            writable: None,
-        };
+        let lower =
+            Layers { dirs: self.dirs.iter().filter(|dir| *dir != upper).cloned().collect(), writable: None };
         if let Walk::Found(Node::Folder(fds)) = lower.walk(path)?
             && let Some(top) = fds.first()
         {
@@ -135,9 +140,10 @@ impl Layers {
         let fail = |source: Errno| Error::io("looking into the container's", path, source.into());
         let mut roots = Vec::with_capacity(self.dirs.len());
         for dir in &self.dirs {
-            roots.push(open_dir(rustix::fs::CWD, dir.as_os_str()).map_err(|source| {
-                Error::io("opening the snapshot layer", dir, source.into())
-            })?);
+            roots.push(
+                open_dir(rustix::fs::CWD, dir.as_os_str())
+                    .map_err(|source| Error::io("opening the snapshot layer", dir, source.into()))?,
+            );
         }
         let mut stack: Vec<(OsString, Vec<OwnedFd>)> = vec![(OsString::new(), roots)];
         let mut todo: VecDeque<OsString> = components(path);
@@ -241,9 +247,9 @@ fn look(here: &[OwnedFd], name: &OsStr) -> std::result::Result<Option<Node>, Err
 
 fn is_opaque(dir: &OwnedFd) -> bool {
     let mut value = [0_u8; 8];
-    ["trusted.overlay.opaque", "user.overlay.opaque"].into_iter().any(|name| {
-        rustix::fs::fgetxattr(dir, name, &mut value[..]).is_ok_and(|len| value[..len] == *b"y")
-    })
+    ["trusted.overlay.opaque", "user.overlay.opaque"]
+        .into_iter()
+        .any(|name| rustix::fs::fgetxattr(dir, name, &mut value[..]).is_ok_and(|len| value[..len] == *b"y"))
 }
 
 #[cfg(test)]
@@ -336,7 +342,9 @@ mod tests {
         assert_eq!(tree.read("/etc/passwd"), None);
         assert_eq!(tree.read("/d/f").as_deref(), Some("x"));
         let opaque = File::open(tree.dir.path().join("l1/d")).unwrap();
-        if rustix::fs::fsetxattr(&opaque, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty()).is_ok() {
+        if rustix::fs::fsetxattr(&opaque, "trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
+            .is_ok()
+        {
             assert_eq!(tree.read("/d/f"), None);
             assert_eq!(tree.read("/d/g").as_deref(), Some("y"));
         }

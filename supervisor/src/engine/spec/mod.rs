@@ -53,7 +53,11 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
         binds: &config.mounts,
         privileged,
     })?;
-    let root = RootBuilder::default().path("rootfs").readonly(config.read_only_rootfs).build().map_err(Error::oci)?;
+    let root = RootBuilder::default()
+        .path("rootfs")
+        .readonly(config.read_only_rootfs)
+        .build()
+        .map_err(Error::oci)?;
     SpecBuilder::default()
         .version("1.2.0")
         .root(root)

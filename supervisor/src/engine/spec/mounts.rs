@@ -67,9 +67,13 @@ pub fn mounts(extra: &Extra<'_>) -> Result<Vec<Mount>> {
             target == place || (place.starts_with("/dev/") && target == "/dev")
         })
     };
-    let sysfs: &[&str] = if extra.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
-    let cgroup: &[&str] =
-        if extra.privileged { &["nosuid", "noexec", "nodev", "relatime"] } else { &["nosuid", "noexec", "nodev", "relatime", "ro"] };
+    let sysfs: &[&str] =
+        if extra.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
+    let cgroup: &[&str] = if extra.privileged {
+        &["nosuid", "noexec", "nodev", "relatime"]
+    } else {
+        &["nosuid", "noexec", "nodev", "relatime", "ro"]
+    };
     let shm = format!("size={SHM_SIZE}");
     let standard: [(&str, &str, &str, &[&str]); 7] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),

@@ -1,0 +1,116 @@
+//! containerd.services.containers.v1.
+
+use longshore_proto::containerd::services::containers::v1 as wire;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{STREAM_BUFFER, convert, namespace, required};
+use crate::containers::{Container, Runtime};
+use crate::filters::Filter;
+use crate::labels::{from_hash, to_hash};
+use crate::services::Services;
+
+pub struct Service(pub Services);
+
+fn to_wire(container: Container) -> wire::Container {
+    let Runtime { name, options } = container.runtime;
+    wire::Container {
+        id: container.id,
+        labels: to_hash(&container.labels),
+        image: container.image,
+        runtime: Some(wire::container::Runtime { name, options: options.map(Into::into) }),
+        spec: container.spec.map(Into::into),
+        snapshotter: container.snapshotter,
+        snapshot_key: container.snapshot_key,
+        created_at: Some(convert::timestamp(container.created_at)),
+        updated_at: Some(convert::timestamp(container.updated_at)),
+        extensions: container.extensions.into_iter().map(|(key, value)| (key, value.into())).collect(),
+        sandbox: container.sandbox_id,
+    }
+}
+
+fn from_wire(asked: wire::Container) -> Container {
+    let runtime = asked.runtime.unwrap_or_default();
+    let runtime = Runtime { name: runtime.name, options: runtime.options.map(Into::into) };
+    let mut container = Container::new(asked.id, runtime);
+    container.labels = from_hash(asked.labels);
+    container.image = asked.image;
+    container.spec = asked.spec.map(Into::into);
+    container.snapshotter = asked.snapshotter;
+    container.snapshot_key = asked.snapshot_key;
+    container.extensions = asked.extensions.into_iter().map(|(key, value)| (key, value.into())).collect();
+    container.sandbox_id = asked.sandbox;
+    container
+}
+
+#[tonic::async_trait]
+impl wire::containers_server::Containers for Service {
+    type ListStreamStream = ReceiverStream<Result<wire::ListContainerMessage, Status>>;
+
+    async fn get(
+        &self,
+        request: Request<wire::GetContainerRequest>,
+    ) -> Result<Response<wire::GetContainerResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let container = self.0.containers.get(&namespace, &request.get_ref().id)?;
+        Ok(Response::new(wire::GetContainerResponse { container: Some(to_wire(container)) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<wire::ListContainersRequest>,
+    ) -> Result<Response<wire::ListContainersResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let filter = Filter::parse_all(&request.get_ref().filters)?;
+        let containers = self.0.containers.list(&namespace, &filter)?.into_iter().map(to_wire).collect();
+        Ok(Response::new(wire::ListContainersResponse { containers }))
+    }
+
+    async fn list_stream(
+        &self,
+        request: Request<wire::ListContainersRequest>,
+    ) -> Result<Response<Self::ListStreamStream>, Status> {
+        let namespace = namespace(&request)?;
+        let filter = Filter::parse_all(&request.get_ref().filters)?;
+        let containers = self.0.containers.list(&namespace, &filter)?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
+        tokio::spawn(async move {
+            for container in containers {
+                let message = wire::ListContainerMessage { container: Some(to_wire(container)) };
+                if sender.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn create(
+        &self,
+        request: Request<wire::CreateContainerRequest>,
+    ) -> Result<Response<wire::CreateContainerResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let asked = required(request.into_inner().container, "container")?;
+        let container = self.0.containers.create(&namespace, from_wire(asked)).await?;
+        Ok(Response::new(wire::CreateContainerResponse { container: Some(to_wire(container)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<wire::UpdateContainerRequest>,
+    ) -> Result<Response<wire::UpdateContainerResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let asked = required(request.container, "container")?;
+        let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let container = self.0.containers.update(&namespace, from_wire(asked), &mask).await?;
+        Ok(Response::new(wire::UpdateContainerResponse { container: Some(to_wire(container)) }))
+    }
+
+    async fn delete(&self, request: Request<wire::DeleteContainerRequest>) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request)?;
+        self.0.containers.delete(&namespace, &request.get_ref().id).await?;
+        self.0.gc.trigger();
+        Ok(Response::new(()))
+    }
+}

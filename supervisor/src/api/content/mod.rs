@@ -1,0 +1,140 @@
+//! containerd.services.content.v1.
+
+mod read;
+mod write;
+
+use longshore_proto::containerd::services::content::v1 as wire;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{LIST_BATCH, STREAM_BUFFER, convert, lease, namespace, required};
+use crate::content::{BlobInfo, Digest, IngestStatus};
+use crate::filters::Filter;
+use crate::labels::{from_hash, to_hash};
+use crate::services::Services;
+
+pub struct Service(pub Services);
+
+fn to_wire(info: BlobInfo) -> wire::Info {
+    wire::Info {
+        digest: info.digest.to_string(),
+        size: convert::size(info.size),
+        created_at: Some(convert::timestamp(info.created_at)),
+        updated_at: Some(convert::timestamp(info.updated_at)),
+        labels: to_hash(&info.labels),
+    }
+}
+
+fn status_to_wire(status: IngestStatus) -> wire::Status {
+    wire::Status {
+        started_at: Some(convert::timestamp(status.started_at)),
+        updated_at: Some(convert::timestamp(status.updated_at)),
+        r#ref: status.reference,
+        offset: convert::size(status.offset),
+        total: convert::size(status.total),
+        expected: status.expected.map(|digest| digest.to_string()).unwrap_or_default(),
+    }
+}
+
+#[tonic::async_trait]
+impl wire::content_server::Content for Service {
+    type ListStream = ReceiverStream<Result<wire::ListContentResponse, Status>>;
+    type ReadStream = ReceiverStream<Result<wire::ReadContentResponse, Status>>;
+    type WriteStream = ReceiverStream<Result<wire::WriteContentResponse, Status>>;
+
+    async fn info(
+        &self,
+        request: Request<wire::InfoRequest>,
+    ) -> Result<Response<wire::InfoResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let digest = Digest::parse(&request.get_ref().digest)?;
+        let info = self.0.content.info(&namespace, &digest)?;
+        Ok(Response::new(wire::InfoResponse { info: Some(to_wire(info)) }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<wire::UpdateRequest>,
+    ) -> Result<Response<wire::UpdateResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let request = request.into_inner();
+        let asked = required(request.info, "content info")?;
+        let digest = Digest::parse(&asked.digest)?;
+        let keys = convert::label_mask("content", request.update_mask)?;
+        let info =
+            self.0.content.update(&namespace, &digest, from_hash(asked.labels), keys.as_deref()).await?;
+        Ok(Response::new(wire::UpdateResponse { info: Some(to_wire(info)) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<wire::ListContentRequest>,
+    ) -> Result<Response<Self::ListStream>, Status> {
+        let namespace = namespace(&request)?;
+        let filter = Filter::parse_all(&request.get_ref().filters)?;
+        let infos = self.0.content.list(&namespace, &filter)?;
+        let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
+        tokio::spawn(async move {
+            let mut infos = infos.into_iter().map(to_wire);
+            loop {
+                let info: Vec<_> = infos.by_ref().take(LIST_BATCH).collect();
+                if info.is_empty() || sender.send(Ok(wire::ListContentResponse { info })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn delete(&self, request: Request<wire::DeleteContentRequest>) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request)?;
+        let digest = Digest::parse(&request.get_ref().digest)?;
+        self.0.content.delete(&namespace, &digest).await?;
+        self.0.gc.trigger();
+        Ok(Response::new(()))
+    }
+
+    async fn read(
+        &self,
+        request: Request<wire::ReadContentRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let namespace = namespace(&request)?;
+        Ok(Response::new(read::read(&self.0.content, &namespace, request.get_ref()).await?))
+    }
+
+    async fn status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let status = self.0.content.status(&namespace, &request.get_ref().r#ref).await?;
+        Ok(Response::new(wire::StatusResponse { status: Some(status_to_wire(status)) }))
+    }
+
+    async fn list_statuses(
+        &self,
+        request: Request<wire::ListStatusesRequest>,
+    ) -> Result<Response<wire::ListStatusesResponse>, Status> {
+        let namespace = namespace(&request)?;
+        let filter = Filter::parse_all(&request.get_ref().filters)?;
+        let statuses = self.0.content.list_statuses(&namespace, &filter).await?;
+        let statuses = statuses.into_iter().map(status_to_wire).collect();
+        Ok(Response::new(wire::ListStatusesResponse { statuses }))
+    }
+
+    async fn write(
+        &self,
+        request: Request<Streaming<wire::WriteContentRequest>>,
+    ) -> Result<Response<Self::WriteStream>, Status> {
+        let namespace = namespace(&request)?;
+        let lease = lease(&request)?;
+        let session = write::Session::new(self.0.content.clone(), namespace, lease);
+        Ok(Response::new(session.start(request.into_inner())))
+    }
+
+    async fn abort(&self, request: Request<wire::AbortRequest>) -> Result<Response<()>, Status> {
+        let namespace = namespace(&request)?;
+        self.0.content.abort(&namespace, &request.get_ref().r#ref).await?;
+        Ok(Response::new(()))
+    }
+}

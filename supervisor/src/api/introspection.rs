@@ -1,0 +1,153 @@
+//! containerd.services.introspection.v1: what is built in, named as containerd names its plugins.
+
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
+
+use longshore_proto::containerd::services::introspection::v1 as wire;
+use longshore_proto::containerd::types;
+use tonic::{Request, Response, Status};
+
+use crate::any::Any;
+use crate::error::Error;
+use crate::filters::{Adaptor, Filter};
+use crate::services::Services;
+
+pub struct Service(pub Services);
+
+const RUNTIME: &str = "io.containerd.runtime.v2";
+const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
+
+/// Type, id and what it builds on.
+const PLUGINS: &[(&str, &str, &[&str])] = &[
+    ("io.containerd.content.v1", "content", &[]),
+    ("io.containerd.event.v1", "exchange", &[]),
+    ("io.containerd.metadata.v1", "sled", &["io.containerd.content.v1", SNAPSHOTTER]),
+    ("io.containerd.gc.v1", "scheduler", &["io.containerd.metadata.v1"]),
+    ("io.containerd.lease.v1", "manager", &["io.containerd.metadata.v1"]),
+    ("io.containerd.differ.v1", "walking", &["io.containerd.metadata.v1"]),
+    (SNAPSHOTTER, "overlayfs", &[]),
+    (SNAPSHOTTER, "native", &[]),
+    (RUNTIME, "task", &["io.containerd.metadata.v1", "io.containerd.event.v1"]),
+    ("io.containerd.grpc.v1", "containers", &["io.containerd.metadata.v1"]),
+    ("io.containerd.grpc.v1", "content", &["io.containerd.metadata.v1"]),
+    ("io.containerd.grpc.v1", "diff", &["io.containerd.differ.v1"]),
+    ("io.containerd.grpc.v1", "events", &["io.containerd.event.v1"]),
+    ("io.containerd.grpc.v1", "healthcheck", &[]),
+    ("io.containerd.grpc.v1", "images", &["io.containerd.metadata.v1"]),
+    ("io.containerd.grpc.v1", "introspection", &[]),
+    ("io.containerd.grpc.v1", "leases", &["io.containerd.lease.v1"]),
+    ("io.containerd.grpc.v1", "namespaces", &["io.containerd.metadata.v1"]),
+    ("io.containerd.grpc.v1", "snapshots", &[SNAPSHOTTER]),
+    ("io.containerd.grpc.v1", "tasks", &[RUNTIME]),
+    ("io.containerd.grpc.v1", "version", &[]),
+];
+
+struct Plugin(wire::Plugin);
+
+impl Adaptor for Plugin {
+    fn field(&self, path: &[&str]) -> Option<String> {
+        match path {
+            ["type"] => Some(self.0.r#type.clone()),
+            ["id"] => Some(self.0.id.clone()),
+            ["platforms"] => (!self.0.platforms.is_empty()).then(String::new),
+            ["capabilities"] => (!self.0.capabilities.is_empty()).then(|| self.0.capabilities.join(",")),
+            _ => None,
+        }
+    }
+}
+
+impl Service {
+    fn plugin(&self, kind: &str, id: &str, requires: &[&str]) -> Plugin {
+        let mut exports = HashMap::new();
+        let snapshotter = kind == SNAPSHOTTER;
+        if snapshotter {
+            let root = self.0.config.root.join("snapshotter").join(id);
+            exports.insert("root".to_owned(), root.display().to_string());
+        }
+        let platforms = (snapshotter || kind == RUNTIME || kind == "io.containerd.differ.v1").then(platform);
+        Plugin(wire::Plugin {
+            r#type: kind.to_owned(),
+            id: id.to_owned(),
+            requires: requires.iter().map(|&required| required.to_owned()).collect(),
+            platforms: platforms.into_iter().collect(),
+            exports,
+            capabilities: Vec::new(),
+            init_err: None,
+        })
+    }
+
+    fn plugins(&self) -> impl Iterator<Item = Plugin> + '_ {
+        PLUGINS.iter().map(|(kind, id, requires)| self.plugin(kind, id, requires))
+    }
+}
+
+fn platform() -> types::Platform {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    types::Platform { os: "linux".into(), architecture: architecture.into(), ..Default::default() }
+}
+
+#[tonic::async_trait]
+impl wire::introspection_server::Introspection for Service {
+    async fn plugins(
+        &self,
+        request: Request<wire::PluginsRequest>,
+    ) -> Result<Response<wire::PluginsResponse>, Status> {
+        let filter = Filter::parse_all(&request.get_ref().filters)?;
+        let matching = self.plugins().filter(|plugin| filter.matches(plugin));
+        Ok(Response::new(wire::PluginsResponse { plugins: matching.map(|plugin| plugin.0).collect() }))
+    }
+
+    async fn server(&self, _: Request<()>) -> Result<Response<wire::ServerResponse>, Status> {
+        let pidns = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
+        Ok(Response::new(wire::ServerResponse {
+            uuid: self.0.uuid.to_string(),
+            pid: u64::from(std::process::id()),
+            pidns,
+            deprecations: Vec::new(),
+        }))
+    }
+
+    async fn plugin_info(
+        &self,
+        request: Request<wire::PluginInfoRequest>,
+    ) -> Result<Response<wire::PluginInfoResponse>, Status> {
+        let request = request.into_inner();
+        let found =
+            self.plugins().find(|plugin| plugin.0.r#type == request.r#type && plugin.0.id == request.id);
+        let plugin =
+            found.ok_or_else(|| Error::not_found("plugin", format!("{}.{}", request.r#type, request.id)))?;
+        let extra =
+            if request.r#type == RUNTIME { Some(runtime_info(request.options)?.into()) } else { None };
+        Ok(Response::new(wire::PluginInfoResponse { plugin: Some(plugin.0), extra }))
+    }
+}
+
+/// What is known of the runtime that a `containerd.types.RuntimeRequest` names.
+fn runtime_info(options: Option<prost_types::Any>) -> Result<Any, Error> {
+    const REQUEST: &str = "containerd.types.RuntimeRequest";
+    let mut name = String::new();
+    if let Some(options) = options.map(Any::from) {
+        if !options.is(REQUEST) {
+            return Err(Error::invalid(
+                "plugin info options",
+                format!("are {}, not {REQUEST}", options.type_url),
+            ));
+        }
+        let request: types::RuntimeRequest = prost::Message::decode(options.value)
+            .map_err(|error| Error::invalid("plugin info options", error.to_string()))?;
+        name = request.runtime_path;
+    }
+    if name.is_empty() {
+        name = "io.containerd.longshore.v1".into();
+    }
+    let version = types::RuntimeVersion {
+        version: super::version::VERSION.into(),
+        revision: super::version::REVISION.into(),
+    };
+    let info = types::RuntimeInfo { name, version: Some(version), ..Default::default() };
+    Ok(Any::pack("containerd.types.RuntimeInfo", &info))
+}

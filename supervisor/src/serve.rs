@@ -1,0 +1,186 @@
+//! From configuration to a served socket, and back: everything is built in order here, and taken down in reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api;
+use crate::api::layers::{
+    limits::LimitsLayer, namespace::NamespaceLayer, peer::PeerLayer, trace::TraceLayer,
+};
+use crate::config::Config;
+use crate::containers::ContainerStore;
+use crate::content::ContentStore;
+use crate::content::store::blocking;
+use crate::events::EventBus;
+use crate::folders;
+use crate::gc::Collector;
+use crate::images::store::ImageStore;
+use crate::leases::Leases;
+use crate::listen::{Access, Socket};
+use crate::metadata::{self, Db, Reader, tables};
+use crate::namespaces::{Namespace, Namespaces};
+use crate::services::Services;
+use crate::tasks::{TaskManager, TaskOptions};
+
+/// How long requests may finish after the daemon was told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
+/// HTTP/2 windows in bytes: content is written in messages of a megabyte.
+const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Calls on one connection: clients keep a wait open for every container they run.
+const CALLS_PER_CONNECTION: u32 = 64 * 1024;
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("listening to signals")?;
+    let _state = folders::claim(&config.state, "--state")?;
+    let _root = folders::claim(&config.root, "--root")?;
+    let access = Access::new(config.grpc.group.as_deref())?;
+    let services = build(&config).await?;
+    let recovered = services.tasks.recover().await.context("finding the containers that run")?;
+    let exporter =
+        tokio::spawn(export_now_and_then(Arc::clone(&services.db), config.metadata.export_seconds));
+    let socket = Socket::bind(&config.address, access)?;
+    tracing::info!(
+        containers = recovered.alive,
+        stopped = recovered.stopped,
+        silent = recovered.silent,
+        discarded = recovered.discarded,
+        "containers found"
+    );
+    tracing::info!(
+        address = %config.address.display(), root = %config.root.display(), state = %config.state.display(),
+        version = env!("CARGO_PKG_VERSION"), "longshored is ready"
+    );
+    let result = serve(&services, socket, &mut signals).await;
+    exporter.abort();
+    let db = Arc::clone(&services.db);
+    blocking(move || db.close()).await.context("closing the metadata store")?;
+    tracing::info!("longshored stopped; containers go on");
+    result
+}
+
+async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
+    let (folder, options) = (
+        config.root.join("metadata"),
+        metadata::Options { cache_bytes: config.metadata.cache_bytes, ..Default::default() },
+    );
+    let db = Arc::new(blocking(move || Db::open(&folder, &options)).await?);
+    let uuid = identity(&db).await?;
+    let events = Arc::new(EventBus::new());
+    let namespaces = Arc::new(Namespaces::new(Arc::clone(&db), Arc::clone(&events)));
+    let leases = Arc::new(Leases::new(Arc::clone(&db)));
+    let content = {
+        let (config, db, events) = (Arc::clone(config), Arc::clone(&db), Arc::clone(&events));
+        blocking(move || ContentStore::open(&config.root.join("content"), db, events, &config.content))
+            .await?
+    };
+    let content = Arc::new(content);
+    let images = Arc::new(ImageStore::new(Arc::clone(&db), Arc::clone(&events)));
+    let containers = Arc::new(ContainerStore::new(Arc::clone(&db), Arc::clone(&events)));
+    let gc = Collector::new(Arc::clone(&db), Arc::clone(&content), Arc::clone(&images), &config.gc);
+    let tasks = TaskManager::new(
+        TaskOptions {
+            state: config.state.clone(),
+            shim: config.runtime.shim.clone(),
+            pool: config.runtime.pool_size,
+        },
+        Arc::clone(&events),
+    )?;
+    Ok(Services {
+        config: Arc::clone(config),
+        uuid,
+        db,
+        events,
+        namespaces,
+        content,
+        images,
+        leases,
+        containers,
+        gc,
+        tasks,
+    })
+}
+
+/// The daemon's UUID: made once, kept in the metadata.
+async fn identity(db: &Db) -> anyhow::Result<Arc<str>> {
+    let namespace = Namespace::parse("daemon")?;
+    if let Some(uuid) = db.get(&tables::SETTINGS, &namespace, "uuid")? {
+        return Ok(uuid.into());
+    }
+    let mut bytes: [u8; 16] = rand::random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let digits = crate::hex::encode(&bytes);
+    let uuid = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-");
+    db.write(|tx| tx.put(&tables::SETTINGS, &namespace, "uuid", &uuid)).await?;
+    Ok(uuid.into())
+}
+
+/// Serves until a signal; then requests get a moment to finish, and a second signal ends that.
+async fn serve(services: &Services, socket: Socket, signals: &mut Signals) -> anyhow::Result<()> {
+    let (stop, mut stopping) = watch::channel(false);
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CALLS_PER_CONNECTION)
+        .layer(TraceLayer)
+        .layer(PeerLayer)
+        .layer(LimitsLayer::new(&services.config.grpc))
+        .layer(NamespaceLayer)
+        .add_routes(api::routes(services).await)
+        .serve_with_incoming_shutdown(socket, async move {
+            // An error means that the sender is gone, which is as good as a stop.
+            let _ = stopping.wait_for(|&stop| stop).await;
+        });
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended.context("serving the socket"),
+        name = signals.next() => tracing::info!("{name}: stopping"),
+    }
+    stop.send_replace(true);
+    tokio::select! {
+        ended = &mut server => ended.context("serving the socket"),
+        () = tokio::time::sleep(STOP_TIMEOUT) => {
+            tracing::info!("requests that did not finish within {} s are cut", STOP_TIMEOUT.as_secs());
+            Ok(())
+        }
+        name = signals.next() => {
+            tracing::info!("{name} again: requests are cut");
+            Ok(())
+        }
+    }
+}
+
+async fn export_now_and_then(db: Arc<Db>, seconds: u64) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(seconds.max(1)));
+    loop {
+        ticks.tick().await;
+        let db = Arc::clone(&db);
+        if let Err(error) = blocking(move || db.export()).await {
+            tracing::error!("the metadata was not exported: {error}");
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
