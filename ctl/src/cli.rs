@@ -1,0 +1,483 @@
+//! The command line as a whole: which verbs there are, how their arguments are read, and what is said about
+//! arguments that make no sense.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::client::{Context, DEFAULT_HOST};
+use crate::commands;
+use crate::failure::{Failure, OWN_FAULT};
+use crate::output::print;
+use crate::parse::number;
+
+/// One command. Implemented by each verb's arguments.
+pub trait Verb: clap::Args + Send + 'static {
+    const ABOUT: &'static str;
+    /// What comes after the command's name in its usage.
+    const USAGE: &'static str;
+    const ARGUMENTS: Arguments;
+    /// docker's flags that are not built yet: refused by name.
+    const UNBUILT: &'static [Unbuilt] = &[];
+    const MANNERS: Manners = Manners::Plain;
+
+    /// Does it; the exit code is 0 unless the verb knows better.
+    fn run(self, context: &Context) -> impl Future<Output = Result<u8, Failure>>;
+}
+
+/// How many positional arguments a verb takes.
+#[derive(Clone, Copy)]
+pub enum Arguments {
+    None,
+    Exactly(usize),
+    AtLeast(usize),
+    AtMost(usize),
+    Any,
+}
+
+impl Arguments {
+    fn words(self) -> String {
+        let count = |number: usize| format!("{number} argument{}", if number == 1 { "" } else { "s" });
+        match self {
+            Arguments::None | Arguments::Any => "accepts no arguments".into(),
+            Arguments::Exactly(number) => format!("requires {}", count(number)),
+            Arguments::AtLeast(number) => format!("requires at least {}", count(number)),
+            Arguments::AtMost(number) => format!("requires at most {}", count(number)),
+        }
+    }
+}
+
+/// How failures are told.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Manners {
+    /// The message; exit code 1.
+    Plain,
+    /// `longshore: ` before it, a word about `--help` after it; exit code 125: 1 would be the container's.
+    Run,
+}
+
+/// A flag that docker has and this version has not.
+#[derive(Clone, Copy)]
+pub struct Unbuilt {
+    pub long: &'static str,
+    pub short: Option<char>,
+    pub kind: FlagKind,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum FlagKind {
+    Switch,
+    Valued,
+}
+
+/// A flag with a value.
+pub const fn valued(long: &'static str) -> Unbuilt {
+    Unbuilt { long, short: None, kind: FlagKind::Valued }
+}
+
+/// A flag without one.
+pub const fn switch(long: &'static str) -> Unbuilt {
+    Unbuilt { long, short: None, kind: FlagKind::Switch }
+}
+
+type Running<'a> = Pin<Box<dyn Future<Output = Result<u8, Failure>> + 'a>>;
+
+/// A verb in the table of commands.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub name: &'static str,
+    pub aliases: &'static [&'static str],
+    about: &'static str,
+    usage: &'static str,
+    arguments: Arguments,
+    unbuilt: &'static [Unbuilt],
+    manners: Manners,
+    define: fn(Command) -> Command,
+    start: for<'a> fn(&'a Context, &'a mut ArgMatches) -> Running<'a>,
+}
+
+impl Entry {
+    pub const fn of<V: Verb>(name: &'static str, aliases: &'static [&'static str]) -> Entry {
+        Entry {
+            name,
+            aliases,
+            about: V::ABOUT,
+            usage: V::USAGE,
+            arguments: V::ARGUMENTS,
+            unbuilt: V::UNBUILT,
+            manners: V::MANNERS,
+            define: define::<V>,
+            start: start::<V>,
+        }
+    }
+
+    /// The flags are only defined when the command is the one that was asked for.
+    fn command(&self) -> Command {
+        Command::new(self.name).about(self.about).visible_aliases(self.aliases).defer(self.define)
+    }
+}
+
+fn start<'a, V: Verb>(context: &'a Context, matches: &'a mut ArgMatches) -> Running<'a> {
+    Box::pin(async move {
+        let verb = V::from_arg_matches_mut(matches).map_err(|error| Failure::usage(error.to_string()))?;
+        verb.run(context).await
+    })
+}
+
+/// Whether some argument has the form `--flag=value`, the only one in which a switch can be given a value.
+static SWITCHES_TAKE_VALUES: AtomicBool = AtomicBool::new(false);
+
+fn define<V: Verb>(command: Command) -> Command {
+    let name = command.get_name().to_string();
+    let mut command = V::augment_args(command)
+        .override_usage(format!("longshore {name} {}", V::USAGE).trim_end().to_string())
+        .disable_help_flag(true)
+        .disable_version_flag(true)
+        .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"));
+    if SWITCHES_TAKE_VALUES.load(Ordering::Relaxed) {
+        command = command.mut_args(switch_with_value);
+    }
+    for flag in V::UNBUILT {
+        let mut arg = Arg::new(flag.long).long(flag.long).hide(true);
+        if let Some(short) = flag.short {
+            arg = arg.short(short);
+        }
+        command = command.arg(match flag.kind {
+            FlagKind::Switch => switch_with_value(arg.action(ArgAction::SetTrue)),
+            FlagKind::Valued => arg.action(ArgAction::Append).allow_hyphen_values(true),
+        });
+    }
+    command
+}
+
+/// `--rm=false` as Go's flags allow it.
+fn switch_with_value(arg: Arg) -> Arg {
+    match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .default_value("false")
+            .hide_default_value(true)
+            .value_parser(number::boolean),
+        _ => arg,
+    }
+}
+
+/// The whole tree.
+pub fn root() -> Command {
+    let group = |name: &'static str, about: &'static str, verbs: &[Entry]| {
+        Command::new(name)
+            .about(about)
+            .subcommand_required(true)
+            .disable_help_subcommand(true)
+            .disable_help_flag(true)
+            .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"))
+            .subcommands(verbs.iter().map(Entry::command))
+    };
+    Command::new("longshore")
+        .about("Runs containers")
+        .override_usage("longshore [OPTIONS] COMMAND")
+        .subcommand_required(true)
+        .disable_help_subcommand(true)
+        .disable_version_flag(true)
+        .arg(
+            Arg::new("host")
+                .short('H')
+                .long("host")
+                .value_name("unix://SOCKET")
+                .env("LONGSHORE_HOST")
+                .default_value(DEFAULT_HOST)
+                .help("The daemon's socket"),
+        )
+        .arg(
+            Arg::new("version")
+                .short('v')
+                .long("version")
+                .action(ArgAction::Version)
+                .help("Print version information and quit"),
+        )
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommands(commands::TOP.iter().map(Entry::command))
+        .subcommand(group("container", "Manage containers", commands::CONTAINER))
+        .subcommand(group("image", "Manage images", commands::IMAGE))
+        .subcommand(group("system", "Manage longshore", commands::SYSTEM))
+}
+
+/// Runs the command that `arguments` name; the result is the exit code.
+pub fn main(arguments: Vec<OsString>) -> u8 {
+    let with_value = |argument: &OsString| {
+        let bytes = argument.as_encoded_bytes();
+        bytes.starts_with(b"-") && bytes.contains(&b'=')
+    };
+    SWITCHES_TAKE_VALUES.store(arguments.iter().any(with_value), Ordering::Relaxed);
+    let mut matches = match root().try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error, &arguments),
+    };
+    let host = matches.remove_one::<String>("host").unwrap_or_else(|| DEFAULT_HOST.into());
+    let Some((path, entry, mut matches)) = find(matches) else { return OWN_FAULT };
+    if let Some(flag) = entry.unbuilt.iter().find(|flag| was_given(&matches, flag)) {
+        print::note(format!(
+            "longshore: --{} is not built yet in this version\n\nRun 'longshore {path} --help' for what there is",
+            flag.long
+        ));
+        return OWN_FAULT;
+    }
+    let result = Context::new(&host).and_then(|context| execute(&context, &entry, &mut matches));
+    match result {
+        Ok(code) => code,
+        Err(failure) => tell(&failure, &entry, &path),
+    }
+}
+
+fn was_given(matches: &ArgMatches, flag: &Unbuilt) -> bool {
+    matches.value_source(flag.long) == Some(clap::parser::ValueSource::CommandLine)
+        && !(flag.kind == FlagKind::Switch && !matches.get_flag(flag.long))
+}
+
+fn execute(context: &Context, entry: &Entry, matches: &mut ArgMatches) -> Result<u8, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Failure::message(format!("starting: {error}")))?;
+    let result = runtime.block_on((entry.start)(context, matches));
+    // A blocked read of stdin must not keep us.
+    runtime.shutdown_background();
+    result
+}
+
+/// The verb that was asked for, by its path (`container run`), and its own arguments.
+fn find(mut matches: ArgMatches) -> Option<(String, Entry, ArgMatches)> {
+    let (name, inner) = matches.remove_subcommand()?;
+    let in_table = |table: &[Entry], name: &str| table.iter().find(|entry| entry.name == name).copied();
+    let Some(group) = group(&name) else {
+        return Some((name.clone(), in_table(commands::TOP, &name)?, inner));
+    };
+    let mut inner = inner;
+    let (verb, matches) = inner.remove_subcommand()?;
+    Some((format!("{name} {verb}"), in_table(group, &verb)?, matches))
+}
+
+fn group(name: &str) -> Option<&'static [Entry]> {
+    match name {
+        "container" => Some(commands::CONTAINER),
+        "image" => Some(commands::IMAGE),
+        "system" => Some(commands::SYSTEM),
+        _ => None,
+    }
+}
+
+fn tell(failure: &Failure, entry: &Entry, path: &str) -> u8 {
+    let otherwise = match entry.manners {
+        Manners::Run => OWN_FAULT,
+        Manners::Plain => 1,
+    };
+    let code = failure.exit_code(otherwise);
+    match failure {
+        Failure::Silent { .. } | Failure::BrokenPipe => {}
+        _ if entry.manners == Manners::Run && code >= OWN_FAULT => {
+            print::note(format!(
+                "longshore: {failure}\n\nRun 'longshore {path} --help' for more information"
+            ));
+        }
+        Failure::Usage(text) => {
+            print::note(format!("{text}\n\nRun 'longshore {path} --help' for more information"));
+        }
+        _ => print::note(failure.to_string()),
+    }
+    code
+}
+
+/// What is said about arguments that could not be read; help and version come through here, too.
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let (path, entry) = named(arguments);
+    let invalid = text(ContextKind::InvalidArg).unwrap_or_default();
+    let message = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return match print::out(&error.render().ansi_or_plain()) {
+                Ok(()) => 0,
+                Err(failure) => failure.exit_code(1),
+            };
+        }
+        ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let mut root = root();
+            let help = match path.as_str() {
+                "" => root.render_help(),
+                group => root.find_subcommand_mut(group).map(Command::render_help).unwrap_or_default(),
+            };
+            print::note(help.to_string().trim_end());
+            return u8::from(path.is_empty());
+        }
+        ErrorKind::InvalidSubcommand => {
+            return unknown_command(&path, &text(ContextKind::InvalidSubcommand).unwrap_or_default(), error);
+        }
+        ErrorKind::UnknownArgument if !invalid.starts_with('-') => return wrong_count(&path, entry),
+        ErrorKind::MissingRequiredArgument | ErrorKind::TooFewValues | ErrorKind::TooManyValues
+            if !invalid.starts_with('-') =>
+        {
+            return wrong_count(&path, entry);
+        }
+        ErrorKind::UnknownArgument => unknown_flag(&invalid, arguments),
+        ErrorKind::ArgumentConflict => {
+            let other = text(ContextKind::PriorArg).unwrap_or_default();
+            format!("conflicting options: {invalid} and {other}")
+        }
+        ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_none_or(|value| value.is_empty()) => {
+            format!("flag needs an argument: {}", flag_name(&invalid))
+        }
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            let value = text(ContextKind::InvalidValue).unwrap_or_default();
+            let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+            let flag = spelled(&invalid, entry);
+            format!("invalid argument {value:?} for \"{flag}\" flag: {why}")
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not UTF-8".to_string(),
+        _ => error.to_string().trim_start_matches("error: ").lines().next().unwrap_or_default().to_string(),
+    };
+    let tip = match text(ContextKind::SuggestedArg) {
+        Some(near) => format!("\n\nDid you mean '{near}'?"),
+        None => String::new(),
+    };
+    let space = if path.is_empty() { "" } else { " " };
+    let usage = entry.map_or("[OPTIONS] COMMAND", |entry| entry.usage);
+    print::note(format!(
+        "{message}{tip}\n\nUsage:  longshore{space}{path} {usage}\n\nRun 'longshore{space}{path} --help' for more information"
+    ));
+    OWN_FAULT
+}
+
+/// The command that the arguments name, as far as it can be told without reading the flags.
+fn named(arguments: &[OsString]) -> (String, Option<&'static Entry>) {
+    let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
+    while let Some(word) = words.next() {
+        match word {
+            "-H" | "--host" => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            name => {
+                let known = |table: &'static [Entry], name: &str| {
+                    table.iter().find(|entry| entry.name == name || entry.aliases.contains(&name))
+                };
+                let Some(group) = group(name) else {
+                    let entry = known(commands::TOP, name);
+                    return (entry.map(|entry| entry.name.to_string()).unwrap_or_default(), entry);
+                };
+                return match words.find(|word| !word.starts_with('-')).and_then(|verb| known(group, verb)) {
+                    Some(entry) => (format!("{name} {}", entry.name), Some(entry)),
+                    None => (name.to_string(), None),
+                };
+            }
+        }
+    }
+    (String::new(), None)
+}
+
+fn unknown_command(path: &str, name: &str, error: &clap::Error) -> u8 {
+    let space = if path.is_empty() { "" } else { " " };
+    if path.is_empty() && commands::UNBUILT.contains(&name) {
+        print::note(format!("longshore: 'longshore {name}' is not built yet in this version"));
+        return 1;
+    }
+    let near = match error.get(ContextKind::SuggestedSubcommand) {
+        Some(ContextValue::String(near)) => format!("\n\nDid you mean '{near}'?"),
+        Some(ContextValue::Strings(near)) if !near.is_empty() => {
+            format!("\n\nDid you mean '{}'?", near.join("' or '"))
+        }
+        _ => String::new(),
+    };
+    print::note(format!(
+        "longshore: unknown command: longshore{space}{path} {name}{near}\n\nRun 'longshore{space}{path} --help' for more information"
+    ));
+    1
+}
+
+fn wrong_count(path: &str, entry: Option<&Entry>) -> u8 {
+    let Some(entry) = entry else {
+        print::note("longshore: wrong number of arguments\n\nRun 'longshore --help' for more information");
+        return 1;
+    };
+    print::note(format!(
+        "longshore: 'longshore {path}' {}\n\nUsage:  longshore {path} {}\n\nRun 'longshore {path} --help' for more information",
+        entry.arguments.words(),
+        entry.usage
+    ));
+    1
+}
+
+/// `unknown flag: --foo`, `unknown shorthand flag: 'x' in -xyz`.
+fn unknown_flag(invalid: &str, arguments: &[OsString]) -> String {
+    if invalid.starts_with("--") {
+        let name = invalid.split('=').next().unwrap_or(invalid);
+        return format!("unknown flag: {name}");
+    }
+    let short = invalid.chars().nth(1).unwrap_or('-');
+    let within = arguments.iter().filter_map(|argument| argument.to_str()).find(|argument| {
+        argument.starts_with('-') && !argument.starts_with("--") && argument.contains(short)
+    });
+    format!("unknown shorthand flag: {short:?} in {}", within.unwrap_or(invalid))
+}
+
+/// `--memory <BYTES>` without its value's name.
+fn flag_name(invalid: &str) -> &str {
+    invalid.split([' ', '=', '[']).next().unwrap_or(invalid)
+}
+
+/// `-m, --memory`: the flag with its short form, as docker names it.
+fn spelled(invalid: &str, entry: Option<&Entry>) -> String {
+    let long = flag_name(invalid);
+    let Some(entry) = entry else { return long.to_string() };
+    let command = (entry.define)(Command::new(entry.name));
+    let short = command
+        .get_arguments()
+        .find(|arg| arg.get_long().is_some_and(|name| long.strip_prefix("--") == Some(name)))
+        .and_then(Arg::get_short);
+    match short {
+        Some(short) => format!("-{short}, {long}"),
+        None => long.to_string(),
+    }
+}
+
+/// Help keeps its colours only on a terminal.
+trait AnsiOrPlain {
+    fn ansi_or_plain(&self) -> String;
+}
+
+impl AnsiOrPlain for clap::builder::StyledStr {
+    fn ansi_or_plain(&self) -> String {
+        use std::io::IsTerminal;
+        let plain = !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+        if plain { self.to_string() } else { self.ansi().to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        let mut root = root();
+        root.build();
+        root.debug_assert();
+    }
+
+    #[test]
+    fn everything_is_sound_with_switches_that_take_values() {
+        SWITCHES_TAKE_VALUES.store(true, Ordering::Relaxed);
+        let mut root = root();
+        root.build();
+        root.debug_assert();
+        SWITCHES_TAKE_VALUES.store(false, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,317 @@
+//! The flags that run and create share: what a container is made from.
+
+use std::path::PathBuf;
+
+use longshore_proto::longshore::engine::v1::{
+    BindMount, ContainerConfig, CreateRequest, NetworkMode, PullPolicy, Resources,
+};
+
+use crate::auth;
+use crate::cli::{FlagKind, Unbuilt, switch, valued};
+use crate::failure::Failure;
+use crate::parse::pairs::LogOption;
+use crate::parse::{environment, number, pairs, size, volume};
+
+/// The most of a command line that is kept with a container.
+const MAX_MADE_BY: usize = 4096;
+
+/// Whether a pull is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    Normal,
+    Quiet,
+}
+
+#[derive(clap::Args)]
+pub struct Flags {
+    /// Add Linux capabilities
+    #[arg(long, value_name = "CAP")]
+    pub cap_add: Vec<String>,
+    /// Drop Linux capabilities
+    #[arg(long, value_name = "CAP")]
+    pub cap_drop: Vec<String>,
+    /// Write the container ID to the file
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<PathBuf>,
+    /// Number of CPUs
+    #[arg(long, value_name = "DECIMAL", value_parser = number::nano_cpus, allow_hyphen_values = true)]
+    pub cpus: Option<i64>,
+    /// Overwrite the default ENTRYPOINT of the image; an empty one clears it
+    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    pub entrypoint: Option<String>,
+    /// Set environment variables; KEY alone takes the value from here
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = environment::variable)]
+    pub env: Vec<String>,
+    /// Read in a file of environment variables
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Container host name
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Keep STDIN open even if not attached
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Set meta data on a container
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = pairs::label)]
+    pub label: Vec<(String, String)>,
+    /// Read in a line delimited file of labels
+    #[arg(long, value_name = "FILE")]
+    pub label_file: Vec<PathBuf>,
+    /// Log options: max-size (20m unless set, -1 for no rotation) and max-file (5 unless set)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::log_option)]
+    pub log_opt: Vec<LogOption>,
+    /// Memory limit
+    #[arg(short, long, value_name = "BYTES", value_parser = size::memory, allow_hyphen_values = true)]
+    pub memory: Option<i64>,
+    /// Assign a name to the container
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// The container's network: `none`, `host`, or `default`, which has the loopback device only until bridge
+    /// networks are built
+    #[arg(long, visible_alias = "net", value_name = "none|host|default", value_parser = network)]
+    pub network: Option<NetworkMode>,
+    /// Limit the number of processes; -1 for unlimited
+    #[arg(long, value_name = "NUMBER", value_parser = number::integer, allow_hyphen_values = true)]
+    pub pids_limit: Option<i64>,
+    /// Platform of the image, as in linux/amd64
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Give extended privileges to this container
+    #[arg(long)]
+    pub privileged: bool,
+    /// Pull the image before: `always`, `missing` (the default) or `never`
+    #[arg(long, value_name = "always|missing|never", default_value = "missing", hide_default_value = true)]
+    pub pull: String,
+    /// Suppress the pull output
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Mount the container's root filesystem as read only
+    #[arg(long)]
+    pub read_only: bool,
+    /// Automatically remove the container when it exits
+    #[arg(long)]
+    pub rm: bool,
+    /// Signal to stop the container
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
+    /// Timeout (in seconds) to stop a container; -1 for ever
+    #[arg(long, value_name = "SECONDS", value_parser = number::seconds, allow_hyphen_values = true)]
+    pub stop_timeout: Option<i32>,
+    /// Allocate a pseudo-TTY
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Username or UID
+    #[arg(short, long, value_name = "NAME|UID[:GROUP|GID]")]
+    pub user: Option<String>,
+    /// Bind mount a folder or a file of the host
+    #[arg(short, long, value_name = "HOST:CONTAINER[:ro]", value_parser = volume::bind)]
+    pub volume: Vec<BindMount>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "PATH")]
+    pub workdir: Option<String>,
+    /// The image, and what to run in it instead of its own command
+    #[arg(value_name = "IMAGE [COMMAND] [ARG...]", required = true, num_args = 1.., trailing_var_arg = true)]
+    pub image_and_args: Vec<String>,
+}
+
+const fn short(flag: Unbuilt, short: char) -> Unbuilt {
+    Unbuilt {
+        long: flag.long,
+        short: Some(short),
+        kind: match flag.kind {
+            FlagKind::Switch => FlagKind::Switch,
+            FlagKind::Valued => FlagKind::Valued,
+        },
+    }
+}
+
+/// docker's flags of run and create that are not built yet.
+pub const UNBUILT: &[Unbuilt] = &[
+    valued("add-host"),
+    valued("annotation"),
+    valued("blkio-weight"),
+    valued("blkio-weight-device"),
+    valued("cgroup-parent"),
+    valued("cgroupns"),
+    valued("cpu-period"),
+    valued("cpu-quota"),
+    valued("cpu-rt-period"),
+    valued("cpu-rt-runtime"),
+    short(valued("cpu-shares"), 'c'),
+    valued("cpuset-cpus"),
+    valued("cpuset-mems"),
+    valued("device"),
+    valued("device-cgroup-rule"),
+    valued("device-read-bps"),
+    valued("device-read-iops"),
+    valued("device-write-bps"),
+    valued("device-write-iops"),
+    switch("disable-content-trust"),
+    valued("dns"),
+    valued("dns-option"),
+    valued("dns-search"),
+    valued("domainname"),
+    valued("expose"),
+    valued("gpus"),
+    valued("group-add"),
+    valued("health-cmd"),
+    valued("health-interval"),
+    valued("health-retries"),
+    valued("health-start-interval"),
+    valued("health-start-period"),
+    valued("health-timeout"),
+    switch("init"),
+    valued("ip"),
+    valued("ip6"),
+    valued("ipc"),
+    valued("isolation"),
+    valued("kernel-memory"),
+    valued("link"),
+    valued("link-local-ip"),
+    valued("log-driver"),
+    valued("mac-address"),
+    valued("memory-reservation"),
+    valued("memory-swap"),
+    valued("memory-swappiness"),
+    valued("mount"),
+    valued("network-alias"),
+    switch("no-healthcheck"),
+    switch("oom-kill-disable"),
+    valued("oom-score-adj"),
+    valued("pid"),
+    short(valued("publish"), 'p'),
+    short(switch("publish-all"), 'P'),
+    valued("restart"),
+    valued("runtime"),
+    valued("security-opt"),
+    valued("shm-size"),
+    valued("storage-opt"),
+    valued("sysctl"),
+    valued("tmpfs"),
+    valued("ulimit"),
+    switch("use-api-socket"),
+    valued("userns"),
+    valued("uts"),
+    valued("volume-driver"),
+    valued("volumes-from"),
+];
+
+fn network(text: &str) -> Result<NetworkMode, String> {
+    match text {
+        "default" => Ok(NetworkMode::Default),
+        "none" => Ok(NetworkMode::None),
+        "host" => Ok(NetworkMode::Host),
+        "" => Err("no name set for network".into()),
+        other => Err(format!(
+            "the network '{other}' is not built yet: none, host and default (loopback only) are there"
+        )),
+    }
+}
+
+impl Flags {
+    pub fn verbosity(&self) -> Verbosity {
+        if self.quiet { Verbosity::Quiet } else { Verbosity::Normal }
+    }
+
+    pub fn image(&self) -> &str {
+        self.image_and_args.first().map_or("", String::as_str)
+    }
+
+    /// What the daemon is asked for.
+    pub fn into_request(self) -> Result<CreateRequest, Failure> {
+        let pull = pull_policy(&self.pull)?;
+        let auth = match pull {
+            PullPolicy::Never => None,
+            PullPolicy::Missing | PullPolicy::Always => auth::for_image(self.image()),
+        };
+        let name = self.name.clone().unwrap_or_default();
+        Ok(CreateRequest { name, pull: pull.into(), auth, config: Some(self.into_config()?) })
+    }
+
+    fn into_config(self) -> Result<ContainerConfig, Failure> {
+        let mut labels: std::collections::HashMap<_, _> =
+            environment::labels(&self.label_file)?.into_iter().collect();
+        labels.extend(self.label);
+        let mut words = self.image_and_args.into_iter();
+        Ok(ContainerConfig {
+            image: words.next().unwrap_or_default(),
+            args: words.collect(),
+            entrypoint_set: self.entrypoint.is_some(),
+            entrypoint: self.entrypoint.into_iter().filter(|word| !word.is_empty()).collect(),
+            env: environment::variables(&self.env_file, self.env)?,
+            working_dir: self.workdir.unwrap_or_default(),
+            user: self.user.unwrap_or_default(),
+            hostname: self.hostname.unwrap_or_default(),
+            tty: self.tty,
+            open_stdin: self.interactive,
+            labels,
+            mounts: self.volume,
+            network: self.network.unwrap_or(NetworkMode::Default).into(),
+            read_only_rootfs: self.read_only,
+            cap_add: self.cap_add,
+            cap_drop: self.cap_drop,
+            privileged: self.privileged,
+            resources: Some(Resources {
+                memory: self.memory.unwrap_or(0),
+                nano_cpus: self.cpus.unwrap_or(0),
+                pids: self.pids_limit.unwrap_or(0).max(0),
+            }),
+            auto_remove: self.rm,
+            stop_signal: self.stop_signal.unwrap_or_default(),
+            stop_timeout: self.stop_timeout,
+            log: pairs::log_config(&self.log_opt),
+            platform: self.platform.unwrap_or_default(),
+            made_by: made_by(std::env::args()),
+        })
+    }
+}
+
+fn pull_policy(text: &str) -> Result<PullPolicy, Failure> {
+    match text {
+        "missing" | "" => Ok(PullPolicy::Missing),
+        "always" => Ok(PullPolicy::Always),
+        "never" => Ok(PullPolicy::Never),
+        other => Err(Failure::message(format!(
+            "invalid pull option: '{other}': must be one of \"always\", \"missing\" or \"never\""
+        ))),
+    }
+}
+
+/// The command line, quoted for a shell where needed. Values of `-e` are the container's business and are shown by
+/// inspect anyway.
+fn made_by(arguments: impl Iterator<Item = String>) -> String {
+    let mut text = String::new();
+    for argument in arguments {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        let plain = |c: char| c.is_alphanumeric() || "-_./:=@,+%".contains(c);
+        match !argument.is_empty() && argument.chars().all(plain) {
+            true => text.push_str(&argument),
+            false => text.push_str(&format!("'{}'", argument.replace('\'', r"'\''"))),
+        }
+        if text.len() > MAX_MADE_BY {
+            let end = (0..=MAX_MADE_BY).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+            text.truncate(end);
+            text.push('…');
+            break;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_kept_as_a_shell_would_take_it() {
+        let words = |text: &[&str]| made_by(text.iter().map(|word| word.to_string()));
+        assert_eq!(
+            words(&["longshore", "run", "x", "sh", "-c", "echo 'a b'"]),
+            r"longshore run x sh -c 'echo '\''a b'\'''"
+        );
+        assert_eq!(words(&["a", ""]), "a ''");
+        assert!(words(&["ä".repeat(10_000).as_str()]).len() < 5000);
+    }
+}

@@ -1,0 +1,49 @@
+//! `longshore rm`: remove containers.
+
+use longshore_proto::longshore::engine::v1::RemoveRequest;
+
+use crate::cli::{Arguments, FlagKind, Unbuilt, Verb};
+use crate::client::Context;
+use crate::failure::Failure;
+use crate::output::print;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Force the removal of a running container (uses SIGKILL)
+    #[arg(short, long)]
+    force: bool,
+    /// Remove anonymous volumes associated with the container
+    #[arg(short, long)]
+    volumes: bool,
+    /// Names or ids
+    #[arg(value_name = "CONTAINER", required = true)]
+    containers: Vec<String>,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Remove one or more containers";
+    const USAGE: &'static str = "[OPTIONS] CONTAINER [CONTAINER...]";
+    const ARGUMENTS: Arguments = Arguments::AtLeast(1);
+    const UNBUILT: &'static [Unbuilt] = &[Unbuilt { long: "link", short: Some('l'), kind: FlagKind::Switch }];
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        let mut client = context.containers().await?;
+        let mut code = 0;
+        for container in self.containers {
+            let request =
+                RemoveRequest { container: container.clone(), force: self.force, volumes: self.volumes };
+            match client.remove(request).await.map_err(Failure::from) {
+                Ok(_) => print::line(container)?,
+                Err(failure @ Failure::Lost { .. }) => return Err(failure),
+                Err(failure) => {
+                    print::note(failure.to_string());
+                    // With --force, what is not there is as good as removed.
+                    if !(self.force && failure.is_not_found()) {
+                        code = 1;
+                    }
+                }
+            }
+        }
+        Ok(code)
+    }
+}

@@ -1,0 +1,28 @@
+//! `longshore image inspect`: everything about images.
+
+use crate::cli::{Arguments, Unbuilt, Verb, valued};
+use crate::client::Context;
+use crate::commands::inspect::{self, Kind};
+use crate::failure::Failure;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// `json`, or a Go template such as {{.Config.Cmd}}
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    format: Option<String>,
+    /// References, digests or ids
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Display detailed information on one or more images";
+    const USAGE: &'static str = "[OPTIONS] IMAGE [IMAGE...]";
+    const ARGUMENTS: Arguments = Arguments::AtLeast(1);
+    const UNBUILT: &'static [Unbuilt] = &[valued("platform")];
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        inspect::show(context, &self.images, self.format.as_deref(), &[Kind::Image], inspect::Sizes::Left)
+            .await
+    }
+}

@@ -1,0 +1,53 @@
+//! `longshore image prune`: remove images that nothing needs.
+
+use longshore_proto::longshore::engine::v1::PruneImagesRequest;
+
+use crate::cli::{Arguments, Verb};
+use crate::client::Context;
+use crate::commands::confirm;
+use crate::failure::Failure;
+use crate::output::{human, print};
+use crate::parse::pairs;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Remove all unused images, not just dangling ones
+    #[arg(short, long)]
+    all: bool,
+    /// Only those with KEY=VALUE: label, label!, until
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::filter)]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Remove unused images";
+    const USAGE: &'static str = "[OPTIONS]";
+    const ARGUMENTS: Arguments = Arguments::None;
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        if !self.force {
+            let warning = match self.all {
+                true => "This will remove all images without at least one container associated to them.",
+                false => "This will remove all dangling images.",
+            };
+            confirm(warning, "image prune")?;
+        }
+        let request = PruneImagesRequest { all: self.all, filters: self.filter };
+        let pruned = context.images().await?.prune(request).await?.into_inner();
+        if !pruned.untagged.is_empty() || !pruned.deleted.is_empty() {
+            print::line("Deleted Images:")?;
+            for name in &pruned.untagged {
+                print::line(format!("untagged: {name}"))?;
+            }
+            for id in &pruned.deleted {
+                print::line(format!("deleted: {id}"))?;
+            }
+            print::line("")?;
+        }
+        print::line(format!("Total reclaimed space: {}", human::size(pruned.reclaimed_bytes as f64)))?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,28 @@
+//! `longshore tag`: one more name for an image.
+
+use longshore_proto::longshore::engine::v1::TagRequest;
+
+use crate::cli::{Arguments, Verb};
+use crate::client::Context;
+use crate::failure::Failure;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The image
+    #[arg(value_name = "SOURCE_IMAGE[:TAG]")]
+    source: String,
+    /// Its new name
+    #[arg(value_name = "TARGET_IMAGE[:TAG]")]
+    target: String,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE";
+    const USAGE: &'static str = "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]";
+    const ARGUMENTS: Arguments = Arguments::Exactly(2);
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        context.images().await?.tag(TagRequest { source: self.source, target: self.target }).await?;
+        Ok(0)
+    }
+}

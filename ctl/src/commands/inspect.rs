@@ -1,0 +1,343 @@
+//! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
+
+use longshore_proto::longshore::engine::v1::{
+    ContainerRequest, ContainerSummary, ImageRequest, InspectImageResponse, InspectResponse, LogConfig,
+    NetworkMode, Status,
+};
+
+use crate::cli::{Arguments, Verb};
+use crate::client::Context;
+use crate::commands::container::ls::state;
+use crate::failure::Failure;
+use crate::fields;
+use crate::output::template::Template;
+use crate::output::value::Value;
+use crate::output::{human, list, print};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// `json`, or a Go template such as {{.State.ExitCode}}
+    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    format: Option<String>,
+    /// Display total file sizes if the type is container
+    #[arg(short, long)]
+    size: bool,
+    /// Only inspect objects of the given type
+    #[arg(long = "type", value_name = "container|image", value_parser = kind)]
+    kind: Option<Kind>,
+    /// Names or ids
+    #[arg(value_name = "NAME|ID", required = true)]
+    names: Vec<String>,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Return low-level information on containers and images";
+    const USAGE: &'static str = "[OPTIONS] NAME|ID [NAME|ID...]";
+    const ARGUMENTS: Arguments = Arguments::AtLeast(1);
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        let sizes = if self.size { Sizes::Shown } else { Sizes::Left };
+        let kinds = match self.kind {
+            Some(kind) => vec![kind],
+            None => vec![Kind::Container, Kind::Image],
+        };
+        show(context, &self.names, self.format.as_deref(), &kinds, sizes).await
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Container,
+    Image,
+}
+
+/// Whether the size of a container's writable layer is asked for: it costs a walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    Shown,
+    Left,
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    match text {
+        "container" => Ok(Kind::Container),
+        "image" => Ok(Kind::Image),
+        "volume" | "network" | "task" | "node" | "service" | "secret" | "plugin" | "config" => {
+            Err(format!("{text} is not built yet: container and image are there"))
+        }
+        other => Err(format!("unknown type: \"{other}\"")),
+    }
+}
+
+/// Prints what is known of each name, looked for among `kinds` in their order; what is not found is said at the end.
+pub async fn show(
+    context: &Context,
+    names: &[String],
+    format: Option<&str>,
+    kinds: &[Kind],
+    sizes: Sizes,
+) -> Result<u8, Failure> {
+    let format = format.filter(|format| !format.is_empty());
+    // A template that cannot be read is refused before anything is asked.
+    let template = format.filter(|format| *format != "json").map(parse).transpose()?;
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for name in names {
+        match look_up(context, name, kinds, sizes).await {
+            Ok(value) => found.push(value),
+            Err(failure @ (Failure::Daemon(_) | Failure::Message(_))) => failures.push(failure),
+            Err(failure) => return Err(failure),
+        }
+    }
+    match (&template, format) {
+        (Some(template), _) => {
+            for value in &found {
+                print::line(template.render(value).map_err(|error| executing(&error))?)?;
+            }
+        }
+        (None, Some(_)) => print::line(Value::List(found).json())?,
+        (None, None) => print::line(Value::List(found).json_pretty())?,
+    }
+    for failure in &failures {
+        print::note(failure.to_string());
+    }
+    Ok(u8::from(!failures.is_empty()))
+}
+
+/// One value by `--format`, for version and info.
+pub fn formatted(format: &str, value: &Value) -> Result<String, Failure> {
+    match format {
+        "json" => Ok(value.json()),
+        format => parse(format)?.render(value).map_err(|error| executing(&error)),
+    }
+}
+
+fn parse(format: &str) -> Result<Template, Failure> {
+    Template::parse(&list::unescape(format))
+        .map_err(|error| Failure::Coded { message: format!("template parsing error: {error}"), code: 64 })
+}
+
+fn executing(error: &dyn std::fmt::Display) -> Failure {
+    Failure::message(format!("template parsing error: {error}"))
+}
+
+async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) -> Result<Value, Failure> {
+    for kind in kinds {
+        let found = match kind {
+            Kind::Container => look_up_container(context, name, sizes).await,
+            Kind::Image => look_up_image(context, name).await,
+        };
+        match found {
+            // An image's name may be malformed as a container's, and the other way round.
+            Err(failure) if kinds.len() > 1 && could_be_other(&failure) => {}
+            other => return other,
+        }
+    }
+    Err(Failure::message(format!("error: no such object: {name}")))
+}
+
+fn could_be_other(failure: &Failure) -> bool {
+    failure.is_not_found()
+        || matches!(failure, Failure::Daemon(status) if status.code() == tonic::Code::InvalidArgument)
+}
+
+async fn look_up_container(context: &Context, name: &str, sizes: Sizes) -> Result<Value, Failure> {
+    let mut client = context.containers().await?;
+    let request = ContainerRequest { container: name.to_string() };
+    let found = client.inspect(request).await?.into_inner();
+    let mut value = container(&found);
+    if let (Sizes::Shown, Value::Struct(fields)) = (sizes, &mut value) {
+        let id = found.summary.as_ref().map(|summary| summary.id.clone()).unwrap_or_default();
+        let request = longshore_proto::longshore::engine::v1::ListRequest {
+            all: true,
+            filters: vec![format!("id={id}")],
+            size: true,
+            ..Default::default()
+        };
+        let listed = client.list(request).await?.into_inner().containers;
+        if let Some(summary) = listed.first() {
+            fields.push(("SizeRw".into(), summary.size_rw.into()));
+            fields.push(("SizeRootFs".into(), summary.size_root_fs.into()));
+        }
+    }
+    Ok(value)
+}
+
+async fn look_up_image(context: &Context, name: &str) -> Result<Value, Failure> {
+    let request = ImageRequest { image: name.to_string(), platform: String::new() };
+    Ok(image(&context.images().await?.inspect(request).await?.into_inner()))
+}
+
+fn container(found: &InspectResponse) -> Value {
+    let summary = found.summary.clone().unwrap_or_default();
+    let config = found.config.clone().unwrap_or_default();
+    let mut words = found.process_args.iter().cloned();
+    let mounts: Vec<Value> = summary
+        .mounts
+        .iter()
+        .map(|mount| {
+            fields! {
+                "Type" => "bind",
+                "Source" => mount.source.as_str(),
+                "Destination" => mount.target.as_str(),
+                "Mode" => if mount.read_only { "ro" } else { "" },
+                "RW" => !mount.read_only,
+                "Propagation" => "rprivate",
+            }
+        })
+        .collect();
+    fields! {
+        "Id" => summary.id.as_str(),
+        "Created" => human::rfc3339(summary.created_at.as_ref()),
+        "Path" => words.next().unwrap_or_default(),
+        "Args" => words.collect::<Vec<_>>(),
+        "State" => container_state(found, &summary),
+        "Image" => summary.image_id.as_str(),
+        "LogPath" => found.log_path.as_str(),
+        "Name" => format!("/{}", summary.name),
+        "RestartCount" => found.restart_count,
+        "Driver" => found.snapshotter.as_str(),
+        "Platform" => "linux",
+        "HostConfig" => host_config(found),
+        "GraphDriver" => fields! {
+            "Name" => found.snapshotter.as_str(),
+            "Data" => fields! { "SnapshotKey" => found.snapshot_key.as_str() },
+        },
+        "Mounts" => Value::List(mounts),
+        "Config" => container_config(found),
+        "NetworkSettings" => fields! {
+            "Ports" => Value::Map(Vec::new()),
+            "Networks" => Value::Map(vec![(summary.network.clone(), fields! { "IPAddress" => "" })]),
+        },
+        "Runtime" => found.runtime.as_str(),
+        "Bundle" => found.bundle.as_str(),
+        "MadeBy" => config.made_by.as_str(),
+    }
+}
+
+fn container_state(found: &InspectResponse, summary: &ContainerSummary) -> Value {
+    let status = summary.status();
+    fields! {
+        "Status" => state(status),
+        "Running" => matches!(status, Status::Running | Status::Paused | Status::Restarting),
+        "Paused" => status == Status::Paused,
+        "Restarting" => status == Status::Restarting,
+        "OOMKilled" => found.oom_killed,
+        "Dead" => status == Status::Dead,
+        "Pid" => found.pid,
+        "ExitCode" => found.exit_code.unwrap_or(0),
+        "Error" => found.error.as_str(),
+        "StartedAt" => human::rfc3339(found.started_at.as_ref()),
+        "FinishedAt" => human::rfc3339(found.finished_at.as_ref()),
+    }
+}
+
+fn host_config(found: &InspectResponse) -> Value {
+    let config = found.config.clone().unwrap_or_default();
+    let resources = config.resources.unwrap_or_default();
+    let binds: Vec<String> = config
+        .mounts
+        .iter()
+        .map(|mount| format!("{}:{}{}", mount.source, mount.target, if mount.read_only { ":ro" } else { "" }))
+        .collect();
+    let network = match config.network() {
+        NetworkMode::Default => "default",
+        NetworkMode::None => "none",
+        NetworkMode::Host => "host",
+    };
+    fields! {
+        "Binds" => binds,
+        "LogConfig" => fields! { "Type" => "json-file", "Config" => log_options(config.log.as_ref()) },
+        "NetworkMode" => network,
+        "RestartPolicy" => fields! { "Name" => "no", "MaximumRetryCount" => 0_i64 },
+        "AutoRemove" => config.auto_remove,
+        "CapAdd" => config.cap_add.clone(),
+        "CapDrop" => config.cap_drop.clone(),
+        "Privileged" => config.privileged,
+        "ReadonlyRootfs" => config.read_only_rootfs,
+        "Memory" => resources.memory,
+        "NanoCpus" => resources.nano_cpus,
+        "PidsLimit" => (resources.pids > 0).then_some(resources.pids),
+    }
+}
+
+fn log_options(log: Option<&LogConfig>) -> Value {
+    let mut options = Vec::new();
+    if let Some(log) = log {
+        if log.max_files != 0 {
+            options.push(("max-file".to_string(), Value::Text(log.max_files.to_string())));
+        }
+        if log.max_size != 0 {
+            options.push(("max-size".to_string(), Value::Text(log.max_size.to_string())));
+        }
+    }
+    Value::Map(options)
+}
+
+fn container_config(found: &InspectResponse) -> Value {
+    let config = found.config.clone().unwrap_or_default();
+    let summary = found.summary.clone().unwrap_or_default();
+    let hostname = match config.hostname.as_str() {
+        "" => human::short_id(&summary.id).to_string(),
+        name => name.to_string(),
+    };
+    fields! {
+        "Hostname" => hostname,
+        "User" => config.user.as_str(),
+        "Tty" => config.tty,
+        "OpenStdin" => config.open_stdin,
+        "Env" => found.process_env.clone(),
+        "Cmd" => config.args.clone(),
+        "Image" => config.image.as_str(),
+        "WorkingDir" => found.process_cwd.as_str(),
+        "Entrypoint" => config.entrypoint_set.then(|| config.entrypoint.clone()),
+        "Labels" => &summary.labels,
+        "StopSignal" => config.stop_signal.as_str(),
+        "StopTimeout" => config.stop_timeout,
+    }
+}
+
+fn image(found: &InspectImageResponse) -> Value {
+    let summary = found.summary.clone().unwrap_or_default();
+    let document: serde_json::Value = serde_json::from_slice(&found.config_json).unwrap_or_default();
+    let of = |name: &str| Value::from(document.get(name).cloned().unwrap_or_default());
+    let text =
+        |name: &str| document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_string();
+    let diff_ids =
+        document.get("rootfs").and_then(|rootfs| rootfs.get("diff_ids")).cloned().unwrap_or_default();
+    fields! {
+        "Id" => summary.id.as_str(),
+        "RepoTags" => summary.tags.clone(),
+        "RepoDigests" => summary.repo_digests.clone(),
+        "Created" => human::rfc3339(summary.created_at.as_ref()),
+        "Author" => text("author"),
+        "Config" => image_config(document.get("config")),
+        "Architecture" => text("architecture"),
+        "Variant" => text("variant"),
+        "Os" => text("os"),
+        "Size" => summary.size,
+        "RootFS" => fields! { "Type" => "layers", "Layers" => Value::from(diff_ids) },
+        "Descriptor" => fields! {
+            "mediaType" => found.target_media_type.as_str(),
+            "digest" => found.target_digest.as_str(),
+        },
+        "ManifestDigest" => found.manifest_digest.as_str(),
+        "History" => of("history"),
+    }
+}
+
+/// The fields that templates ask for are there also where the image leaves them out.
+fn image_config(config: Option<&serde_json::Value>) -> Value {
+    let of =
+        |name: &str| Value::from(config.and_then(|config| config.get(name)).cloned().unwrap_or_default());
+    fields! {
+        "User" => of("User"),
+        "ExposedPorts" => of("ExposedPorts"),
+        "Env" => of("Env"),
+        "Entrypoint" => of("Entrypoint"),
+        "Cmd" => of("Cmd"),
+        "Volumes" => of("Volumes"),
+        "WorkingDir" => of("WorkingDir"),
+        "Labels" => of("Labels"),
+        "StopSignal" => of("StopSignal"),
+    }
+}

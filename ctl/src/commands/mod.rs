@@ -1,0 +1,128 @@
+//! The verbs: a folder for each noun, a file for each verb, and the tables that name them. Every container and image
+//! verb is reachable as `longshore container VERB` or `longshore image VERB`; the daily ones also by themselves.
+
+pub mod completion;
+pub mod container;
+pub mod image;
+pub mod inspect;
+pub mod system;
+
+use crate::cli::Entry;
+use crate::failure::Failure;
+use crate::output::print;
+
+/// `longshore VERB`.
+pub const TOP: &[Entry] = &[
+    Entry::of::<container::run::Args>("run", &[]),
+    Entry::of::<container::exec::Args>("exec", &[]),
+    Entry::of::<container::ls::Args>("ps", &[]),
+    Entry::of::<image::pull::Args>("pull", &[]),
+    Entry::of::<image::ls::Args>("images", &[]),
+    Entry::of::<container::attach::Args>("attach", &[]),
+    Entry::of::<container::create::Args>("create", &[]),
+    Entry::of::<system::events::Args>("events", &[]),
+    Entry::of::<system::info::Args>("info", &[]),
+    Entry::of::<inspect::Args>("inspect", &[]),
+    Entry::of::<container::kill::Args>("kill", &[]),
+    Entry::of::<container::logs::Args>("logs", &[]),
+    Entry::of::<container::pause::Args>("pause", &[]),
+    Entry::of::<container::rename::Args>("rename", &[]),
+    Entry::of::<container::restart::Args>("restart", &[]),
+    Entry::of::<container::rm::Args>("rm", &[]),
+    Entry::of::<image::rm::Args>("rmi", &[]),
+    Entry::of::<container::start::Args>("start", &[]),
+    Entry::of::<container::stats::Args>("stats", &[]),
+    Entry::of::<container::stop::Args>("stop", &[]),
+    Entry::of::<image::tag::Args>("tag", &[]),
+    Entry::of::<container::top::Args>("top", &[]),
+    Entry::of::<container::unpause::Args>("unpause", &[]),
+    Entry::of::<system::version::Args>("version", &[]),
+    Entry::of::<container::wait::Args>("wait", &[]),
+    Entry::of::<completion::Args>("completion", &[]),
+];
+
+/// `longshore container VERB`.
+pub const CONTAINER: &[Entry] = &[
+    Entry::of::<container::attach::Args>("attach", &[]),
+    Entry::of::<container::create::Args>("create", &[]),
+    Entry::of::<container::exec::Args>("exec", &[]),
+    Entry::of::<container::inspect::Args>("inspect", &[]),
+    Entry::of::<container::kill::Args>("kill", &[]),
+    Entry::of::<container::logs::Args>("logs", &[]),
+    Entry::of::<container::ls::Args>("ls", &["list", "ps"]),
+    Entry::of::<container::pause::Args>("pause", &[]),
+    Entry::of::<container::prune::Args>("prune", &[]),
+    Entry::of::<container::rename::Args>("rename", &[]),
+    Entry::of::<container::restart::Args>("restart", &[]),
+    Entry::of::<container::rm::Args>("rm", &["remove"]),
+    Entry::of::<container::run::Args>("run", &[]),
+    Entry::of::<container::start::Args>("start", &[]),
+    Entry::of::<container::stats::Args>("stats", &[]),
+    Entry::of::<container::stop::Args>("stop", &[]),
+    Entry::of::<container::top::Args>("top", &[]),
+    Entry::of::<container::unpause::Args>("unpause", &[]),
+    Entry::of::<container::wait::Args>("wait", &[]),
+];
+
+/// `longshore image VERB`.
+pub const IMAGE: &[Entry] = &[
+    Entry::of::<image::inspect::Args>("inspect", &[]),
+    Entry::of::<image::ls::Args>("ls", &["list"]),
+    Entry::of::<image::prune::Args>("prune", &[]),
+    Entry::of::<image::pull::Args>("pull", &[]),
+    Entry::of::<image::rm::Args>("rm", &["remove"]),
+    Entry::of::<image::tag::Args>("tag", &[]),
+];
+
+/// `longshore system VERB`.
+pub const SYSTEM: &[Entry] =
+    &[Entry::of::<system::events::Args>("events", &[]), Entry::of::<system::info::Args>("info", &[])];
+
+/// docker's commands that this version has not.
+pub const UNBUILT: &[&str] = &[
+    "build", "builder", "buildx", "commit", "compose", "config", "context", "cp", "diff", "export",
+    "history", "import", "load", "login", "logout", "manifest", "network", "node", "plugin", "port", "push",
+    "save", "search", "secret", "service", "stack", "swarm", "trust", "update", "volume",
+];
+
+/// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,
+/// and goes on to the next. The exit code is 1 if something failed.
+pub async fn each<F>(names: &[String], action: impl FnMut(String) -> F) -> Result<u8, Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    Ok(u8::from(!failing(names, action).await?.is_empty()))
+}
+
+/// As `each`; returns those that failed.
+pub async fn failing<F>(names: &[String], mut action: impl FnMut(String) -> F) -> Result<Vec<String>, Failure>
+where
+    F: Future<Output = Result<(), Failure>>,
+{
+    let mut failed = Vec::new();
+    for name in names {
+        match action(name.clone()).await {
+            Ok(()) => print::line(name)?,
+            Err(failure @ (Failure::Unreachable { .. } | Failure::Lost { .. } | Failure::BrokenPipe)) => {
+                return Err(failure);
+            }
+            Err(failure) => {
+                print::note(failure.to_string());
+                failed.push(name.clone());
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// Asks before something is deleted. A stdin at its end is a no.
+pub fn confirm(warning: &str, what: &str) -> Result<(), Failure> {
+    use std::io::BufRead;
+    print::out(&format!("WARNING! {warning}\nAre you sure you want to continue? [y/N] "))?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" => Ok(()),
+        _ => Err(Failure::message(format!("{what} has been cancelled"))),
+    }
+}

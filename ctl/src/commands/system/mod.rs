@@ -1,0 +1,5 @@
+//! Verbs on the daemon itself.
+
+pub mod events;
+pub mod info;
+pub mod version;

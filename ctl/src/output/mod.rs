@@ -1,0 +1,9 @@
+//! Everything that is printed: tables, templates, JSON, progress and people's units.
+
+pub mod human;
+pub mod list;
+pub mod print;
+pub mod progress;
+pub mod table;
+pub mod template;
+pub mod value;
