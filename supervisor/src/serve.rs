@@ -17,13 +17,14 @@ use crate::content::ContentStore;
 use crate::content::store::blocking;
 use crate::events::EventBus;
 use crate::folders;
-use crate::gc::Collector;
+use crate::gc::{Collector, SnapshotSource};
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
 use crate::namespaces::{Namespace, Namespaces};
 use crate::services::Services;
+use crate::snapshots::Snapshots;
 use crate::tasks::{TaskManager, TaskOptions};
 
 /// How long requests may finish after the daemon was told to stop.
@@ -58,8 +59,11 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     );
     let result = serve(&services, socket, &mut signals).await;
     exporter.abort();
-    let db = Arc::clone(&services.db);
-    blocking(move || db.close()).await.context("closing the metadata store")?;
+    let (db, snapshots) = (Arc::clone(&services.db), Arc::clone(&services.snapshots));
+    blocking(move || {
+        snapshots.close();
+        db.close()
+    }).await.context("closing the metadata store")?;
     tracing::info!("longshored stopped; containers go on");
     result
 }
@@ -82,7 +86,12 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let content = Arc::new(content);
     let images = Arc::new(ImageStore::new(Arc::clone(&db), Arc::clone(&events)));
     let containers = Arc::new(ContainerStore::new(Arc::clone(&db), Arc::clone(&events)));
+    let snapshots = {
+        let (config, db, events) = (Arc::clone(config), Arc::clone(&db), Arc::clone(&events));
+        blocking(move || Snapshots::open(&config.root, &config.snapshotter, &db, &events)).await?
+    };
     let gc = Collector::new(Arc::clone(&db), Arc::clone(&content), Arc::clone(&images), &config.gc);
+    gc.add_snapshots(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>);
     let tasks = TaskManager::new(
         TaskOptions {
             state: config.state.clone(),
@@ -99,6 +108,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         namespaces,
         content,
         images,
+        snapshots,
         leases,
         containers,
         gc,

@@ -11,6 +11,7 @@ use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::namespaces::Namespaces;
+use crate::snapshots::Snapshots;
 use crate::tasks::TaskManager;
 
 /// Shared handles; cloning costs a few reference counts.
@@ -24,6 +25,7 @@ pub struct Services {
     pub namespaces: Arc<Namespaces>,
     pub content: Arc<ContentStore>,
     pub images: Arc<ImageStore>,
+    pub snapshots: Arc<Snapshots>,
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,
     pub gc: Arc<Collector>,

@@ -309,12 +309,11 @@ impl Snapshotter {
             keys::check(&commit.name)?;
             labels::check(&commit.labels)?;
         }
-        let claimed = commits.iter().flat_map(|c| {
-            [Some(&c.key), Some(&c.name), c.parent.as_ref()]
-                .into_iter()
-                .flatten()
-                .map(|k| internal(namespace, k))
-        });
+        let mut claimed = Vec::with_capacity(3 * commits.len());
+        for commit in &commits {
+            let keys = [Some(&commit.key), Some(&commit.name), commit.parent.as_ref()];
+            claimed.extend(keys.into_iter().flatten().map(|key| internal(namespace, key)));
+        }
         let _claim = self.0.claims.claim(claimed).await;
         let names: Vec<&str> = commits.iter().map(|c| c.name.as_str()).collect();
         self.claim_namespace(namespace, &names, lease).await?;

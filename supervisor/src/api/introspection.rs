@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use longshore_proto::containerd::services::introspection::v1 as wire;
 use longshore_proto::containerd::types;
+use longshore_proto::google::rpc;
 use tonic::{Request, Response, Status};
 
 use crate::any::Any;
@@ -64,6 +65,13 @@ impl Service {
             let root = self.0.config.root.join("snapshotter").join(id);
             exports.insert("root".to_owned(), root.display().to_string());
         }
+        let mut capabilities = Vec::new();
+        let mut init_err = None;
+        if snapshotter && let Err(why) = self.0.snapshots.by_name(id).map(|driver| {
+            capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned()));
+        }) {
+            init_err = Some(status(&why));
+        }
         let platforms = (snapshotter || kind == RUNTIME || kind == "io.containerd.differ.v1").then(platform);
         Plugin(wire::Plugin {
             r#type: kind.to_owned(),
@@ -71,14 +79,19 @@ impl Service {
             requires: requires.iter().map(|&required| required.to_owned()).collect(),
             platforms: platforms.into_iter().collect(),
             exports,
-            capabilities: Vec::new(),
-            init_err: None,
+            capabilities,
+            init_err,
         })
     }
 
     fn plugins(&self) -> impl Iterator<Item = Plugin> + '_ {
         PLUGINS.iter().map(|(kind, id, requires)| self.plugin(kind, id, requires))
     }
+}
+
+/// An error as a plugin's state.
+fn status(error: &Error) -> rpc::Status {
+    rpc::Status { code: error.code() as i32, message: error.to_string(), details: Vec::new() }
 }
 
 fn platform() -> types::Platform {

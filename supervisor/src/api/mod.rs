@@ -12,6 +12,7 @@ pub mod layers;
 mod leases;
 mod namespaces;
 mod reflection;
+mod snapshots;
 pub mod tasks;
 mod version;
 
@@ -60,6 +61,10 @@ pub async fn routes(services: &Services) -> Routes {
         ))
         .add_service(limited!(
             wire::images::v1::images_server::ImagesServer::new(images::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::snapshots::v1::snapshots_server::SnapshotsServer::new(snapshots::Service(s())),
             services
         ))
         .add_service(limited!(

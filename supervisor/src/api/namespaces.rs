@@ -4,6 +4,7 @@ use longshore_proto::containerd::services::namespaces::v1 as wire;
 use tonic::{Request, Response, Status};
 
 use super::{convert, required};
+use crate::error::Error;
 use crate::filters::{self, Adaptor, Filter};
 use crate::labels::{from_hash, to_hash};
 use crate::namespaces::{Namespace, NamespaceRecord};
@@ -73,6 +74,10 @@ impl wire::namespaces_server::Namespaces for Service {
 
     async fn delete(&self, request: Request<wire::DeleteNamespaceRequest>) -> Result<Response<()>, Status> {
         let name = Namespace::parse(&request.get_ref().name)?;
+        if self.0.snapshots.any(&name) {
+            let why = "must be empty, but it still has snapshots";
+            return Err(Error::precondition(format!("namespace \"{name}\""), why).into());
+        }
         self.0.namespaces.delete(&name).await?;
         Ok(Response::new(()))
     }
