@@ -515,8 +515,16 @@ pub fn encode_request<M: Message>(
 /// # Errors
 /// [`Error::TooLong`]; nothing was appended.
 pub fn encode_response<M: Message>(out: &mut Vec<u8>, stream: u32, message: &M) -> Result<(), Error> {
+    encode_response_raw(out, stream, message.encode_to_vec())
+}
+
+/// As [`encode_response`], with a message that is encoded already.
+///
+/// # Errors
+/// [`Error::TooLong`]; nothing was appended.
+pub fn encode_response_raw(out: &mut Vec<u8>, stream: u32, payload: Vec<u8>) -> Result<(), Error> {
     // An explicit zero status: Go's client reads the field without asking whether it is there.
-    let response = Response { status: Some(Status::default()), payload: message.encode_to_vec() };
+    let response = Response { status: Some(Status::default()), payload };
     encode_message(out, stream, Kind::Response, Flags::NONE, &response)
 }
 
@@ -540,6 +548,20 @@ pub fn encode_error(out: &mut Vec<u8>, stream: u32, code: Code, message: &str) {
 /// [`Error::TooLong`]; nothing was appended.
 pub fn encode_data<M: Message>(out: &mut Vec<u8>, stream: u32, message: &M) -> Result<(), Error> {
     encode_message(out, stream, Kind::Data, Flags::NONE, message)
+}
+
+/// Appends one message of an open stream that has a single field of bytes, such as a piece of output: the bytes
+/// are copied once.
+///
+/// # Errors
+/// [`Error::TooLong`]; nothing was appended.
+pub fn encode_bytes_field(out: &mut Vec<u8>, stream: u32, tag: u32, bytes: &[u8]) -> Result<(), Error> {
+    let length = prost::encoding::key_len(tag) + prost::length_delimiter_len(bytes.len()) + bytes.len();
+    put_header(out, stream, Kind::Data, Flags::NONE, length)?;
+    prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, out);
+    prost::encoding::encode_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+    Ok(())
 }
 
 /// Appends the frame by which either side says that it sends no more on this stream.

@@ -32,6 +32,12 @@ fn drain(decoder: &mut Decoder) -> Vec<Result<Owned, Error>> {
     }
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct KeyValueBytes {
+    #[prost(bytes = "vec", tag = "19")]
+    value: Vec<u8>,
+}
+
 #[test]
 fn a_request_has_the_bytes_that_the_protocol_says() {
     let mut out = Vec::new();
@@ -196,6 +202,17 @@ proptest! {
             }
         }
         prop_assert!(decoder.buffer.len() <= HEADER_LENGTH + MAX_PAYLOAD);
+    }
+
+    #[test]
+    fn a_bytes_field_is_what_prost_would_write(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let message = KeyValueBytes { value: bytes.clone() };
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        encode_bytes_field(&mut ours, 3, 19, &bytes).unwrap();
+        encode_data(&mut theirs, 3, &message).unwrap();
+        if !bytes.is_empty() {
+            prop_assert_eq!(&ours, &theirs);
+        }
     }
 
     #[test]

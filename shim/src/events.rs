@@ -1,0 +1,170 @@
+//! The container's events, numbered and kept, so that a daemon that was away misses none.
+//!
+//! Those of the container's first process are kept for ever, of the others the newest [`limits::EVENTS`]: who
+//! asks for older ones sees the gap in the numbers.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use longshore_proto::containerd::events;
+use longshore_proto::longshore::shim::v1::{Event, EventsRequest};
+use prost::Message;
+use prost_types::Any;
+
+use crate::connection::Open;
+use crate::dispatch::Answer;
+use crate::error::Result;
+use crate::limits;
+use crate::process::Caller;
+use crate::server::Shim;
+
+/// What happened.
+pub enum What {
+    Create(events::TaskCreate),
+    Start(events::TaskStart),
+    Oom(events::TaskOom),
+    Exit(events::TaskExit),
+    Delete(events::TaskDelete),
+    ExecAdded(events::TaskExecAdded),
+    ExecStarted(events::TaskExecStarted),
+    Paused(events::TaskPaused),
+    Resumed(events::TaskResumed),
+}
+
+impl What {
+    fn encode(&self) -> (&'static str, &'static str, Vec<u8>) {
+        match self {
+            Self::Create(m) => ("/tasks/create", "containerd.events.TaskCreate", m.encode_to_vec()),
+            Self::Start(m) => ("/tasks/start", "containerd.events.TaskStart", m.encode_to_vec()),
+            Self::Oom(m) => ("/tasks/oom", "containerd.events.TaskOOM", m.encode_to_vec()),
+            Self::Exit(m) => ("/tasks/exit", "containerd.events.TaskExit", m.encode_to_vec()),
+            Self::Delete(m) => ("/tasks/delete", "containerd.events.TaskDelete", m.encode_to_vec()),
+            Self::ExecAdded(m) => ("/tasks/exec-added", "containerd.events.TaskExecAdded", m.encode_to_vec()),
+            Self::ExecStarted(m) => {
+                ("/tasks/exec-started", "containerd.events.TaskExecStarted", m.encode_to_vec())
+            }
+            Self::Paused(m) => ("/tasks/paused", "containerd.events.TaskPaused", m.encode_to_vec()),
+            Self::Resumed(m) => ("/tasks/resumed", "containerd.events.TaskResumed", m.encode_to_vec()),
+        }
+    }
+
+    /// Whether it belongs to the life of the container's first process.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Create(_) | Self::Start(_) | Self::Delete(_) => true,
+            Self::Exit(exit) => exit.id == exit.container_id,
+            _ => false,
+        }
+    }
+}
+
+struct Kept {
+    sequence: u64,
+    lasting: bool,
+    encoded: Box<[u8]>,
+}
+
+/// The events so far.
+#[derive(Default)]
+pub struct EventLog {
+    last: u64,
+    kept: VecDeque<Kept>,
+    /// How many of `kept` are not lasting.
+    passing: usize,
+}
+
+impl EventLog {
+    /// Numbers and keeps an event; gives back what subscribers get.
+    fn add(&mut self, what: &What, now: SystemTime) -> &[u8] {
+        self.last += 1;
+        let (topic, name, value) = what.encode();
+        let event = Event {
+            sequence: self.last,
+            timestamp: Some(now.into()),
+            topic: topic.to_owned(),
+            event: Some(Any { type_url: name.to_owned(), value }),
+        };
+        let lasting = what.is_lasting();
+        if !lasting {
+            self.make_room();
+        }
+        let encoded = event.encode_to_vec().into_boxed_slice();
+        self.kept.push_back(Kept { sequence: self.last, lasting, encoded });
+        self.kept.back().map(|kept| &*kept.encoded).unwrap_or_default()
+    }
+
+    fn make_room(&mut self) {
+        if self.passing < limits::EVENTS {
+            self.passing += 1;
+        } else if let Some(oldest) = self.kept.iter().position(|kept| !kept.lasting) {
+            self.kept.remove(oldest);
+        }
+    }
+
+    /// What a subscriber that has everything up to `after` still needs.
+    fn since(&self, after: u64) -> impl Iterator<Item = &[u8]> {
+        self.kept.iter().filter(move |kept| kept.sequence > after).map(|kept| &*kept.encoded)
+    }
+}
+
+impl Shim {
+    /// Keeps an event and tells every subscriber.
+    pub fn emit(&mut self, what: &What) {
+        let encoded = self.events.add(what, SystemTime::now());
+        for connection in self.connections.values_mut() {
+            let streams: Vec<u32> = connection
+                .streams
+                .iter()
+                .filter_map(|(stream, open)| (*open == Open::Events).then_some(*stream))
+                .collect();
+            for stream in streams {
+                connection.send_raw(stream, encoded);
+            }
+        }
+    }
+
+    /// `Events`: what was missed, then the stream stays open.
+    pub fn subscribe(&mut self, caller: Caller, request: EventsRequest) -> Result<Answer> {
+        self.assigned()?;
+        if let Some(connection) = self.connections.get_mut(&caller.connection) {
+            connection.streams.insert(caller.stream, Open::Events);
+            for encoded in self.events.since(request.after) {
+                connection.send_raw(caller.stream, encoded);
+            }
+        }
+        Ok(Answer::Later)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn added(n: usize) -> What {
+        What::ExecAdded(events::TaskExecAdded { container_id: "c".into(), exec_id: n.to_string() })
+    }
+
+    #[test]
+    fn the_first_process_is_never_forgotten() {
+        let mut log = EventLog::default();
+        log.add(&What::Start(events::TaskStart { container_id: "c".into(), pid: 1 }), SystemTime::now());
+        for n in 0..3 * limits::EVENTS {
+            log.add(&added(n), SystemTime::now());
+        }
+        let kept: Vec<Event> = log.since(0).map(|bytes| Event::decode(bytes).unwrap()).collect();
+        assert_eq!(kept.len(), limits::EVENTS + 1);
+        assert_eq!(kept[0].topic, "/tasks/start");
+        assert_eq!(kept.last().unwrap().sequence, 3 * limits::EVENTS as u64 + 1);
+        assert_eq!(log.since(log.last).count(), 0);
+    }
+
+    #[test]
+    fn a_subscriber_gets_what_it_has_not() {
+        let mut log = EventLog::default();
+        for n in 0..5 {
+            log.add(&added(n), SystemTime::now());
+        }
+        let sequences: Vec<u64> = log.since(3).map(|bytes| Event::decode(bytes).unwrap().sequence).collect();
+        assert_eq!(sequences, [4, 5]);
+    }
+}

@@ -1,0 +1,168 @@
+//! How processes end: reaped, recorded on disk, and only then told.
+//!
+//! What always holds: the record is on disk before anybody hears of the exit; what the process wrote before it ended
+//! has been read by then, unless somebody who takes part is slow; an exec's exit is told before the first process's.
+
+use std::time::{Instant, SystemTime};
+
+use longshore_proto::containerd::events::{TaskExit, TaskOom};
+use longshore_proto::longshore::shim::v1::ExitRecord;
+use rustix::process::{WaitOptions, WaitStatus};
+
+use crate::events::What;
+use crate::poll::Stream;
+use crate::process::{INIT, Phase};
+use crate::server::{Life, Shim};
+use crate::signals::Taken;
+use crate::stdio::Until;
+use crate::task::wait_response;
+use crate::timers::Timer;
+use crate::{bundle, limits};
+
+/// The exit code of a process that could not be started for a reason other than its program.
+pub const NOT_STARTED: u8 = 128;
+
+impl Shim {
+    /// Reaps every child that has ended: processes of the container, and orphans that the kernel gave to us.
+    pub fn reap(&mut self) {
+        while let Some(taken) = self.signals.take() {
+            if taken == Taken::Terminate && self.life == Life::Waiting {
+                self.life = Life::Done;
+            }
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            let pid = pid.as_raw_nonzero().get();
+            let ended =
+                |(_, process): &(&u32, &crate::process::Process)| process.pid == pid && process.is_alive();
+            let found = self.processes.iter().find(ended).map(|(serial, _)| *serial);
+            if let (Some(serial), Some(code)) = (found, exit_code(status)) {
+                self.exited(serial, code);
+            }
+        }
+    }
+
+    /// A process has ended with this exit code.
+    pub fn exited(&mut self, serial: u32, code: u32) {
+        self.check_ooms();
+        let ooms = self.task.as_ref().map_or(0, |task| task.ooms);
+        let container_id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let record = ExitRecord {
+            container_id,
+            exec_id: process.exec_id.clone(),
+            pid: process.wire_pid(),
+            exit_status: process.unusable.map_or(code, u32::from),
+            exited_at: Some(SystemTime::now().into()),
+            oom_killed: ooms > process.ooms_before,
+            started_at: process.started_at.map(Into::into),
+        };
+        if let Some(assigned) = &self.assigned {
+            if let Err(error) = bundle::write_exit(&assigned.folder, &record) {
+                // The exit is true all the same, and whoever is connected must hear of it.
+                eprintln!("container {}: {error}", assigned.id);
+            }
+        }
+        process.phase = Phase::Stopped(record);
+        process.exited = Some(Instant::now());
+        process.handle = None;
+        Stream::BOTH.into_iter().for_each(|stream| self.pump(serial, stream, Until::Empty));
+        self.close_input(serial);
+        if serial == INIT {
+            self.end_the_others();
+        }
+        self.timers.set(limits::DRAIN, Timer::Drain(serial));
+        self.announce_what_may_be();
+        self.settle(serial);
+    }
+
+    /// Processes that share someone else's pid namespace do not end with the first one by themselves.
+    fn end_the_others(&mut self) {
+        let Some(task) = self.task.as_ref().filter(|task| task.shares_pids) else { return };
+        if let Some(container) = &task.container {
+            let _ = container.kill_all(libc::SIGKILL);
+        }
+    }
+
+    /// Tells every exit that is still to be told: execs first, and the first process's after all of them.
+    fn announce_what_may_be(&mut self) {
+        let is_untold =
+            |process: &crate::process::Process| process.exit_record().is_some() && !process.announced;
+        let untold: Vec<u32> = self
+            .processes
+            .iter()
+            .filter_map(|(serial, process)| (*serial != INIT && is_untold(process)).then_some(*serial))
+            .collect();
+        untold.iter().for_each(|serial| self.announce(*serial));
+        let others_live =
+            self.processes.iter().any(|(serial, process)| *serial != INIT && process.is_alive());
+        if !others_live && self.processes.get(&INIT).is_some_and(is_untold) {
+            self.announce(INIT);
+        }
+    }
+
+    fn announce(&mut self, serial: u32) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let Phase::Stopped(record) = &process.phase else { return };
+        process.announced = true;
+        let exit = TaskExit {
+            container_id: record.container_id.clone(),
+            id: if serial == INIT { record.container_id.clone() } else { record.exec_id.clone() },
+            pid: record.pid,
+            exit_status: record.exit_status,
+            exited_at: record.exited_at,
+        };
+        let response = wait_response(process);
+        let waiters = std::mem::take(&mut process.waiters);
+        self.emit(&What::Exit(exit));
+        waiters.into_iter().for_each(|waiter| self.answer(waiter, &response));
+        self.settle(serial);
+    }
+
+    /// Output was awaited long enough.
+    pub fn on_drain_timeout(&mut self, serial: u32) {
+        let Some(process) = self.processes.get(&serial) else { return };
+        if !process.exited.is_some_and(|exited| exited.elapsed() >= limits::DRAIN) {
+            return;
+        }
+        if !process.announced {
+            self.announce(serial);
+        }
+        self.abandon_output(serial);
+        self.settle(serial);
+    }
+
+    /// The container ran out of memory, or its cgroup changed.
+    pub fn on_oom(&mut self) {
+        let Some(oom) = self.task.as_ref().and_then(|task| task.container.as_ref()?.oom_fd()) else { return };
+        // Either an eventfd, or a control file whose reading acknowledges the change.
+        let mut counter = [0u8; 64];
+        if rustix::io::pread(oom, &mut counter, 0).is_err() {
+            let _ = rustix::io::read(oom, &mut counter[..8]);
+        }
+        self.check_ooms();
+    }
+
+    /// Reports out-of-memory kills that were not reported yet.
+    fn check_ooms(&mut self) {
+        let Some(task) = &mut self.task else { return };
+        let Some(count) = task.container.as_ref().map(longshore_runtime::Container::oom_kills) else {
+            return;
+        };
+        if count <= task.ooms {
+            return;
+        }
+        task.ooms = count;
+        let container_id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
+        self.emit(&What::Oom(TaskOom { container_id }));
+    }
+}
+
+/// The exit code as shells give it; `None` for a child that has only stopped.
+fn exit_code(status: WaitStatus) -> Option<u32> {
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => return None,
+    };
+    u32::try_from(code).ok()
+}

@@ -1,0 +1,331 @@
+//! The shim itself: its state and its one loop.
+//!
+//! What always holds: one thread, and nothing in the loop waits for anybody but the kernel (epoll) and the runtime's
+//! own steps; answers go out together at the end of a turn; the loss of any connection changes nothing for the
+//! container.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use longshore_runtime::Container;
+
+use crate::connection::{Connection, Open, Progress};
+use crate::error::{Error, Result};
+use crate::poll::{Channel, Flags, Poll, Token};
+use crate::process::{Caller, Process};
+use crate::signals::Signals;
+use crate::timers::{Timer, Timers};
+use crate::{events::EventLog, limits, sys};
+
+/// Whose shim this is.
+pub struct Assigned {
+    pub id: String,
+    pub bundle: PathBuf,
+    /// The open bundle folder: every file in it is reached through this.
+    pub folder: OwnedFd,
+    pub listener: UnixListener,
+}
+
+/// The container once it was created.
+pub struct Task {
+    /// `None` after a deletion that failed halfway.
+    pub container: Option<Container>,
+    /// The cgroup's path, to try such a deletion again.
+    pub cgroup: String,
+    pub paused: bool,
+    /// Whether processes outlive the first one, because they share someone else's pid namespace.
+    pub shares_pids: bool,
+    /// Out-of-memory kills that were reported.
+    pub ooms: u64,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// In the daemon's pool: leaves when the daemon's connection ends.
+    Waiting,
+    Serving,
+    /// Asked to leave: the last answers are on their way.
+    Leaving,
+    Done,
+}
+
+/// All state of the process.
+pub struct Shim {
+    pub poll: Poll,
+    pub timers: Timers,
+    pub signals: Signals,
+    pub life: Life,
+    pub connections: BTreeMap<u32, Connection>,
+    next_connection: u32,
+    pub assigned: Option<Assigned>,
+    pub task: Option<Task>,
+    /// By serial number; the first process is [`crate::process::INIT`].
+    pub processes: BTreeMap<u32, Process>,
+    pub next_serial: u32,
+    pub events: EventLog,
+    scratch: Vec<u8>,
+    last_work: Option<Instant>,
+    /// The value that this process's `oom_score_adj` had before it protected itself.
+    pub inherited_oom_score: Option<i32>,
+}
+
+impl Shim {
+    /// A waiting shim; `daemon` is the socket that it was started with.
+    pub fn new(daemon: OwnedFd) -> Result<Self> {
+        let poll = Poll::new()?;
+        let signals = Signals::block()?;
+        poll.add(&signals, Token::Signals, Flags::IN)?;
+        let mut shim = Self {
+            poll,
+            timers: Timers::default(),
+            signals,
+            life: Life::Waiting,
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            assigned: None,
+            task: None,
+            processes: BTreeMap::new(),
+            next_serial: 1,
+            events: EventLog::default(),
+            scratch: Vec::new(),
+            last_work: None,
+            inherited_oom_score: None,
+        };
+        shim.take_connection(UnixStream::from(daemon))?;
+        Ok(shim)
+    }
+
+    /// Runs until the shim is no longer needed.
+    pub fn run(&mut self) -> Result<()> {
+        while self.life != Life::Done {
+            let ready = self.poll.wait(self.timers.timeout())?;
+            if !ready.is_empty() {
+                self.note_work();
+            }
+            for (token, flags) in ready {
+                self.on_ready(token, flags);
+            }
+            while let Some(timer) = self.timers.due() {
+                self.on_timer(timer);
+            }
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn on_ready(&mut self, token: Token, flags: Flags) {
+        match token {
+            Token::Signals => self.reap(),
+            Token::Listener => self.accept(),
+            Token::Oom => self.on_oom(),
+            Token::Connection(id) => self.on_connection(id, flags),
+            Token::Stdio(serial, Channel::Source(stream)) => self.on_output(serial, stream),
+            Token::Stdio(serial, Channel::Sink(stream)) => self.on_room(serial, stream),
+            Token::Stdio(serial, Channel::Stdin) => self.feed_input(serial),
+            Token::Stdio(serial, Channel::StdinFifo) => self.on_stdin_fifo(serial),
+        }
+    }
+
+    fn on_timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::Drain(serial) => self.on_drain_timeout(serial),
+            Timer::Retry(serial) => self.retry_output(serial),
+            Timer::Deadline { connection, stream } => self.on_deadline(Caller { connection, stream }),
+            Timer::Idle => self.on_idle(),
+            Timer::Lonely => self.leave_if_lonely(),
+            Timer::Leave => self.life = Life::Done,
+        }
+    }
+
+    /// A buffer for one read; give it back with [`Shim::return_scratch`].
+    pub fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = mem::take(&mut self.scratch);
+        scratch.resize(limits::CHUNK, 0);
+        scratch
+    }
+
+    pub fn return_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
+
+    fn note_work(&mut self) {
+        if self.last_work.replace(Instant::now()).is_none() {
+            self.timers.set(limits::IDLE, Timer::Idle);
+        }
+    }
+
+    fn on_idle(&mut self) {
+        let Some(last) = self.last_work else { return };
+        if last.elapsed() < limits::IDLE {
+            self.timers.set(limits::IDLE, Timer::Idle);
+            return;
+        }
+        self.last_work = None;
+        self.scratch = Vec::new();
+        self.processes.values_mut().for_each(|process| process.io.shrink());
+        sys::trim_memory();
+    }
+
+    fn accept(&mut self) {
+        let Some(assigned) = &self.assigned else { return };
+        // One a turn: what else waits is reported again.
+        let Ok((socket, _)) = assigned.listener.accept() else { return };
+        if self.connections.len() >= limits::CONNECTIONS {
+            return;
+        }
+        // What fails here is that client's loss alone; it sees its connection closed.
+        let _ = self.take_connection(socket);
+    }
+
+    /// Serves one more connection, if its other end is root or this user.
+    fn take_connection(&mut self, socket: UnixStream) -> Result<()> {
+        let peer =
+            rustix::net::sockopt::socket_peercred(&socket).map_err(Error::system("ask who connects"))?;
+        if !peer.uid.is_root() && peer.uid != rustix::process::geteuid() {
+            return Ok(());
+        }
+        let connection = Connection::new(socket)
+            .map_err(|source| Error::System { doing: "take over a connection", source })?;
+        let id = self.next_connection;
+        self.next_connection = self.next_connection.wrapping_add(1);
+        self.poll.add(connection.fd(), Token::Connection(id), Flags::IN)?;
+        self.connections.insert(id, connection);
+        Ok(())
+    }
+
+    fn on_connection(&mut self, id: u32, flags: Flags) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if flags.contains(Flags::OUT) {
+            connection.has_room = true;
+        }
+        let ended = flags.intersects(Flags::HUP | Flags::ERR);
+        if !(flags.contains(Flags::IN) || ended) {
+            return;
+        }
+        let mut scratch = self.take_scratch();
+        let progress = match self.connections.get_mut(&id) {
+            Some(connection) if connection.reading => connection.receive(&mut scratch),
+            _ => Progress::Done,
+        };
+        self.return_scratch(scratch);
+        self.handle_buffered(id);
+        if progress == Progress::Gone || (ended && !self.connections.get(&id).is_some_and(|c| c.reading)) {
+            self.drop_connection(id);
+        }
+    }
+
+    /// Handles every request that is buffered, in order, until the connection must wait.
+    fn handle_buffered(&mut self, id: u32) {
+        while let Some(incoming) = self.connections.get_mut(&id).and_then(Connection::next) {
+            self.on_incoming(id, incoming);
+        }
+    }
+
+    fn drop_connection(&mut self, id: u32) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.poll.remove(connection.fd());
+        for open in connection.streams.values() {
+            if let Open::Attached(serial) = open {
+                self.detach_connection(*serial, id);
+            }
+        }
+        for process in self.processes.values_mut() {
+            process.waiters.retain(|caller| caller.connection != id);
+            process.deleters.retain(|caller| caller.connection != id);
+        }
+        if self.life == Life::Waiting {
+            self.life = Life::Done;
+        }
+        self.watch_loneliness();
+    }
+
+    /// An assigned shim whose daemon went away before it created anything must not stay for ever.
+    pub fn watch_loneliness(&mut self) {
+        if self.connections.is_empty() && self.task.is_none() {
+            self.timers.set(limits::LONELY, Timer::Lonely);
+        }
+    }
+
+    fn leave_if_lonely(&mut self) {
+        if self.life == Life::Serving && self.connections.is_empty() && self.task.is_none() {
+            self.life = Life::Done;
+        }
+    }
+
+    /// Sends what every connection has to get, and lets those go on that had to wait for it.
+    fn flush(&mut self) {
+        loop {
+            let mut gone = Vec::new();
+            let mut relieved = Vec::new();
+            for (id, connection) in &mut self.connections {
+                let was_full = connection.is_full();
+                if connection.flush() == Progress::Gone || connection.waiting() > limits::STUCK {
+                    gone.push(*id);
+                    continue;
+                }
+                let freed = was_full && !connection.is_full();
+                if freed || (connection.is_stalled && !connection.must_wait()) {
+                    relieved.push(*id);
+                }
+                watch_connection(&self.poll, *id, connection);
+            }
+            gone.iter().for_each(|id| self.drop_connection(*id));
+            if relieved.is_empty() {
+                break;
+            }
+            relieved.iter().for_each(|id| self.relieve(*id));
+        }
+        let sent = self.connections.values().all(|connection| connection.waiting() == 0);
+        if self.life == Life::Leaving && sent {
+            self.life = Life::Done;
+        }
+    }
+
+    fn relieve(&mut self, id: u32) {
+        self.handle_buffered(id);
+        let Some(connection) = self.connections.get(&id) else { return };
+        let attached: Vec<u32> = connection
+            .streams
+            .values()
+            .filter_map(|open| match open {
+                Open::Attached(serial) => Some(*serial),
+                _ => None,
+            })
+            .collect();
+        attached.iter().for_each(|serial| self.resume_output(*serial));
+    }
+
+    /// The container that this shim serves.
+    pub fn assigned(&self) -> Result<&Assigned> {
+        self.assigned.as_ref().ok_or(Error::NotAssigned)
+    }
+
+    /// Protects the shim itself from the out-of-memory killer, where this host allows it.
+    pub fn protect(&mut self) {
+        const FILE: &str = "/proc/self/oom_score_adj";
+        let inherited = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
+        if std::fs::write(FILE, "-998").is_ok() {
+            self.inherited_oom_score = inherited;
+        }
+    }
+}
+
+/// Watches a connection for what it can go on with.
+fn watch_connection(poll: &Poll, id: u32, connection: &mut Connection) {
+    let reading = !connection.must_wait();
+    let writing = connection.waiting() > 0;
+    if (reading, writing) == (connection.reading, connection.writing) {
+        return;
+    }
+    let mut flags = Flags::empty();
+    flags.set(Flags::IN, reading);
+    flags.set(Flags::OUT, writing);
+    if poll.change(connection.fd().as_fd(), Token::Connection(id), flags).is_ok() {
+        (connection.reading, connection.writing) = (reading, writing);
+    }
+}

@@ -1,0 +1,200 @@
+//! The rotating log: CRI's text format (`RFC3339Nano stdout|stderr P|F text`), one file for both streams.
+//!
+//! What always holds: every byte of output is in exactly one record; a record is never split over two files; a
+//! line without its end is a `P` record; what a full disk refused is kept and tried again, and meanwhile
+//! [`Log::is_blocked`] keeps more output from being read.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::poll::Stream;
+use crate::stdio::uri::LogTarget;
+
+/// An open log.
+pub struct Log {
+    target: LogTarget,
+    file: File,
+    /// Bytes that the current file will have when everything in the last batch is written.
+    planned: u64,
+    /// Records to be written; between two batches the file is rotated.
+    batches: VecDeque<Vec<u8>>,
+    /// What of the first batch is written.
+    written: usize,
+    partial: [Vec<u8>; 2],
+}
+
+impl Log {
+    /// Opens or makes the file, and goes on where it ends.
+    pub fn open(target: LogTarget) -> Result<Self> {
+        let failed = |source| Error::Io { doing: "open log", path: target.path.clone(), source };
+        let file = open(&target.path).map_err(failed)?;
+        let planned = file.metadata().map_err(failed)?.len();
+        let partial = [Vec::new(), Vec::new()];
+        Ok(Self { target, file, planned, batches: VecDeque::new(), written: 0, partial })
+    }
+
+    /// Takes over output and writes every line that is whole.
+    pub fn append(&mut self, stream: Stream, mut bytes: &[u8], now: SystemTime) {
+        let stamp = Stamp::new(now);
+        while !bytes.is_empty() {
+            let held = self.partial[stream as usize].len();
+            // One byte more than fits: a newline right behind the longest line belongs to it.
+            let reach = (limits::LOG_LINE + 1 - held).min(bytes.len());
+            let window = bytes.get(..reach).unwrap_or_default();
+            if let Some(end) = memchr::memchr(b'\n', window) {
+                self.record(stream, &stamp, b'F', window.get(..end).unwrap_or_default());
+                bytes = bytes.get(end + 1..).unwrap_or_default();
+            } else if held + reach > limits::LOG_LINE {
+                self.record(stream, &stamp, b'P', window.get(..reach - 1).unwrap_or_default());
+                bytes = bytes.get(reach - 1..).unwrap_or_default();
+            } else {
+                self.partial[stream as usize].extend_from_slice(window);
+                bytes = bytes.get(reach..).unwrap_or_default();
+            }
+        }
+        self.flush();
+    }
+
+    /// At the end of a stream: what is left of a line without its end.
+    pub fn finish(&mut self, stream: Stream, now: SystemTime) {
+        if !self.partial[stream as usize].is_empty() {
+            self.record(stream, &Stamp::new(now), b'P', &[]);
+        }
+        self.flush();
+    }
+
+    /// Whether the disk has refused records that wait here.
+    pub fn is_blocked(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
+    /// Gives memory back.
+    pub fn shrink(&mut self) {
+        self.partial.iter_mut().for_each(Vec::shrink_to_fit);
+        self.batches.shrink_to_fit();
+    }
+
+    /// Tries to write what waits.
+    pub fn flush(&mut self) {
+        while let Some(batch) = self.batches.front() {
+            let rest = batch.get(self.written..).unwrap_or_default();
+            if rest.is_empty() {
+                self.written = 0;
+                self.batches.pop_front();
+                if !self.batches.is_empty() {
+                    self.rotate();
+                }
+                continue;
+            }
+            match self.file.write(rest) {
+                Ok(count) => self.written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A full disk or a failing one: kept, and tried again by a timer.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn record(&mut self, stream: Stream, stamp: &Stamp, tag: u8, tail: &[u8]) {
+        let name: &[u8] = match stream {
+            Stream::Stdout => b" stdout ",
+            Stream::Stderr => b" stderr ",
+        };
+        let partial = &mut self.partial[stream as usize];
+        let length = (stamp.0.len() + name.len() + 3 + partial.len() + tail.len()) as u64;
+        let full = self.planned > 0 && self.planned.saturating_add(length) > self.target.max_size;
+        if full {
+            self.planned = 0;
+        }
+        if full && self.batches.is_empty() {
+            self.batches.push_back(Vec::new());
+        }
+        if full || self.batches.is_empty() {
+            self.batches.push_back(Vec::new());
+        }
+        self.planned += length;
+        let Some(batch) = self.batches.back_mut() else { return };
+        batch.extend_from_slice(&stamp.0);
+        batch.extend_from_slice(name);
+        batch.extend_from_slice(&[tag, b' ']);
+        batch.append(partial);
+        batch.extend_from_slice(tail);
+        batch.push(b'\n');
+    }
+
+    /// Moves every file one place on. If that cannot be done the current file grows on: nothing is lost.
+    fn rotate(&mut self) {
+        let path = &self.target.path;
+        if self.target.max_files == 1 {
+            let _ = self.file.set_len(0);
+            return;
+        }
+        for number in (1..self.target.max_files - 1).rev() {
+            let _ = fs::rename(numbered(path, number), numbered(path, number + 1));
+        }
+        if fs::rename(path, numbered(path, 1)).is_ok() {
+            if let Ok(file) = open(path) {
+                self.file = file;
+            }
+        }
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+/// A point in time as `2006-01-02T15:04:05.000000000Z`.
+struct Stamp([u8; 30]);
+
+impl Stamp {
+    fn new(now: SystemTime) -> Self {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let (year, month, day) = civil(since.as_secs() / 86_400);
+        let seconds = since.as_secs() % 86_400;
+        let mut text = *b"0000-00-00T00:00:00.000000000Z";
+        let mut put = |end: usize, digits: usize, mut value: u64| {
+            for at in (end - digits..end).rev() {
+                text[at] = b'0' + (value % 10) as u8;
+                value /= 10;
+            }
+        };
+        put(4, 4, year);
+        put(7, 2, month);
+        put(10, 2, day);
+        put(13, 2, seconds / 3600);
+        put(16, 2, seconds / 60 % 60);
+        put(19, 2, seconds % 60);
+        put(29, 9, since.subsec_nanos().into());
+        Self(text)
+    }
+}
+
+/// Year, month and day of a number of days since 1970, by the era method (400 years have 146097 days).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

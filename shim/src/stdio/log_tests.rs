@@ -1,0 +1,131 @@
+//! The log against the file system: exactness over rotations, cuts and a full disk.
+
+use super::*;
+
+const T: SystemTime = UNIX_EPOCH;
+const HEAD: &str = "1970-01-01T00:00:00.000000000Z";
+
+fn log(dir: &Path, max_size: u64, max_files: u32) -> Log {
+    Log::open(LogTarget { path: dir.join("log"), max_size, max_files }).unwrap()
+}
+
+/// The text of all records of a stream, oldest file first, and the names of the files.
+fn read(dir: &Path, stream: &str) -> (Vec<u8>, Vec<String>) {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_by_key(|name| name.strip_prefix("log.").map_or(0, |n| n.parse::<u32>().unwrap()));
+    let mut text = Vec::new();
+    for name in names.iter().rev() {
+        let content = fs::read(dir.join(name)).unwrap();
+        for line in content.split_inclusive(|b| *b == b'\n') {
+            let line = line.strip_suffix(b"\n").expect("every record ends");
+            let rest = &line[HEAD.len() + 1..];
+            let Some(rest) = rest.strip_prefix(format!("{stream} ").as_bytes()) else { continue };
+            text.extend_from_slice(&rest[2..]);
+            if rest[0] == b'F' {
+                text.push(b'\n');
+            }
+        }
+    }
+    (text, names)
+}
+
+#[test]
+fn lines_are_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = log(dir.path(), 1 << 20, 3);
+    log.append(Stream::Stdout, b"one\ntw", T);
+    log.append(Stream::Stderr, b"bad\n", T);
+    log.append(Stream::Stdout, b"o\n\nrest", T);
+    log.finish(Stream::Stdout, T);
+    let text = fs::read_to_string(dir.path().join("log")).unwrap();
+    let expected = format!(
+        "{HEAD} stdout F one\n{HEAD} stderr F bad\n{HEAD} stdout F two\n{HEAD} stdout F \n{HEAD} stdout P rest\n"
+    );
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn long_lines_are_cut_at_16_kib() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = log(dir.path(), 1 << 20, 3);
+    let mut line = vec![b'x'; limits::LOG_LINE];
+    line.push(b'\n');
+    line.extend(vec![b'y'; limits::LOG_LINE + 1]);
+    line.push(b'\n');
+    log.append(Stream::Stdout, &line, T);
+    let content = fs::read(dir.path().join("log")).unwrap();
+    let tags: Vec<u8> =
+        content.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(|l| l[HEAD.len() + 8]).collect();
+    assert_eq!(tags, b"FPF");
+    assert_eq!(read(dir.path(), "stdout").0, line);
+}
+
+#[test]
+fn rotation_loses_nothing_while_all_files_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = log(dir.path(), 1000, 1000);
+    let mut sent = Vec::new();
+    for n in 0..400usize {
+        let piece = format!("{n}:{}\n", "z".repeat(n % 90)).into_bytes();
+        sent.extend_from_slice(&piece);
+        let (a, b) = piece.split_at(piece.len() / 2);
+        log.append(Stream::Stdout, a, T);
+        log.append(Stream::Stderr, b"e\n", T);
+        log.append(Stream::Stdout, b, T);
+    }
+    let (text, names) = read(dir.path(), "stdout");
+    assert_eq!(text, sent);
+    assert_eq!(read(dir.path(), "stderr").0, b"e\n".repeat(400));
+    assert!(names.len() > 20);
+    for name in names {
+        assert!(fs::metadata(dir.path().join(name)).unwrap().len() <= 1000);
+    }
+}
+
+#[test]
+fn one_chunk_may_rotate_many_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = log(dir.path(), 200, 1000);
+    let sent = b"0123456789\n".repeat(1000);
+    log.append(Stream::Stdout, &sent, T);
+    let (text, names) = read(dir.path(), "stdout");
+    assert_eq!(text, sent);
+    assert!(names.len() > 200);
+}
+
+#[test]
+fn only_so_many_files_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    for (files, expected) in [(1, vec!["log"]), (3, vec!["log", "log.1", "log.2"])] {
+        let mut log = log(dir.path(), 100, files);
+        for n in 0..50 {
+            log.append(Stream::Stdout, format!("{n}\n").as_bytes(), T);
+        }
+        let (text, names) = read(dir.path(), "stdout");
+        assert_eq!(names, expected);
+        assert!(text.ends_with(b"49\n"));
+    }
+}
+
+#[test]
+fn a_log_goes_on_where_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    log(dir.path(), 100, 3).append(Stream::Stdout, b"first\n", T);
+    log(dir.path(), 100, 3).append(Stream::Stdout, b"second\n", T);
+    log(dir.path(), 100, 3).append(Stream::Stdout, b"third\n", T);
+    let (text, names) = read(dir.path(), "stdout");
+    assert_eq!(text, b"first\nsecond\nthird\n");
+    assert_eq!(names, ["log", "log.1"]);
+}
+
+#[test]
+fn days_are_dates() {
+    for (seconds, text) in [
+        (951_782_400, "2000-02-29T00:00:00.000000000Z"),
+        (1_709_251_199, "2024-02-29T23:59:59.000000000Z"),
+        (4_102_444_800, "2100-01-01T00:00:00.000000000Z"),
+    ] {
+        assert_eq!(Stamp::new(UNIX_EPOCH + Duration::from_secs(seconds)).0, text.as_bytes());
+    }
+}

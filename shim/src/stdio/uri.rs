@@ -1,0 +1,141 @@
+//! What the three stdio strings of a request mean. Pure text: nothing is opened here.
+//!
+//! Empty: `/dev/null`. A plain absolute path or `fifo://`: a FIFO, or an existing file that is appended to.
+//! `file://`: one file for both output streams. `log://`: the rotating log, for both output streams.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// Where a stream comes from or goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Null,
+    Fifo(PathBuf),
+    File(PathBuf),
+    Log(LogTarget),
+}
+
+/// The rotating log of a `log://` URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogTarget {
+    pub path: PathBuf,
+    /// A record that would make the file longer than so many bytes goes to the next one.
+    pub max_size: u64,
+    /// Files that are kept, the current one included; at least 1.
+    pub max_files: u32,
+}
+
+/// Reads one stdio string; `field` is its name, for the error.
+pub fn parse(field: &'static str, value: &str) -> Result<Target> {
+    if value.is_empty() {
+        return Ok(Target::Null);
+    }
+    let Some((scheme, rest)) = value.split_once("://") else {
+        return Ok(Target::Fifo(absolute(field, value.into())?));
+    };
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = || absolute(field, decode(path));
+    match scheme {
+        "fifo" => Ok(Target::Fifo(path()?)),
+        "file" => Ok(Target::File(path()?)),
+        "log" => log(field, path()?, query).map(Target::Log),
+        "binary" => Err(Error::NotBuilt { what: "binary:// logging", why: "use fifo://, file:// or log://" }),
+        _ => Err(Error::BadField {
+            field,
+            why: format!("{value:?} has an unknown scheme; known are fifo, file and log"),
+        }),
+    }
+}
+
+fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
+    let mut target = LogTarget { path, max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad = |why: &str| Error::BadField { field, why: format!("{pair:?} in a log URI: {why}") };
+        match key {
+            "max-size" => {
+                target.max_size = value.parse().map_err(|_| bad("not a number of bytes"))?;
+                if target.max_size == 0 {
+                    return Err(bad("must be at least 1"));
+                }
+            }
+            "max-files" => {
+                target.max_files = value.parse().map_err(|_| bad("not a number of files"))?;
+                if !(1..=1000).contains(&target.max_files) {
+                    return Err(bad("must be 1 to 1000"));
+                }
+            }
+            _ => return Err(bad("known are max-size and max-files")),
+        }
+    }
+    Ok(target)
+}
+
+fn absolute(field: &'static str, path: OsString) -> Result<PathBuf> {
+    if Path::new(&path).is_absolute() && !path.as_encoded_bytes().contains(&0) {
+        return Ok(path.into());
+    }
+    Err(Error::BadField { field, why: format!("{path:?} is not an absolute path") })
+}
+
+/// Undoes `%XX`; what is no such escape stays as it is.
+fn decode(text: &str) -> OsString {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = match tail {
+            [high, low, ..] if first == b'%' => hex(*high).zip(hex(*low)),
+            _ => None,
+        };
+        if let Some((high, low)) = escaped {
+            bytes.push(high << 4 | low);
+            rest = tail.get(2..).unwrap_or_default();
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_is_understood() {
+        assert_eq!(parse("stdout", "").unwrap(), Target::Null);
+        assert_eq!(parse("stdout", "/run/x").unwrap(), Target::Fifo("/run/x".into()));
+        assert_eq!(parse("stdout", "fifo:///run/x").unwrap(), Target::Fifo("/run/x".into()));
+        assert_eq!(parse("stdout", "file:///tmp/a%20b%2").unwrap(), Target::File("/tmp/a b%2".into()));
+        let log = LogTarget { path: "/l".into(), max_size: 5, max_files: 2 };
+        assert_eq!(parse("stdout", "log:///l?max-size=5&max-files=2").unwrap(), Target::Log(log));
+        let log = LogTarget { path: "/l".into(), max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES };
+        assert_eq!(parse("stdout", "log:///l").unwrap(), Target::Log(log));
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for bad in [
+            "x",
+            "fifo://x",
+            "ftp:///x",
+            "log:///l?max-size=0",
+            "log:///l?max-files=x",
+            "log:///l?a=b",
+            "/a\0b",
+        ] {
+            let error = parse("stdout", bad).unwrap_err();
+            assert!(error.to_string().starts_with("stdout: "), "{error}");
+        }
+        assert!(parse("stdout", "binary:///bin/x").unwrap_err().to_string().contains("not supported"));
+    }
+}

@@ -1,0 +1,34 @@
+//! The few calls that need `unsafe`. Nothing here keeps state.
+#![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// The descriptor that the daemon handed over at `exec`. Call once, first thing in `main`.
+///
+/// `None` if nothing is open there.
+pub fn inherited(number: i32) -> Option<OwnedFd> {
+    // SAFETY: fcntl reads only its arguments.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, as the call above showed, and nothing else in this process owns it: this
+    // runs before anything was opened.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Gives freed memory back to the kernel.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim has no preconditions; only the main thread exists.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Keeps the allocator to one arena that shrinks readily: small private memory matters more than speed here.
+pub fn tune_allocator() {
+    // SAFETY: mallopt has no preconditions; called before any other thread could exist.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 64 << 10);
+        libc::mallopt(libc::M_TOP_PAD, 16 << 10);
+    }
+}

@@ -1,0 +1,96 @@
+//! `Delete`: forgets a process that has ended, and with the first process the container. Answered when all output
+//! has reached where it goes, or after [`crate::limits::DRAIN`].
+
+use longshore_proto::containerd::events::TaskDelete;
+use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
+
+use crate::bundle;
+use crate::dispatch::Answer;
+use crate::error::{Error, Result};
+use crate::events::What;
+use crate::process::{Caller, INIT, Phase};
+use crate::server::Shim;
+
+impl Shim {
+    pub fn delete(&mut self, caller: Caller, request: &DeleteRequest) -> Result<Answer> {
+        let (serial, process) = self.named(&request.id, &request.exec_id)?;
+        match &process.phase {
+            Phase::Running => return Err(Error::WrongState { operation: "delete", state: "running" }),
+            Phase::Added(_) => {
+                self.processes.remove(&serial);
+                return Ok(Answer::Now(Vec::new()));
+            }
+            // Never started: it ends here, and its exit answers this call.
+            Phase::Created => self.kill_process(serial, libc::SIGKILL)?,
+            Phase::Stopped(_) => {}
+        }
+        let answer = self.keep_open(caller);
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.deleters.push(caller);
+        }
+        self.delete_if_settled(serial);
+        Ok(answer)
+    }
+
+    /// Answers the `Delete` calls of a process once it has ended in every respect.
+    pub fn delete_if_settled(&mut self, serial: u32) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if process.deleters.is_empty() || !process.announced || !process.io.is_drained() {
+            return;
+        }
+        let callers = std::mem::take(&mut process.deleters);
+        let result = if serial == INIT { self.delete_container() } else { self.delete_exec(serial) };
+        for caller in callers {
+            match &result {
+                Ok(response) => self.answer(caller, response),
+                Err(error) => self.fail(caller, error),
+            }
+        }
+        self.watch_loneliness();
+    }
+
+    fn delete_exec(&mut self, serial: u32) -> Result<DeleteResponse> {
+        let response = self.last_words(serial)?;
+        if let Some(process) = self.processes.remove(&serial) {
+            if let Some(assigned) = &self.assigned {
+                bundle::remove_exit(&assigned.folder, &process.exec_id);
+            }
+        }
+        Ok(response)
+    }
+
+    fn delete_container(&mut self) -> Result<DeleteResponse> {
+        let response = self.last_words(INIT)?;
+        let task = self.task.as_mut().ok_or(Error::Finished)?;
+        match task.container.take() {
+            Some(container) => {
+                if let Some(oom) = container.oom_fd() {
+                    self.poll.remove(oom);
+                }
+                container.delete()?;
+            }
+            None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,
+        }
+        self.task = None;
+        self.processes.clear();
+        self.emit(&What::Delete(TaskDelete {
+            container_id: self.assigned()?.id.clone(),
+            pid: response.pid,
+            exit_status: response.exit_status,
+            exited_at: response.exited_at,
+            // As containerd's own shim has it for the first process.
+            id: String::new(),
+        }));
+        Ok(response)
+    }
+
+    fn last_words(&self, serial: u32) -> Result<DeleteResponse> {
+        let process = self.processes.get(&serial).ok_or(Error::Finished)?;
+        let record = process.exit_record().ok_or(Error::Finished)?;
+        Ok(DeleteResponse {
+            pid: process.wire_pid(),
+            exit_status: record.exit_status,
+            exited_at: record.exited_at,
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! `Exec`: announces one more process; `Start` makes it.
+
+use longshore_proto::containerd::events::TaskExecAdded;
+use longshore_proto::containerd::task::v3::ExecProcessRequest;
+use oci_spec::runtime::Process as ProcessSpec;
+
+use crate::error::{Error, Result};
+use crate::events::What;
+use crate::process::{Phase, Process};
+use crate::server::Shim;
+use crate::stdio::Paths;
+use crate::{bundle, limits, names};
+
+impl Shim {
+    pub fn exec(&mut self, request: ExecProcessRequest) -> Result<()> {
+        names::check("exec id", &request.exec_id)?;
+        if request.exec_id == bundle::INIT_EXIT {
+            let why = "it is the name of the first process's exit record";
+            return Err(Error::BadName { what: "exec id", value: request.exec_id, why });
+        }
+        match self.serial(&request.id, &request.exec_id) {
+            Ok(_) => return Err(Error::Exists { what: "exec", id: request.exec_id }),
+            Err(Error::NoProcess { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        // The first process is in the same map.
+        if self.processes.len() > limits::EXECS {
+            return Err(Error::Limit { what: "execs that were not deleted", limit: limits::EXECS });
+        }
+        let json = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        let mut spec: ProcessSpec = serde_json::from_slice(json)
+            .map_err(|source| Error::Json { what: "read the process of an exec", source })?;
+        spec.set_terminal(Some(request.terminal));
+        let paths = Paths {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        let process = Process::new(request.exec_id.clone(), paths, Phase::Added(Box::new(spec)));
+        self.processes.insert(self.next_serial, process);
+        self.next_serial = self.next_serial.wrapping_add(1).max(1);
+        self.emit(&What::ExecAdded(TaskExecAdded { container_id: request.id, exec_id: request.exec_id }));
+        Ok(())
+    }
+}
