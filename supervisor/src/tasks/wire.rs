@@ -82,7 +82,7 @@ pub fn exec_request(id: &str, exec_id: &str, exec: &ExecTask) -> ExecProcessRequ
 
 pub fn attach_start(exec_id: &str, streams: AttachStreams) -> shim::AttachInput {
     let AttachStreams { stdin, stdout, stderr } = streams;
-    let start = shim::AttachStart { exec_id: exec_id.to_owned(), stdin, stdout, stderr };
+    let start = shim::AttachStart { exec_id: exec_id.to_owned(), stdin, stdout, stderr, window: 0 };
     shim::AttachInput { start: Some(start), ..shim::AttachInput::default() }
 }
 
@@ -106,6 +106,7 @@ pub fn attach_output(wire: shim::AttachOutput) -> Option<AttachOutput> {
         What::Stderr(bytes) => AttachOutput::Stderr(Bytes::from(bytes)),
         What::Exited(record) => AttachOutput::Exited(exit(&record)),
         What::Attached(()) => AttachOutput::Attached,
+        What::StdinTaken(_) => return None,
     })
 }
 
