@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{fmt, io};
@@ -119,32 +120,50 @@ impl Connection {
     /// Makes several calls that leave in one write, in order.
     ///
     /// # Errors
-    /// The first error of `calls`, or the connection is closed; then none of them was sent.
+    /// The first error of `calls`, or a bound is reached, or the connection is closed; then none of them was sent.
     pub fn pipeline<T>(
         &self,
         calls: impl FnOnce(&mut Pipeline<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        let mut pipeline =
+            Pipeline { connection: self, out: Vec::new(), calls: Vec::new(), frames: Vec::new() };
+        let made = calls(&mut pipeline)?;
+        let Pipeline { out, calls, frames, .. } = pipeline;
+        self.send(out, calls, &frames)?;
+        Ok(made)
+    }
+
+    /// Gives the calls their stream numbers, which must rise in the order of writing, and writes.
+    fn send(&self, mut out: Vec<u8>, calls: Vec<NewCall>, frames: &[NewFrame]) -> Result<(), Failure> {
         let mut state = self.shared.lock();
         if let Some(why) = &state.closed {
             return Err(Failure::Closed(why.clone()));
         }
-        let length = state.out.len();
-        let mut pipeline = Pipeline { connection: self, state: &mut state, opened: Vec::new() };
-        let result = calls(&mut pipeline);
-        let opened = pipeline.opened;
-        match result {
-            Ok(made) => {
-                self.shared.flush(&mut state);
-                Ok(made)
-            }
-            Err(failure) => {
-                state.out.truncate(length);
-                for stream in opened {
-                    state.waiters.remove(&stream);
-                }
-                Err(failure)
+        if state.waiters.len() + calls.len() > limits::CALLS_PER_CONNECTION {
+            return Err(Failure::Limit("calls waiting for one shim", limits::CALLS_PER_CONNECTION));
+        }
+        if state.queued() > limits::QUEUED_BYTES {
+            return Err(Failure::Limit("bytes queued for one shim", limits::QUEUED_BYTES));
+        }
+        for call in calls {
+            let stream = state.streams.open().map_err(Failure::Protocol)?;
+            call.stream.store(stream, Ordering::Relaxed);
+            state.waiters.insert(stream, call.waiter);
+        }
+        for frame in frames {
+            let number = frame.stream.load(Ordering::Relaxed).to_be_bytes();
+            let at = frame.offset + STREAM_OFFSET;
+            if let Some(place) = out.get_mut(at..at + number.len()) {
+                place.copy_from_slice(&number);
             }
         }
+        if state.out.is_empty() {
+            state.out = out
+        } else {
+            state.out.extend_from_slice(&out)
+        }
+        self.shared.flush(&mut state);
+        Ok(())
     }
 
     /// One call with one answer.
@@ -167,11 +186,29 @@ impl Connection {
     }
 }
 
+/// Where the stream number is in a frame's header.
+const STREAM_OFFSET: usize = 4;
+
+/// The stream number of a call; 0 until it is sent.
+type StreamCell = Arc<AtomicU32>;
+
+struct NewCall {
+    stream: StreamCell,
+    waiter: Waiter,
+}
+
+struct NewFrame {
+    offset: usize,
+    stream: StreamCell,
+}
+
 /// Calls being put together for one write.
 pub struct Pipeline<'a> {
     connection: &'a Connection,
-    state: &'a mut State,
-    opened: Vec<u32>,
+    out: Vec<u8>,
+    calls: Vec<NewCall>,
+    /// The frames in `out` whose headers still lack the stream number.
+    frames: Vec<NewFrame>,
 }
 
 impl Pipeline<'_> {
@@ -224,23 +261,23 @@ impl Pipeline<'_> {
         let (sender, messages) = mpsc::channel(limits::STREAM_MESSAGES);
         let target = Target::new(service, method, Call::ClientStream);
         let stream = self.open(target, &(), Waiter::Stream(sender))?;
-        ttrpc::encode_data(&mut self.state.out, stream, first).map_err(Failure::Protocol)?;
-        let call = OpenCall { connection: self.connection.clone(), stream };
+        self.frames.push(NewFrame { offset: self.out.len(), stream: stream.clone() });
+        ttrpc::encode_data(&mut self.out, 0, first).map_err(Failure::Protocol)?;
+        let call = OpenCall { connection: self.connection.clone(), stream: stream.clone() };
         let outgoing = Outgoing { connection: self.connection.clone(), stream, message: PhantomData };
         Ok((outgoing, Incoming { call, messages, method, message: PhantomData }))
     }
 
-    fn open<R: Message>(&mut self, target: Target<'_>, request: &R, waiter: Waiter) -> Result<u32, Failure> {
-        if self.state.waiters.len() >= limits::CALLS_PER_CONNECTION {
-            return Err(Failure::Limit("calls waiting for one shim", limits::CALLS_PER_CONNECTION));
-        }
-        if self.state.queued() > limits::QUEUED_BYTES {
-            return Err(Failure::Limit("bytes queued for one shim", limits::QUEUED_BYTES));
-        }
-        let stream = self.state.streams.open().map_err(Failure::Protocol)?;
-        ttrpc::encode_request(&mut self.state.out, stream, target, request).map_err(Failure::Protocol)?;
-        self.state.waiters.insert(stream, waiter);
-        self.opened.push(stream);
+    fn open<R: Message>(
+        &mut self,
+        target: Target<'_>,
+        request: &R,
+        waiter: Waiter,
+    ) -> Result<StreamCell, Failure> {
+        let stream = StreamCell::default();
+        self.frames.push(NewFrame { offset: self.out.len(), stream: stream.clone() });
+        ttrpc::encode_request(&mut self.out, 0, target, request).map_err(Failure::Protocol)?;
+        self.calls.push(NewCall { stream: stream.clone(), waiter });
         Ok(stream)
     }
 }
@@ -248,12 +285,15 @@ impl Pipeline<'_> {
 /// Forgets the call when it is dropped; what still comes for it is skipped.
 struct OpenCall {
     connection: Connection,
-    stream: u32,
+    stream: StreamCell,
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        self.connection.shared.lock().waiters.remove(&self.stream);
+        let stream = self.stream.load(Ordering::Relaxed);
+        if stream != 0 {
+            self.connection.shared.lock().waiters.remove(&stream);
+        }
     }
 }
 
@@ -322,13 +362,13 @@ impl<A: Message + Default> Incoming<A> {
 /// Our side of a streaming call. Dropping it does not end the stream; [`Outgoing::end`] does.
 pub struct Outgoing<R> {
     connection: Connection,
-    stream: u32,
+    stream: StreamCell,
     message: PhantomData<fn(R)>,
 }
 
 impl<R> Clone for Outgoing<R> {
     fn clone(&self) -> Self {
-        Self { connection: self.connection.clone(), stream: self.stream, message: PhantomData }
+        Self { connection: self.connection.clone(), stream: self.stream.clone(), message: PhantomData }
     }
 }
 
@@ -350,7 +390,7 @@ impl<R: Message> Outgoing<R> {
                     return Err(Failure::Closed(why.clone()));
                 }
                 if state.queued() < limits::STDIN_QUEUED_BYTES {
-                    ttrpc::encode_data(&mut state.out, self.stream, message).map_err(Failure::Protocol)?;
+                    ttrpc::encode_data(&mut state.out, self.number(), message).map_err(Failure::Protocol)?;
                     shared.flush(&mut state);
                     return Ok(());
                 }
@@ -359,12 +399,16 @@ impl<R: Message> Outgoing<R> {
         }
     }
 
+    fn number(&self) -> u32 {
+        self.stream.load(Ordering::Relaxed)
+    }
+
     /// Says that no more messages follow.
     pub fn end(&self) {
         let shared = &self.connection.shared;
         let mut state = shared.lock();
-        if state.closed.is_none() && state.waiters.contains_key(&self.stream) {
-            ttrpc::encode_end(&mut state.out, self.stream);
+        if state.closed.is_none() && state.waiters.contains_key(&self.number()) {
+            ttrpc::encode_end(&mut state.out, self.number());
             shared.flush(&mut state);
         }
     }
@@ -391,7 +435,10 @@ impl Shared {
             }
             Ok(()) => {}
             // The reader sees the same end and tells everyone; here only the queue is given up.
-            Err(_) => state.out.clear(),
+            Err(_) => {
+                state.out.clear();
+                state.sent = 0;
+            }
         }
     }
 
@@ -549,3 +596,7 @@ fn try_send(sender: mpsc::Sender<Payload>, payload: Payload) -> Option<(mpsc::Se
         Err(mpsc::error::TrySendError::Full(payload)) => Some((sender, payload)),
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
