@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::filters::{self, Adaptor, Filter};
 use crate::labels::{self, Labels};
-use crate::metadata::{Db, Reader, tables};
+use crate::leases::{self, Resource};
+use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::Namespace;
 
 /// Longest reference of an ingest in bytes.
@@ -106,6 +107,19 @@ impl ContentStore {
 
     pub fn exists(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
         self.db.contains(&tables::BLOBS, namespace, digest.as_str())
+    }
+
+    /// Whether the namespace has the blob; if so the lease holds it from now on, so that it stays.
+    pub async fn claim(&self, namespace: &Namespace, digest: &Digest, lease: Option<&str>) -> Result<bool> {
+        let Some(lease) = lease else { return self.exists(namespace, digest) };
+        let claim = |tx: &mut Tx<'_>| {
+            let exists = tx.contains(&tables::BLOBS, namespace, digest.as_str())?;
+            if exists {
+                leases::hold(tx, namespace, lease, &Resource::Content(digest.clone()))?;
+            }
+            Ok(exists)
+        };
+        self.db.write(claim).await
     }
 
     /// Changes the labels: those that `keys` names, or all of them.
@@ -266,19 +280,59 @@ impl ContentStore {
         }
     }
 
-    /// Unlinks the files of blobs that no namespace has a record of. Blocks. Bytes that became free.
-    pub fn remove_files(&self, digests: &[Digest]) -> Result<u64> {
-        let mut freed = 0;
-        for digest in digests {
-            if !self.start_removing(digest) {
-                continue;
+    /// The ingests of all namespaces. Blocks.
+    pub fn all_statuses(&self) -> Result<Vec<(Namespace, IngestStatus)>> {
+        let all = all_ingests(&self.ingests)?;
+        all.iter().map(|(folder, info)| Ok((info.namespace.clone(), folder.status(info)?))).collect()
+    }
+
+    /// Drops an ingest unless it has a writer; the bytes that became free. Blocks.
+    pub fn remove_ingest(&self, namespace: &Namespace, reference: &str) -> Result<Option<u64>> {
+        let Ok(_lock) = self.lock(namespace, reference) else { return Ok(None) };
+        let folder = self.ingest(namespace, reference);
+        let size = fs::metadata(folder.data()).map_or(0, |metadata| metadata.len());
+        folder.remove()?;
+        Ok(Some(size))
+    }
+
+    /// Unlinks the files of blobs that no namespace has a record of; how many, and the bytes that became free. Blocks.
+    pub fn remove_unrecorded(&self) -> Result<(usize, u64)> {
+        let mut files = Vec::new();
+        for (algorithm, folder) in self.blob_folders() {
+            let at = |source| Error::io("listing blobs in", &folder, source);
+            for entry in fs::read_dir(&folder).map_err(at)? {
+                let name = entry.map_err(at)?.file_name();
+                files.extend(Digest::parse(&format!("{algorithm}:{}", name.to_string_lossy())));
             }
-            let result = self.remove_file(digest);
-            lock(&self.uses).remove(digest);
-            self.removed.notify_waiters();
-            freed += result?;
         }
-        Ok(freed)
+        if files.is_empty() {
+            return Ok((0, 0));
+        }
+        let recorded: HashSet<String> = self
+            .db
+            .scan(&tables::BLOBS.view::<serde::de::IgnoredAny>())?
+            .into_iter()
+            .map(|row| row.key)
+            .collect();
+        files.retain(|digest| !recorded.contains(digest.as_str()));
+        let mut removed = (0, 0);
+        for digest in &files {
+            if let Some(freed) = self.remove_file(digest)? {
+                removed = (removed.0 + 1, removed.1 + freed);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Unlinks one file unless a record or a commit under way needs it.
+    fn remove_file(&self, digest: &Digest) -> Result<Option<u64>> {
+        if !self.start_removing(digest) {
+            return Ok(None);
+        }
+        let result = self.unlink(digest);
+        lock(&self.uses).remove(digest);
+        self.removed.notify_waiters();
+        result
     }
 
     fn start_removing(&self, digest: &Digest) -> bool {
@@ -290,15 +344,15 @@ impl ContentStore {
         true
     }
 
-    fn remove_file(&self, digest: &Digest) -> Result<u64> {
+    fn unlink(&self, digest: &Digest) -> Result<Option<u64>> {
         if self.has_record(digest)? {
-            return Ok(0);
+            return Ok(None);
         }
         let path = self.path(digest);
         let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         match fs::remove_file(&path) {
-            Ok(()) => Ok(size),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
+            Ok(()) => Ok(Some(size)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(Error::io("removing blob", path, source)),
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::digest::{Algorithm, Digest, Hasher};
 use super::ingest::{IngestDir, IngestInfo, IngestStatus, Ranges};
-use super::store::{ContentStore, RefLock, blocking};
+use super::store::{ContentStore, Pin, RefLock, blocking};
 use super::{BlobInfo, BlobRecord};
 use crate::error::{Error, Result};
 use crate::labels::{self, Labels};
@@ -80,8 +80,8 @@ pub struct Writer {
     store: Arc<ContentStore>,
     inner: Arc<Inner>,
     lease: Option<String>,
-    /// Another namespace has the blob already: nothing needs to be written.
-    shared: Option<u64>,
+    /// The blob is here already, for another namespace: its size, and what keeps it. Nothing needs to be written.
+    shared: Option<(u64, Pin)>,
     _lock: RefLock<Arc<ContentStore>>,
 }
 
@@ -99,8 +99,8 @@ impl ContentStore {
             Some(expected) => self.find_expected(&namespace, &reference, expected, lease.as_deref()).await?,
             None => None,
         };
-        if let (Some(size), true) = (shared, total > 0)
-            && size != total
+        if let (Some((size, _)), true) = (&shared, total > 0)
+            && *size != total
         {
             let why = format!("is {size} bytes, not {total}");
             return Err(Error::precondition(format!("ref {reference}: the expected blob"), why));
@@ -116,25 +116,23 @@ impl ContentStore {
         Ok(Writer { store: Arc::clone(self), inner: Arc::new(inner), lease, shared, _lock: lock })
     }
 
-    /// The size of the expected blob if another namespace has it; an error if this one does.
+    /// The expected blob if it is here for another namespace; an error if this one has it.
     async fn find_expected(
         self: &Arc<Self>,
         namespace: &Namespace,
         reference: &str,
         expected: &Digest,
         lease: Option<&str>,
-    ) -> Result<Option<u64>> {
-        if self.exists(namespace, expected)? {
+    ) -> Result<Option<(u64, Pin)>> {
+        if self.claim(namespace, expected, lease).await? {
             let folder = self.ingest(namespace, reference);
-            if let Some(lease) = lease {
-                let resource = Resource::Content(expected.clone());
-                self.db.write(|tx| leases::hold(tx, namespace, lease, &resource)).await?;
-            }
             blocking(move || folder.remove()).await?;
             return Err(Error::already_exists("content", expected.as_str()));
         }
+        let pin = self.pin(expected).await;
         let path = self.path(expected);
-        blocking(move || Ok(fs::metadata(path).ok().map(|metadata| metadata.len()))).await
+        let size = blocking(move || Ok(fs::metadata(path).ok().map(|metadata| metadata.len()))).await?;
+        Ok(size.map(|size| (size, pin)))
     }
 }
 
@@ -270,7 +268,7 @@ impl Writer {
 
     /// Bytes that are there from the beginning without a gap; survives kill -9.
     pub fn offset(&self) -> u64 {
-        self.shared.unwrap_or_else(|| *self.inner.frontier.borrow())
+        self.shared.as_ref().map_or_else(|| *self.inner.frontier.borrow(), |(size, _)| *size)
     }
 
     /// Follows [`Writer::offset`]: for readers of what arrives in order.
@@ -329,7 +327,7 @@ impl Writer {
 
     /// The digest of what is there up to the offset.
     pub async fn digest(&self) -> Result<Digest> {
-        if let (Some(_), Some(expected)) = (self.shared, &self.inner.info.expected) {
+        if let (Some(_), Some(expected)) = (&self.shared, &self.inner.info.expected) {
             return Ok(expected.clone());
         }
         let inner = Arc::clone(&self.inner);

@@ -13,7 +13,7 @@ mod open;
 mod table;
 mod tx;
 
-pub use db::Db;
+pub use db::{Db, Touched};
 pub use open::Options;
 pub use table::{Row, Table, tables};
 pub use tx::{Reader, Tx};

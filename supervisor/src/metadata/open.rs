@@ -131,7 +131,7 @@ fn rebuild(directory: &Path, options: &Options, cause: &Error) -> Result<sled::D
         records = records.len(),
         exported = written.map(|time| jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default()),
         "the metadata store was damaged ({cause}); it was rebuilt from the last export: changes made after that \
-         export are lost, blobs without a record are kept for a day"
+         export are lost"
     );
     open_sled(&store(directory), options)
 }

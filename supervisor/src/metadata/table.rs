@@ -21,6 +21,16 @@ impl<T> Table<T> {
     pub fn name(&self) -> &'static str {
         self.name
     }
+
+    /// The same table read as another type: one with fewer fields.
+    pub const fn view<V>(&self) -> Table<V> {
+        Table::new(self.tag, self.name)
+    }
+
+    /// Whether a key with this tag belongs to the table.
+    pub fn has(&self, tag: u8) -> bool {
+        self.tag == tag
+    }
 }
 
 /// One record with its key.
