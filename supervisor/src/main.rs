@@ -71,8 +71,12 @@ fn start(flags: &flags::Flags) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(level: &str) -> anyhow::Result<()> {
+    // A plain level is meant for the daemon; its libraries log every frame they send.
+    let plain = level.parse::<tracing::Level>().is_ok();
+    let directives = if plain { format!("info,longshored={level}") } else { level.to_owned() };
+    let directives = if matches!(level, "warn" | "error") { level.to_owned() } else { directives };
     let filter = tracing_subscriber::EnvFilter::builder()
-        .parse(level)
+        .parse(directives)
         .with_context(|| format!("log level {level:?}: error, warn, info, debug and trace exist"))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -43,6 +43,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let access = Access::new(config.grpc.group.as_deref())?;
     let services = build(&config).await?;
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
+    services.gc.start();
+    services.gc.trigger();
     let exporter =
         tokio::spawn(export_now_and_then(Arc::clone(&services.db), config.metadata.export_seconds));
     let socket = Socket::bind(&config.address, access)?;
