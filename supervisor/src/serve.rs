@@ -65,7 +65,9 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     blocking(move || {
         snapshots.close();
         db.close()
-    }).await.context("closing the metadata store")?;
+    })
+    .await
+    .context("closing the metadata store")?;
     tracing::info!("longshored stopped; containers go on");
     result
 }

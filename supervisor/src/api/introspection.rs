@@ -67,9 +67,11 @@ impl Service {
         }
         let mut capabilities = Vec::new();
         let mut init_err = None;
-        if snapshotter && let Err(why) = self.0.snapshots.by_name(id).map(|driver| {
-            capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned()));
-        }) {
+        if snapshotter
+            && let Err(why) = self.0.snapshots.by_name(id).map(|driver| {
+                capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned()));
+            })
+        {
             init_err = Some(status(&why));
         }
         let platforms = (snapshotter || kind == RUNTIME || kind == "io.containerd.differ.v1").then(platform);

@@ -4,7 +4,7 @@
 //! descended into; what is written here is read again only by the daemon after a restart and by the bundle's shim.
 //! Nothing is flushed to disk: the state folder is on a tmpfs, and a container does not outlive the host.
 //!
-//! Files: `config.json`, `create.pb` ([`CreateRecord`]), `acknowledged` (a client was told that the task exists),
+//! Files: `config.json`, `task.pb` ([`CreateRecord`]), `acknowledged` (a client was told that the task exists),
 //! `forwarded` (how far events were published); by the shim: `shim.sock`, `shim.pid`, `init.pid`, `exit/<init|exec id>`.
 
 #![forbid(unsafe_code)]
@@ -113,7 +113,7 @@ impl Bundle {
         private_folder().create(self.path.join("rootfs"))?;
         private_folder().create(self.path.join("exit"))?;
         self.write("config.json", spec)?;
-        self.write("create.pb", &record.encode_to_vec())
+        self.write("task.pb", &record.encode_to_vec())
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -136,7 +136,7 @@ impl Bundle {
     }
 
     pub fn record(&self) -> Option<CreateRecord> {
-        CreateRecord::decode(fs::read(self.path.join("create.pb")).ok()?.as_slice()).ok()
+        CreateRecord::decode(fs::read(self.path.join("task.pb")).ok()?.as_slice()).ok()
     }
 
     pub fn spec(&self) -> Option<Vec<u8>> {
@@ -218,7 +218,7 @@ impl Bundle {
     /// for the next start, and said.
     pub fn remove(&self) {
         for name in
-            ["shim.sock", "shim.pid", "init.pid", "config.json", "create.pb", "acknowledged", "forwarded"]
+            ["shim.sock", "shim.pid", "init.pid", "config.json", "task.pb", "acknowledged", "forwarded"]
         {
             let _ = fs::remove_file(self.path.join(name));
         }

@@ -19,7 +19,7 @@ use super::pool::WaitingShim;
 use super::process::ShimProcess;
 use super::task::{NewTask, Process, Task};
 use super::types::{AttachStreams, CreateTask, ProcessId, Status};
-use super::{Inner, Slot, Started, limits, monitor, orphan, wire};
+use super::{Inner, Slot, Started, delete, delete_request, limits, monitor, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -298,23 +298,13 @@ impl Parts {
 
 /// Asks a shim to remove its container and to go.
 async fn leave(control: &Connection, id: &str, reached: Reached) -> Result<(), Failure> {
-    let delete = task::DeleteRequest { id: id.to_owned(), exec_id: ProcessId::Init.exec_id().to_owned() };
-    let shutdown = task::ShutdownRequest { id: id.to_owned(), now: false };
-    let deleted = control.pipeline(|p| {
-        let deleted = match reached {
-            Reached::Created => {
-                Some(p.unary::<_, task::DeleteResponse>(wire::TASK, "Delete", &delete, limits::DELETE)?)
-            }
-            _ => None,
-        };
-        // Not waited for: the shim may be gone before it is answered.
-        p.unary::<_, ()>(wire::TASK, "Shutdown", &shutdown, limits::REQUEST)?;
-        Ok(deleted)
-    })?;
-    match deleted {
-        Some(deleted) => deleted.answer().await.map(drop),
-        None => Ok(()),
+    if reached == Reached::Created {
+        let request = delete_request(id, ProcessId::Init);
+        let deleted = control.unary(wire::TASK, "Delete", &request, limits::DELETE).await;
+        deleted.map(|_: task::DeleteResponse| ())?;
     }
+    delete::shut_down(control, id);
+    Ok(())
 }
 
 impl Inner {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use longshore_proto::containerd::events as ev;
 use longshore_proto::containerd::task::v3 as shim_task;
 
-use super::client::Failure;
+use super::client::{Connection, Failure};
 use super::task::Task;
 use super::types::{Deleted, Exit, ProcessId, Status};
 use super::{Inner, TaskManager, carried_through, delete_request, limits, monitor, wire};
@@ -47,20 +47,13 @@ impl Inner {
         let deleted = match control {
             None => None,
             Some(control) => {
-                let shutdown = shim_task::ShutdownRequest { id: task.id.clone(), now: false };
-                let asked = control.pipeline(|p| {
-                    let request = delete_request(&task.id, ProcessId::Init);
-                    let deleted = p.unary(wire::TASK, "Delete", &request, limits::DELETE)?;
-                    // Does nothing if the container could not be deleted; the shim is gone before it answers.
-                    p.unary::<_, ()>(wire::TASK, "Shutdown", &shutdown, limits::REQUEST)?;
-                    Ok(deleted)
-                });
-                let answer = match asked {
-                    Ok(deleted) => deleted.answer().await,
-                    Err(failure) => Err(failure),
-                };
+                let request = delete_request(&task.id, ProcessId::Init);
+                let answer = control.unary(wire::TASK, "Delete", &request, limits::DELETE).await;
                 match answer {
-                    Ok(answer) => Some(from_wire(&answer)),
+                    Ok(answer) => {
+                        shut_down(&control, &task.id);
+                        Some(from_wire(&answer))
+                    }
                     Err(Failure::Closed(_)) if task.is_lost().await => None,
                     Err(failure) => return Err(wire::failure(&task.id, "delete", &failure)),
                 }
@@ -139,6 +132,13 @@ impl Task {
         }
         Ok(deleted)
     }
+}
+
+/// Tells a shim without a container to go. Its answer is not waited for: its end is.
+pub(super) fn shut_down(control: &Connection, id: &str) {
+    let request = shim_task::ShutdownRequest { id: id.to_owned(), now: false };
+    // A failure means that it is gone already.
+    let _ = control.pipeline(|p| p.unary::<_, ()>(wire::TASK, "Shutdown", &request, limits::REQUEST));
 }
 
 fn from_wire(answer: &shim_task::DeleteResponse) -> Deleted {
