@@ -1,23 +1,25 @@
 //! The two ends of an attach that the daemon holds: what goes to a process's stdin, and what comes from it.
 //!
-//! What always holds: a client that does not read stops its own stream at the buffers of one connection, and nothing
-//! else; dropping the receiver detaches.
+//! What always holds: a client that does not read, and a process that does not read its stdin, stop this stream at its
+//! window and nothing else on the connection; dropping the receiver detaches.
 
 #![forbid(unsafe_code)]
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::Stream;
 use longshore_proto::longshore::shim::v1 as shim;
+use longshore_proto::longshore::shim::v1::attach_output::What;
 use tokio::sync::Notify;
 
 use super::client::{Incoming, Outgoing};
 use super::types::{AttachInput, AttachOutput};
 use super::{limits, wire};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A joined process.
 pub struct AttachStream {
@@ -26,39 +28,63 @@ pub struct AttachStream {
 }
 
 impl AttachStream {
-    /// `shared`: told when the receiver is dropped, if the connection carries more than this stream.
     pub(super) fn new(
         container: &str,
         (outgoing, incoming): (Outgoing<shim::AttachInput>, Incoming<shim::AttachOutput>),
-        shared: Option<Arc<Notify>>,
     ) -> Self {
-        let container: Arc<str> = container.into();
+        let shared = Arc::new(Shared {
+            container: container.into(),
+            outgoing,
+            untaken: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+            taken: Notify::new(),
+        });
         Self {
-            input: AttachSender { container: container.clone(), outgoing },
-            output: AttachReceiver { container, incoming, shared, over: false },
+            input: AttachSender { shared: shared.clone() },
+            output: AttachReceiver { shared, incoming, consumed: 0 },
         }
     }
 }
 
-/// Sends to a process; clones send to the same one.
+struct Shared {
+    container: Box<str>,
+    outgoing: Outgoing<shim::AttachInput>,
+    /// Bytes of stdin that the process has not taken.
+    untaken: AtomicUsize,
+    /// The stream has ended, or nobody receives any more.
+    over: AtomicBool,
+    /// Told when `untaken` shrinks or `over` is set.
+    taken: Notify,
+}
+
+impl Shared {
+    fn end(&self) {
+        self.over.store(true, Ordering::Release);
+        self.taken.notify_waiters();
+    }
+}
+
+/// Sends to a process; clones send to the same one. Somebody must receive meanwhile: how much stdin the process took
+/// comes with its output.
 #[derive(Clone)]
 pub struct AttachSender {
-    container: Arc<str>,
-    outgoing: Outgoing<shim::AttachInput>,
+    shared: Arc<Shared>,
 }
 
 impl AttachSender {
-    /// Sends input; waits while the process does not read what was sent before.
+    /// Sends input; waits while the process does not read what was sent before. Cancel safe for all but long stdin.
     ///
     /// # Errors
-    /// The shim is gone.
+    /// The process has ended, or the shim is gone.
     pub async fn send(&self, input: AttachInput) -> Result<()> {
         match input {
             AttachInput::Stdin(mut bytes) => {
-                while bytes.len() > limits::STDIN_MESSAGE {
-                    self.send_one(&AttachInput::Stdin(bytes.split_to(limits::STDIN_MESSAGE))).await?;
+                while !bytes.is_empty() {
+                    let piece = bytes.split_to(bytes.len().min(limits::STDIN_MESSAGE));
+                    self.room_for(piece.len()).await?;
+                    self.send_one(&AttachInput::Stdin(piece)).await?;
                 }
-                if bytes.is_empty() { Ok(()) } else { self.send_one(&AttachInput::Stdin(bytes)).await }
+                Ok(())
             }
             other => self.send_one(&other).await,
         }
@@ -74,23 +100,47 @@ impl AttachSender {
 
     /// Says that this client sends nothing more, without closing the process's stdin for others.
     pub fn finish(&self) {
-        self.outgoing.end();
+        self.shared.outgoing.end();
+    }
+
+    /// Waits until so many bytes fit into the window, and takes their place.
+    async fn room_for(&self, length: usize) -> Result<()> {
+        loop {
+            let taken = self.shared.taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if self.shared.over.load(Ordering::Acquire) {
+                return Err(Error::AlreadyFinished {
+                    container: self.shared.container.to_string(),
+                    exec_id: String::new(),
+                });
+            }
+            let fits = |untaken: usize| {
+                let after = untaken + length;
+                (untaken == 0 || after <= limits::STDIN_WINDOW).then_some(after)
+            };
+            if self.shared.untaken.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits).is_ok() {
+                return Ok(());
+            }
+            taken.await;
+        }
     }
 
     async fn send_one(&self, input: &AttachInput) -> Result<()> {
-        self.outgoing
+        self.shared
+            .outgoing
             .send(&wire::attach_input(input))
             .await
-            .map_err(|failure| wire::failure(&self.container, "sending stdin", &failure))
+            .map_err(|failure| wire::failure(&self.shared.container, "sending stdin", &failure))
     }
 }
 
 /// Receives from a process.
 pub struct AttachReceiver {
-    container: Arc<str>,
+    shared: Arc<Shared>,
     incoming: Incoming<shim::AttachOutput>,
-    shared: Option<Arc<Notify>>,
-    over: bool,
+    /// Bytes taken of which the shim was not told.
+    consumed: usize,
 }
 
 impl AttachReceiver {
@@ -101,25 +151,53 @@ impl AttachReceiver {
 
     fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<AttachOutput>>> {
         loop {
-            if self.over {
+            if self.shared.over.load(Ordering::Acquire) {
                 return Poll::Ready(None);
             }
             match std::task::ready!(self.incoming.poll_next(cx)) {
                 None => {
-                    self.over = true;
+                    self.shared.end();
                     return Poll::Ready(None);
                 }
                 Some(Err(failure)) => {
-                    self.over = true;
-                    return Poll::Ready(Some(Err(wire::failure(&self.container, "attach", &failure))));
+                    self.shared.end();
+                    let error = wire::failure(&self.shared.container, "attach", &failure);
+                    return Poll::Ready(Some(Err(error)));
                 }
                 Some(Ok(message)) => {
-                    if let Some(output) = wire::attach_output(message) {
+                    if let Some(output) = self.take(message) {
                         return Poll::Ready(Some(Ok(output)));
                     }
                 }
             }
         }
+    }
+
+    /// `None` for what is between the daemon and the shim.
+    fn take(&mut self, message: shim::AttachOutput) -> Option<AttachOutput> {
+        Some(match message.what? {
+            What::Stdout(bytes) => AttachOutput::Stdout(self.count(bytes)),
+            What::Stderr(bytes) => AttachOutput::Stderr(self.count(bytes)),
+            What::Exited(record) => AttachOutput::Exited(wire::exit(&record)),
+            What::Attached(()) => AttachOutput::Attached,
+            What::StdinTaken(count) => {
+                let count = usize::try_from(count).unwrap_or(usize::MAX);
+                let less = |untaken: usize| Some(untaken.saturating_sub(count));
+                let _ = self.shared.untaken.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+                self.shared.taken.notify_waiters();
+                return None;
+            }
+        })
+    }
+
+    /// Opens the window again for what was taken.
+    fn count(&mut self, bytes: Vec<u8>) -> Bytes {
+        self.consumed += bytes.len();
+        if self.consumed >= limits::ATTACH_WINDOW / 4 {
+            let consumed = std::mem::take(&mut self.consumed) as u64;
+            self.shared.outgoing.post(&shim::AttachInput { consumed, ..shim::AttachInput::default() });
+        }
+        bytes.into()
     }
 }
 
@@ -133,10 +211,9 @@ impl Stream for AttachReceiver {
 
 impl Drop for AttachReceiver {
     fn drop(&mut self) {
-        if let Some(shared) = self.shared.take()
-            && !self.over
-        {
-            shared.notify_one();
+        if !self.shared.over.load(Ordering::Acquire) {
+            self.shared.end();
+            self.shared.outgoing.post(&shim::AttachInput { detach: true, ..shim::AttachInput::default() });
         }
     }
 }

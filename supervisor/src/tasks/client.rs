@@ -403,6 +403,19 @@ impl<R: Message> Outgoing<R> {
         self.stream.load(Ordering::Relaxed)
     }
 
+    /// Sends a message that is short and must not wait. On a connection that ended, or one that is clogged beyond
+    /// every bound, it is lost with the rest.
+    pub fn post(&self, message: &R) {
+        let shared = &self.connection.shared;
+        let mut state = shared.lock();
+        if state.closed.is_none()
+            && state.queued() <= limits::QUEUED_BYTES
+            && ttrpc::encode_data(&mut state.out, self.number(), message).is_ok()
+        {
+            shared.flush(&mut state);
+        }
+    }
+
     /// Says that no more messages follow.
     pub fn end(&self) {
         let shared = &self.connection.shared;

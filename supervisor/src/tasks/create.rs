@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use longshore_proto::containerd::task::v3 as task;
 use longshore_proto::longshore::shim::v1 as shim;
-use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::attach::AttachStream;
@@ -77,7 +76,6 @@ struct Handed {
     control: Connection,
     events: Incoming<shim::Event>,
     attach: Option<AttachStream>,
-    detach: Arc<Notify>,
 }
 
 /// How far a shim got, which decides how it is taken down.
@@ -203,9 +201,8 @@ impl Creation {
         if let Some(started) = started {
             pid = started.answer().await.map_err(Step::call(&self.id, "start", Reached::Created))?.pid;
         }
-        let detach = Arc::new(Notify::new());
-        let attach = attached.map(|ends| AttachStream::new(&self.id, ends, Some(detach.clone())));
-        Ok(Handed { pid, control, events, attach, detach })
+        let attach = attached.map(|ends| AttachStream::new(&self.id, ends));
+        Ok(Handed { pid, control, events, attach })
     }
 
     /// The task exists from here on.
@@ -228,7 +225,6 @@ impl Creation {
             shim: parts.shim,
             control: Some(handed.control),
             init: Process::new(handed.pid, status, what.stdio.clone()),
-            detach: handed.detach,
         });
         self.manager.insert(task.clone());
         monitor::watch(&self.manager, task, handed.events);

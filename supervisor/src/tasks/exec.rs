@@ -81,7 +81,7 @@ async fn start_new(
     if let Some(process) = task.state().execs.get_mut(exec_id) {
         process.started(pid);
     }
-    Ok(Started { pid, attach: attached.map(|ends| AttachStream::new(id, ends, None)) })
+    Ok(Started { pid, attach: attached.map(|ends| AttachStream::new(id, ends)) })
 }
 
 /// An exec in the making; dropped unfinished it is undone.

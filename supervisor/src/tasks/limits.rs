@@ -44,8 +44,15 @@ pub const STDIN_QUEUED_BYTES: usize = 256 << 10;
 /// Stdin is cut into messages of at most this many bytes.
 pub const STDIN_MESSAGE: usize = 64 << 10;
 
+/// Stdin that a process may leave untaken, in bytes, before the client that sends it has to wait; the shim holds that
+/// much without holding up others.
+pub const STDIN_WINDOW: usize = 256 << 10;
+
+/// Output on its way to an attached client, in bytes; then the process's output stops.
+pub const ATTACH_WINDOW: usize = 512 << 10;
+
 /// Messages of one stream that may wait until their receiver takes them.
-pub const STREAM_MESSAGES: usize = 32;
+pub const STREAM_MESSAGES: usize = 1024;
 
 /// A write buffer that grew beyond this is given back when it is empty, in bytes.
 pub const KEPT_BUFFER: usize = 16 << 10;

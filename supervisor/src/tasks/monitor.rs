@@ -33,8 +33,8 @@ pub(super) fn watch(manager: &Arc<Inner>, task: Arc<Task>, events: Incoming<shim
 
 async fn follow(manager: Arc<Inner>, task: Arc<Task>, mut events: Incoming<shim::Event>) {
     if let Some(process) = &task.shim {
-        // The connection on which a task was started may also carry the stream of the client that started it. Once that
-        // one is in the way, requests and events move to a connection of their own.
+        // The connection on which a task was started may also carry the stream of the client that started it. Should that
+        // one be in the way in spite of its window, requests and events move to a connection of their own.
         let mut sharing = Sharing::Perhaps;
         while let Some(next) = read(&manager, &task, process, &mut events, sharing).await {
             events = next;
@@ -84,10 +84,6 @@ async fn read(
                 drain(manager, task, events).await;
                 return None;
             }
-            () = task.detach.notified(), if shared => match subscribe(task).await {
-                Ok(next) => return Some(next),
-                Err(error) => tracing::debug!(container = task.id, error, "cannot leave an attached connection"),
-            },
             () = connection.stalled(), if shared => match subscribe(task).await {
                 Ok(next) => return Some(next),
                 Err(error) => tracing::debug!(container = task.id, error, "cannot leave a stalled connection"),

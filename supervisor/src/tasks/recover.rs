@@ -16,7 +16,6 @@ use futures::StreamExt;
 use longshore_proto::containerd::task::v3 as shim_task;
 use longshore_proto::longshore::shim::v1 as shim;
 use longshore_proto::ttrpc::Code;
-use tokio::sync::Notify;
 
 use super::bundle::{Bundle, CreateRecord, tasks_folder};
 use super::client::{Connection, Failure, Incoming};
@@ -191,7 +190,6 @@ async fn adopt_in_time(
         shim: Some(process),
         control: Some(control.clone()),
         init: Process::new(0, Status::Unknown, stdio),
-        detach: Arc::new(Notify::new()),
     });
     manager.insert(task.clone());
     let adopting = tokio::spawn(adopt(manager.clone(), task.clone(), control));
@@ -349,7 +347,6 @@ async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) ->
         shim: None,
         control: None,
         init: Process::new(0, Status::Running, stdio),
-        detach: Arc::new(Notify::new()),
     });
     task.drained.cancel();
     task.state().sequence = forwarded.sequence;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use longshore_proto::containerd::events as ev;
 use longshore_proto::longshore::shim::v1 as shim;
 use prost::Message;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::bundle::Bundle;
@@ -114,8 +114,6 @@ pub struct Task {
     state: Mutex<TaskState>,
     turn: tokio::sync::Mutex<()>,
     busy_with: Mutex<&'static str>,
-    /// Told when the connection for requests also carries an attach that is in the way of others.
-    pub detach: Arc<Notify>,
     /// All events that the shim will ever send were applied.
     pub drained: CancellationToken,
 }
@@ -129,7 +127,6 @@ pub struct NewTask {
     pub shim: Option<ShimProcess>,
     pub control: Option<Connection>,
     pub init: Process,
-    pub detach: Arc<Notify>,
 }
 
 impl Task {
@@ -152,7 +149,6 @@ impl Task {
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             busy_with: Mutex::new("nothing"),
-            detach: new.detach,
             drained: CancellationToken::new(),
         })
     }

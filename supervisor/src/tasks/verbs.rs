@@ -208,7 +208,7 @@ impl TaskManager {
         let ends = connection
             .pipeline(|p| p.duplex(wire::SHIM, "Attach", &start))
             .map_err(|failure| wire::failure(id, "attach", &failure))?;
-        Ok(AttachStream::new(id, ends, None))
+        Ok(AttachStream::new(id, ends))
     }
 }
 

@@ -2,7 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use longshore_proto::containerd::task::v3::{CreateTaskRequest, ExecProcessRequest, StateResponse};
 use longshore_proto::containerd::types::Mount;
@@ -10,9 +9,8 @@ use longshore_proto::containerd::v1::types::Status as WireStatus;
 use longshore_proto::longshore::shim::v1 as shim;
 
 use super::client::Failure;
-use super::types::{
-    AttachInput, AttachOutput, AttachStreams, CreateTask, ExecTask, Exit, RootfsMount, Status, TaskStdio,
-};
+use super::limits;
+use super::types::{AttachInput, AttachStreams, CreateTask, ExecTask, Exit, RootfsMount, Status, TaskStdio};
 use crate::error::Error;
 use tonic::Code;
 
@@ -82,7 +80,8 @@ pub fn exec_request(id: &str, exec_id: &str, exec: &ExecTask) -> ExecProcessRequ
 
 pub fn attach_start(exec_id: &str, streams: AttachStreams) -> shim::AttachInput {
     let AttachStreams { stdin, stdout, stderr } = streams;
-    let start = shim::AttachStart { exec_id: exec_id.to_owned(), stdin, stdout, stderr, window: 0 };
+    let window = u32::try_from(limits::ATTACH_WINDOW).unwrap_or(u32::MAX);
+    let start = shim::AttachStart { exec_id: exec_id.to_owned(), stdin, stdout, stderr, window };
     shim::AttachInput { start: Some(start), ..shim::AttachInput::default() }
 }
 
@@ -96,18 +95,6 @@ pub fn attach_input(input: &AttachInput) -> shim::AttachInput {
         }
     }
     wire
-}
-
-/// `None` for a message without content.
-pub fn attach_output(wire: shim::AttachOutput) -> Option<AttachOutput> {
-    use shim::attach_output::What;
-    Some(match wire.what? {
-        What::Stdout(bytes) => AttachOutput::Stdout(Bytes::from(bytes)),
-        What::Stderr(bytes) => AttachOutput::Stderr(Bytes::from(bytes)),
-        What::Exited(record) => AttachOutput::Exited(exit(&record)),
-        What::Attached(()) => AttachOutput::Attached,
-        What::StdinTaken(_) => return None,
-    })
 }
 
 pub fn exit(record: &shim::ExitRecord) -> Exit {
