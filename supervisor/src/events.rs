@@ -4,7 +4,8 @@
 //! names the bound, and no other notices.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -47,6 +48,7 @@ impl Adaptor for Event {
 struct Subscriber {
     filters: Filter,
     sender: mpsc::Sender<Event>,
+    missed: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -63,6 +65,8 @@ pub struct EventBus {
 /// A subscriber's end: events in the order in which they were published.
 pub struct Subscription {
     receiver: mpsc::Receiver<Event>,
+    /// An event could not be queued: the subscription is over.
+    missed: Arc<AtomicBool>,
 }
 
 impl Subscription {
@@ -71,7 +75,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Option<Result<Event>> {
         match self.receiver.recv().await {
             Some(event) => Some(Ok(event)),
-            None if self.receiver.is_closed() => Some(Err(Error::ResourceExhausted {
+            None if self.missed.swap(false, Ordering::Relaxed) => Some(Err(Error::ResourceExhausted {
                 what: "event subscription ended: events were not read fast enough".into(),
                 limit: "waiting events of one subscriber",
                 max: MAX_WAITING as u64,
@@ -119,6 +123,7 @@ impl EventBus {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
                 Err(mpsc::error::TrySendError::Full(_)) => {
+                    subscriber.missed.store(true, Ordering::Relaxed);
                     tracing::warn!(
                         subscriber = id,
                         "ended an event subscription: {MAX_WAITING} events wait for it"
@@ -144,8 +149,9 @@ impl EventBus {
         }
         let id = subscribers.next;
         subscribers.next += 1;
-        subscribers.all.insert(id, Subscriber { filters, sender });
-        Ok(Subscription { receiver })
+        let missed = Arc::<AtomicBool>::default();
+        subscribers.all.insert(id, Subscriber { filters, sender, missed: Arc::clone(&missed) });
+        Ok(Subscription { receiver, missed })
     }
 }
 
@@ -164,4 +170,35 @@ pub fn check_topic(topic: &str) -> Result<()> {
         crate::namespaces::check_identifier("topic component", component)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_told_and_others_go_on() {
+        let bus = EventBus::new();
+        let namespace = Namespace::parse("n").unwrap();
+        let mut slow = bus.subscribe::<&str>(&[]).unwrap();
+        let mut picky = bus.subscribe(&["topic==\"/b\""]).unwrap();
+        for _ in 0..=MAX_WAITING {
+            bus.publish(&namespace, "/a", Any::default());
+        }
+        bus.publish(&namespace, "/b", Any::default());
+        assert_eq!(picky.next().await.unwrap().unwrap().topic, "/b");
+        for _ in 0..MAX_WAITING {
+            assert_eq!(slow.next().await.unwrap().unwrap().topic, "/a");
+        }
+        assert!(matches!(slow.next().await, Some(Err(Error::ResourceExhausted { .. }))));
+        assert!(slow.next().await.is_none());
+    }
+
+    #[test]
+    fn topics_are_checked() {
+        check_topic("/tasks/exec-added").unwrap();
+        for bad in ["", "tasks", "/", "/a//b", "/a b"] {
+            assert!(check_topic(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -208,8 +208,8 @@ fn exists(reader: &impl Reader, namespace: &Namespace, id: &str) -> Result<()> {
 
 /// Lease ids are freer than identifiers: some clients put digests and references in them.
 fn check_id(id: &str) -> Result<()> {
-    if id.is_empty() || id.len() > 1024 || id.contains(|c: char| c.is_control()) {
-        return Err(Error::invalid("lease id", "must be 1 to 1024 characters without control characters"));
+    if id.is_empty() || id.len() > 256 || id.contains(|c: char| c.is_control()) {
+        return Err(Error::invalid("lease id", "must be 1 to 256 bytes without control characters"));
     }
     Ok(())
 }

@@ -6,9 +6,11 @@ use tonic::{Request, Response, Status};
 
 use super::{STREAM_BUFFER, convert, namespace, required};
 use crate::containers::{Container, Runtime};
+use crate::error::Error;
 use crate::filters::Filter;
 use crate::labels::{from_hash, to_hash};
 use crate::services::Services;
+use crate::tasks::ProcessId;
 
 pub struct Service(pub Services);
 
@@ -109,7 +111,15 @@ impl wire::containers_server::Containers for Service {
 
     async fn delete(&self, request: Request<wire::DeleteContainerRequest>) -> Result<Response<()>, Status> {
         let namespace = namespace(&request)?;
-        self.0.containers.delete(&namespace, &request.get_ref().id).await?;
+        let id = &request.get_ref().id;
+        if self.0.tasks.get(&namespace, id, ProcessId::Init).is_ok() {
+            return Err(Error::precondition(
+                format!("container \"{id}\""),
+                "has a task: stop and delete the task first",
+            )
+            .into());
+        }
+        self.0.containers.delete(&namespace, id).await?;
         self.0.gc.trigger();
         Ok(Response::new(()))
     }

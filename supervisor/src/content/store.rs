@@ -20,7 +20,7 @@ use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::Namespace;
 
 /// Longest reference of an ingest in bytes.
-pub const MAX_REFERENCE: usize = 4096;
+pub const MAX_REFERENCE: usize = 1024;
 
 impl BlobInfo {
     pub(super) fn new(digest: Digest, record: BlobRecord) -> Self {

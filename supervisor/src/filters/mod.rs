@@ -73,3 +73,6 @@ impl Selector {
 pub fn label(labels: &BTreeMap<String, String>, path: &[&str]) -> Option<String> {
     labels.get(&path.join(".")).cloned()
 }
+
+#[cfg(test)]
+mod tests;

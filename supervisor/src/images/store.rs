@@ -16,7 +16,7 @@ use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::{self, Namespace};
 
 /// Longest image name in bytes.
-pub const MAX_NAME: usize = 4096;
+pub const MAX_NAME: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRecord {

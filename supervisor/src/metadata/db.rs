@@ -114,6 +114,8 @@ impl Db {
     }
 
     /// Writes the checksummed export if anything changed since the last. Blocks; not for async code.
+    ///
+    /// The store is given the export's number before the export is: a store that has a lower one has lost something.
     pub fn export(&self) -> Result<()> {
         let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
         let (ticket, bytes) = {
@@ -122,8 +124,10 @@ impl Db {
             if ticket == *exported && export::path(&self.directory).exists() {
                 return Ok(());
             }
+            export::count_up(&self.sled)?;
             (ticket, export::encode(&self.sled)?)
         };
+        self.flusher.flush(&self.sled)?;
         export::write(&self.directory, &bytes)?;
         *exported = ticket;
         Ok(())

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::sled_error;
+use super::{key, sled_error};
 use crate::error::{Error, Result};
 
 const HEADER: &[u8] = b"longshore-metadata 1\n";
@@ -18,6 +18,32 @@ const CHECKSUM: usize = 32;
 
 pub fn path(directory: &Path) -> PathBuf {
     directory.join("export")
+}
+
+/// The store's own record with the number of the newest export.
+const NUMBER_KEY: [u8; 2] = [key::OWN, 2];
+
+/// The number of the newest export that the store knows of; 0: none.
+pub fn number(tree: &sled::Tree) -> Result<u64> {
+    let stored = tree.get(NUMBER_KEY).map_err(sled_error("reading the export's number"))?;
+    Ok(stored.map_or(0, |bytes| parse_number(&bytes)))
+}
+
+/// The number that an export was given.
+pub fn number_of(records: &[(&[u8], &[u8])]) -> u64 {
+    let found = records.iter().find(|(key, _)| *key == NUMBER_KEY);
+    found.map_or(0, |(_, bytes)| parse_number(bytes))
+}
+
+fn parse_number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// Gives the store the number of the export that is about to be made.
+pub fn count_up(tree: &sled::Tree) -> Result<()> {
+    let next = number(tree)? + 1;
+    tree.insert(NUMBER_KEY, &next.to_le_bytes()).map_err(sled_error("writing the export's number"))?;
+    Ok(())
 }
 
 /// All records of the store. Nobody may write to it meanwhile.

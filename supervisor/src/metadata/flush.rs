@@ -39,6 +39,7 @@ struct Progress {
 }
 
 pub struct Flusher {
+    file: File,
     state: Mutex<State>,
     wake: Condvar,
     progress: watch::Sender<Progress>,
@@ -53,6 +54,7 @@ impl Flusher {
             .open(&path)
             .map_err(|source| Error::io("opening the metadata store's file", &path, source))?;
         let flusher = Arc::new(Self {
+            file,
             state: Mutex::default(),
             wake: Condvar::new(),
             progress: watch::Sender::new(Progress::default()),
@@ -62,7 +64,7 @@ impl Flusher {
         let thread = std::thread::Builder::new()
             .name("metadata-flush".into())
             .stack_size(256 * 1024)
-            .spawn(move || running.run(&db, &file))
+            .spawn(move || running.run(&db))
             .map_err(|source| Error::io("starting the flush thread for", &path, source))?;
         *lock(&flusher.thread) = Some(thread);
         Ok(flusher)
@@ -125,26 +127,32 @@ impl Flusher {
         }
     }
 
-    fn run(&self, db: &sled::Db, file: &File) {
-        let mut reserved = reserve(file, 0);
+    fn run(&self, db: &sled::Db) {
+        let mut reserved = reserve(&self.file, 0);
         while let Some(target) = self.next_round() {
-            let result = db
-                .flush()
-                .map_err(|error| format!("flushing: {error}"))
-                .and_then(|_| file.sync_all().map_err(|error| format!("fsync: {error}")));
-            match result {
+            match self.flush(db) {
                 Ok(()) => {
                     lock(&self.state).durable = target;
                     self.progress.send_modify(|progress| progress.durable = target);
-                    reserved = reserve(file, reserved);
+                    reserved = reserve(&self.file, reserved);
                 }
                 Err(why) => {
                     tracing::error!("metadata store failed, further changes are refused: {why}");
+                    let why = why.to_string();
                     self.progress.send_modify(|progress| progress.failed = Some(why.into()));
                     return;
                 }
             }
         }
+    }
+
+    /// Makes what was applied so far durable: sled alone neither flushes the device nor syncs the file's size.
+    pub fn flush(&self, db: &sled::Db) -> Result<()> {
+        db.flush().map_err(super::sled_error("flushing"))?;
+        self.file.sync_all().map_err(|source| Error::Metadata {
+            doing: "syncing the store's file",
+            source: Failure::new(source),
+        })
     }
 
     /// Waits for work; the ticket that the next flush covers, `None` when it is time to end.

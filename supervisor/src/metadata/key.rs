@@ -9,12 +9,14 @@ use crate::namespaces::Namespace;
 pub const PIECE: u8 = 0xff;
 /// Prefix of the store's own records; no table has it.
 pub const OWN: u8 = 0;
-/// Longest piece in bytes: well under the 64 KiB that sled is trusted with.
-pub const MAX_PIECE: usize = 48 * 1024;
+/// Longest piece in bytes. sled keeps up to 17 records in one page, and writes a page of 128 KiB or more to a file of its
+/// own that it never syncs: with [`MAX_KEY`] no page gets there.
+pub const MAX_PIECE: usize = 4 * 1024;
 /// Longest record in bytes, as encoded: a client's whole message fits.
 pub const MAX_RECORD: usize = 16 * 1024 * 1024;
-/// Longest key of a record in bytes: image names are the longest.
-pub const MAX_KEY: usize = 8 * 1024;
+/// Longest key of a record in bytes, without its namespace.
+pub const MAX_KEY: usize = 2 * 1024;
+const _: () = assert!(17 * (MAX_PIECE + MAX_KEY + 256) < 128 * 1024);
 
 pub fn record(tag: u8, namespace: &Namespace, key: &str) -> Result<Vec<u8>> {
     if key.len() > MAX_KEY || key.contains('\0') {

@@ -11,6 +11,8 @@ mod flush;
 mod key;
 mod open;
 mod table;
+#[cfg(test)]
+mod tests;
 mod tx;
 
 pub use db::{Db, Touched};

@@ -4,7 +4,7 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Failure, export, key, sled_error};
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ impl Default for Options {
     }
 }
 
+/// How long a store that is being let go of is waited for.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Names the schema; a store with a newer one is not opened.
 const SCHEMA: u32 = 1;
 const SCHEMA_KEY: [u8; 2] = [key::OWN, 1];
@@ -45,7 +47,7 @@ pub fn open(directory: &Path, options: &Options) -> Result<sled::Db> {
     fs::create_dir_all(&path).map_err(|source| Error::io("creating the metadata folder", &path, source))?;
     remove_folder(&fresh(directory))?;
     remove_generating(&path)?;
-    let db = match open_sled(&path, options).and_then(|db| verify(&db).map(|()| db)) {
+    let db = match open_sled(&path, options).and_then(|db| verify(&db, directory).map(|()| db)) {
         Ok(db) => db,
         Err(error @ Error::FailedPrecondition { .. }) => return Err(error),
         Err(error) => rebuild(directory, options, &error)?,
@@ -69,23 +71,39 @@ fn remove_generating(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// sled panics on some damage: that is told as an error, too.
+/// sled panics on some damage: that is told as an error, too. It also lets go of its files' lock only when its own
+/// threads have ended, which may be a moment after the store was dropped.
 fn open_sled(path: &Path, options: &Options) -> Result<sled::Db> {
     let config = sled::Config::new()
         .path(path)
         .cache_capacity(options.cache_bytes)
         .mode(sled::Mode::LowSpace)
         .flush_every_ms(None);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(opened) => opened.map_err(sled_error("opening")),
-        Err(_) => {
-            Err(Error::Metadata { doing: "opening", source: Failure::new("sled panicked on its files") })
+    let until = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Err(error)) if is_locked(&error) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(Err(error)) if is_locked(&error) => {
+                return Err(Error::precondition("metadata store", format!("is locked: {error}")));
+            }
+            Ok(opened) => return opened.map_err(sled_error("opening")),
+            Err(_) => {
+                let source = Failure::new("sled panicked on its files");
+                return Err(Error::Metadata { doing: "opening", source });
+            }
         }
     }
 }
 
-/// Reads every record once, and checks or writes the schema's number.
-fn verify(db: &sled::Db) -> Result<()> {
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
+}
+
+/// Reads every record once, checks that the store is not older than the export, and checks or writes the schema's
+/// number.
+fn verify(db: &sled::Db, directory: &Path) -> Result<()> {
     let read_all = || -> Result<()> {
         for entry in db.iter() {
             entry.map_err(sled_error("verifying"))?;
@@ -95,6 +113,7 @@ fn verify(db: &sled::Db) -> Result<()> {
     catch_unwind(AssertUnwindSafe(read_all)).unwrap_or_else(|_| {
         Err(Error::Metadata { doing: "verifying", source: Failure::new("sled panicked on its records") })
     })?;
+    check_number(db, directory)?;
     match db.get(SCHEMA_KEY).map_err(sled_error("reading the schema"))? {
         None => {
             db.insert(SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(sled_error("writing the schema"))?;
@@ -108,32 +127,64 @@ fn verify(db: &sled::Db) -> Result<()> {
     }
 }
 
+/// sled opens a damaged file as far as it can be read, possibly as an empty store: its number tells.
+fn check_number(db: &sled::Db, directory: &Path) -> Result<()> {
+    let Some(bytes) = read_export(directory)? else { return Ok(()) };
+    match export::decode(&bytes) {
+        Ok(records) if export::number_of(&records) > export::number(db)? => {
+            let why = "it is older than its export: sled dropped what it could not read";
+            Err(Error::Damaged { what: "the metadata store".into(), why: why.into() })
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!("{error}; a new one is written");
+            Ok(())
+        }
+    }
+}
+
+fn read_export(directory: &Path) -> Result<Option<Vec<u8>>> {
+    let path = export::path(directory);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::io("reading the metadata export", path, source)),
+    }
+}
+
 /// The damaged store is set aside, never deleted; the export takes its place, or an empty store if there is none.
 fn rebuild(directory: &Path, options: &Options, cause: &Error) -> Result<sled::Db> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let aside = directory.join(format!("damaged-{since}"));
-    let from = export::path(directory);
-    let bytes = match fs::read(&from) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(source) => return Err(Error::io("reading the metadata export", from, source)),
-    };
-    let written = fs::metadata(&from).and_then(|metadata| metadata.modified()).ok();
-    let fresh_path = fresh(directory);
-    let records = bytes.as_deref().map(export::decode).transpose()?.unwrap_or_default();
-    fill(&fresh_path, options, &records)?;
-    let at = |source| Error::io("setting the damaged metadata store aside as", &aside, source);
-    fs::rename(store(directory), &aside).map_err(at)?;
-    fs::rename(&fresh_path, store(directory)).map_err(at)?;
+    let bytes = read_export(directory)?;
+    let records = bytes.as_deref().map(export::decode).transpose().map_err(|export| {
+        let why = format!(
+            "{cause}; and {export}: restore {} from a backup, or move the folder away to begin with an empty store",
+            directory.display()
+        );
+        Error::precondition("metadata store", why)
+    })?;
+    let records = records.unwrap_or_default();
+    let written = fs::metadata(export::path(directory)).and_then(|metadata| metadata.modified());
+    let written = written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
+    fill(&fresh(directory), options, &records)?;
+    let aside = set_aside(directory)?;
+    fs::rename(fresh(directory), store(directory)).map_err(|source| {
+        Error::io("putting the rebuilt metadata store in place of", aside.as_path(), source)
+    })?;
     sync_folder(directory)?;
     tracing::error!(
-        aside = %aside.display(),
-        records = records.len(),
-        exported = written.map(|time| jiff::Timestamp::try_from(time).map(|at| at.to_string()).unwrap_or_default()),
+        damaged = %aside.display(), records = records.len(), exported = written.map(|at| at.to_string()),
         "the metadata store was damaged ({cause}); it was rebuilt from the last export: changes made after that \
          export are lost"
     );
     open_sled(&store(directory), options)
+}
+
+fn set_aside(directory: &Path) -> Result<PathBuf> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let aside = directory.join(format!("damaged-{since}"));
+    fs::rename(store(directory), &aside)
+        .map_err(|source| Error::io("setting the damaged metadata store aside as", &aside, source))?;
+    Ok(aside)
 }
 
 fn fill(path: &Path, options: &Options, records: &[(&[u8], &[u8])]) -> Result<()> {

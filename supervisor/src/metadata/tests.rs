@@ -1,0 +1,201 @@
+//! The store against kills, damage and growth.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::namespaces::Namespace;
+
+fn namespace() -> Namespace {
+    Namespace::parse("test").unwrap()
+}
+
+fn open(path: &Path) -> Db {
+    Db::open(path, &Options::default()).unwrap()
+}
+
+#[tokio::test]
+async fn batches_are_seen_whole_and_reads_see_their_own_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = open(folder.path());
+    let ns = namespace();
+    db.write(|tx| {
+        tx.put(&tables::NAMES, &ns, "a", &"1".to_owned())?;
+        tx.put(&tables::NAMES, &ns, "b", &"2".to_owned())?;
+        assert_eq!(tx.get(&tables::NAMES, &ns, "a")?.as_deref(), Some("1"));
+        assert_eq!(tx.list(&tables::NAMES, &ns)?.len(), 2);
+        tx.delete(&tables::NAMES, &ns, "a")?;
+        assert_eq!(tx.list(&tables::NAMES, &ns)?.len(), 1);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let refused: crate::error::Result<()> = db
+        .write(|tx| {
+            tx.put(&tables::NAMES, &ns, "c", &"3".to_owned())?;
+            Err(crate::error::Error::not_found("thing", "x"))
+        })
+        .await;
+    assert!(refused.is_err());
+    let keys: Vec<String> = db.list(&tables::NAMES, &ns).unwrap().into_iter().map(|row| row.key).collect();
+    assert_eq!(keys, ["b"]);
+}
+
+#[tokio::test]
+async fn long_records_are_kept_in_pieces_and_leave_none_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let ns = namespace();
+    let long = "x".repeat(300_000);
+    {
+        let db = open(folder.path());
+        db.write(|tx| tx.put(&tables::NAMES, &ns, "long", &long)).await.unwrap();
+        db.close().unwrap();
+    }
+    let db = open(folder.path());
+    assert_eq!(db.get(&tables::NAMES, &ns, "long").unwrap().as_ref(), Some(&long));
+    db.write(|tx| tx.put(&tables::NAMES, &ns, "long", &"short".to_owned())).await.unwrap();
+    assert_eq!(db.list(&tables::NAMES, &ns).unwrap()[0].record, "short");
+    db.write(|tx| tx.delete(&tables::NAMES, &ns, "long").map(drop)).await.unwrap();
+    let mut left = 0;
+    tx::Source::raw_scan(&db, &[key::PIECE], &mut |_, _| {
+        left += 1;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(left, 0);
+    assert!(!folder.path().join("sled/blobs").read_dir().is_ok_and(|mut files| files.next().is_some()));
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_rebuilt_from_the_export_and_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let ns = namespace();
+    {
+        let db = open(folder.path());
+        db.write(|tx| {
+            (0..500).try_for_each(|i| tx.put(&tables::NAMES, &ns, &format!("k{i}"), &"v".repeat(200)))
+        })
+        .await
+        .unwrap();
+        db.close().unwrap();
+    }
+    let file = folder.path().join("sled/db");
+    let length = std::fs::metadata(&file).unwrap().len();
+    std::fs::write(&file, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
+    std::fs::write(folder.path().join("sled/conf"), b"nonsense").unwrap();
+    let db = open(folder.path());
+    assert_eq!(db.list(&tables::NAMES, &ns).unwrap().len(), 500);
+    let aside = std::fs::read_dir(folder.path())
+        .unwrap()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("damaged-"));
+    assert!(aside);
+}
+
+#[tokio::test]
+async fn a_store_that_outgrew_its_records_is_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let ns = namespace();
+    {
+        let db = open(folder.path());
+        for round in 0..60 {
+            db.write_lazy(|tx| {
+                (0..100).try_for_each(|i| {
+                    tx.put(&tables::NAMES, &ns, &format!("k{i}"), &format!("{round}").repeat(1500))
+                })
+            })
+            .unwrap();
+            db.sync().await.unwrap();
+        }
+        db.write(|tx| (1..100).try_for_each(|i| tx.delete(&tables::NAMES, &ns, &format!("k{i}")).map(drop)))
+            .await
+            .unwrap();
+        db.close().unwrap();
+    }
+    let size = || std::fs::metadata(folder.path().join("sled/db")).unwrap().len();
+    let before = size();
+    let db =
+        Db::open(folder.path(), &Options { compact_over_bytes: 1024 * 1024, ..Options::default() }).unwrap();
+    assert_eq!(db.list(&tables::NAMES, &ns).unwrap().len(), 1);
+    assert!(size() < before / 2, "{before} → {}", size());
+    assert!(!folder.path().join("sled.new").exists());
+}
+
+#[test]
+fn a_damaged_export_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = sled::Config::new().path(folder.path().join("s")).open().unwrap();
+    db.insert(b"k", b"v").unwrap();
+    let bytes = export::encode(&db).unwrap();
+    assert_eq!(export::decode(&bytes).unwrap(), [(&b"k"[..], &b"v"[..])]);
+    for cut in [0, 10, bytes.len() - 1] {
+        assert!(export::decode(&bytes[..cut]).is_err());
+    }
+    let mut flipped = bytes.clone();
+    flipped[25] ^= 1;
+    assert!(export::decode(&flipped).is_err());
+}
+
+/// The environment variable that turns this test binary into the process that is killed.
+const CHILD: &str = "LONGSHORE_TEST_METADATA_CHILD";
+
+/// Writes for ever, and says on stdout what was acknowledged.
+#[tokio::test]
+async fn child_that_writes_until_it_is_killed() {
+    let Ok(folder) = std::env::var(CHILD) else { return };
+    let db = std::sync::Arc::new(open(Path::new(&folder)));
+    let ns = namespace();
+    let start = db.list(&tables::NAMES, &ns).unwrap().len();
+    let writers = (0..4).map(|writer| {
+        let (db, ns) = (db.clone(), ns.clone());
+        tokio::spawn(async move {
+            for i in 0.. {
+                let key = format!("{start}-{writer}-{i}");
+                let value = key.repeat(1 + i % 400);
+                db.write(|tx| tx.put(&tables::NAMES, &ns, &key, &value)).await.unwrap();
+                println!("acknowledged {key} {}", 1 + i % 400);
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_minus_nine() {
+    use std::io::{BufRead, BufReader};
+    let folder = tempfile::tempdir().unwrap();
+    let mut acknowledged = BTreeMap::new();
+    for round in 0..12u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["metadata::tests::child_that_writes_until_it_is_killed", "--exact", "--nocapture"])
+            .env(CHILD, folder.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let reader = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            for line in lines.map_while(Result::ok) {
+                if let Some((key, times)) =
+                    line.strip_prefix("acknowledged ").and_then(|rest| rest.split_once(' '))
+                {
+                    seen.push((key.to_owned(), times.parse::<usize>().unwrap()));
+                }
+            }
+            seen
+        });
+        std::thread::sleep(std::time::Duration::from_millis(60 + round * 37 % 200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        acknowledged.extend(reader.join().unwrap());
+        let db = open(folder.path());
+        let ns = namespace();
+        for (key, times) in &acknowledged {
+            let stored = db.get(&tables::NAMES, &ns, key).unwrap();
+            assert_eq!(stored, Some(key.repeat(*times)), "round {round}");
+        }
+        db.close().unwrap();
+    }
+    assert!(acknowledged.len() > 50, "only {} writes", acknowledged.len());
+}
