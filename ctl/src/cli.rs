@@ -116,8 +116,13 @@ impl Entry {
     }
 
     /// The flags are only defined when the command is the one that was asked for.
-    fn command(&self) -> Command {
-        Command::new(self.name).about(self.about).visible_aliases(self.aliases).defer(self.define)
+    fn command(&self, group: &str) -> Command {
+        let usage = format!("longshore {group}{} {}", self.name, self.usage);
+        Command::new(self.name)
+            .about(self.about)
+            .override_usage(usage)
+            .visible_aliases(self.aliases)
+            .defer(self.define)
     }
 }
 
@@ -132,9 +137,7 @@ fn start<'a, V: Verb>(context: &'a Context, matches: &'a mut ArgMatches) -> Runn
 static SWITCHES_TAKE_VALUES: AtomicBool = AtomicBool::new(false);
 
 fn define<V: Verb>(command: Command) -> Command {
-    let name = command.get_name().to_string();
     let mut command = V::augment_args(command)
-        .override_usage(format!("longshore {name} {}", V::USAGE).trim_end().to_string())
         .disable_help_flag(true)
         .disable_version_flag(true)
         .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"));
@@ -174,11 +177,12 @@ pub fn root() -> Command {
     let group = |name: &'static str, about: &'static str, verbs: &[Entry]| {
         Command::new(name)
             .about(about)
+            .override_usage(format!("longshore {name} COMMAND"))
             .subcommand_required(true)
             .disable_help_subcommand(true)
             .disable_help_flag(true)
             .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"))
-            .subcommands(verbs.iter().map(Entry::command))
+            .subcommands(verbs.iter().map(|verb| verb.command(&format!("{name} "))))
     };
     Command::new("longshore")
         .about("Runs containers")
@@ -202,8 +206,8 @@ pub fn root() -> Command {
                 .action(ArgAction::Version)
                 .help("Print version information and quit"),
         )
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommands(commands::TOP.iter().map(Entry::command))
+        .version(concat!("version ", env!("CARGO_PKG_VERSION")))
+        .subcommands(commands::TOP.iter().map(|verb| verb.command("")))
         .subcommand(group("container", "Manage containers", commands::CONTAINER))
         .subcommand(group("image", "Manage images", commands::IMAGE))
         .subcommand(group("system", "Manage longshore", commands::SYSTEM))
@@ -317,8 +321,10 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
                 "" => root.render_help(),
                 group => root.find_subcommand_mut(group).map(Command::render_help).unwrap_or_default(),
             };
-            print::note(help.to_string().trim_end());
-            return u8::from(path.is_empty());
+            return match print::out(&help.to_string()) {
+                Ok(()) => 0,
+                Err(failure) => failure.exit_code(1),
+            };
         }
         ErrorKind::InvalidSubcommand => {
             return unknown_command(&path, &text(ContextKind::InvalidSubcommand).unwrap_or_default(), error);
@@ -337,12 +343,7 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_none_or(|value| value.is_empty()) => {
             format!("flag needs an argument: {}", flag_name(&invalid))
         }
-        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-            let value = text(ContextKind::InvalidValue).unwrap_or_default();
-            let why = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-            let flag = spelled(&invalid, entry);
-            format!("invalid argument {value:?} for \"{flag}\" flag: {why}")
-        }
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => invalid_value(error, &invalid, entry),
         ErrorKind::InvalidUtf8 => "an argument is not UTF-8".to_string(),
         _ => error.to_string().trim_start_matches("error: ").lines().next().unwrap_or_default().to_string(),
     };
@@ -356,6 +357,23 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         "{message}{tip}\n\nUsage:  longshore{space}{path} {usage}\n\nRun 'longshore{space}{path} --help' for more information"
     ));
     OWN_FAULT
+}
+
+/// `invalid argument "x" for "-m, --memory" flag: invalid size: 'x'`.
+fn invalid_value(error: &clap::Error, invalid: &str, entry: Option<&Entry>) -> String {
+    let value = match error.get(ContextKind::InvalidValue) {
+        Some(ContextValue::String(value)) => value.as_str(),
+        _ => "",
+    };
+    let why = match (std::error::Error::source(error), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(ContextValue::Strings(valid))) => format!("it must be one of {}", valid.join(", ")),
+        (None, _) => "it makes no sense here".into(),
+    };
+    match invalid.starts_with('-') {
+        true => format!("invalid argument {value:?} for \"{}\" flag: {why}", spelled(invalid, entry)),
+        false => format!("invalid argument {value:?}: {why}"),
+    }
 }
 
 /// The command that the arguments name, as far as it can be told without reading the flags.

@@ -16,6 +16,14 @@ pub struct Layout<'a> {
     pub headings: &'a [(&'a str, &'a str)],
 }
 
+/// Refuses a format that cannot be read, before anything is asked of the daemon.
+pub fn check(format: Option<&str>) -> Result<(), Failure> {
+    match format.unwrap_or_default() {
+        "" | "table" | "json" => Ok(()),
+        format => parse(&unescape(format.strip_prefix("table ").unwrap_or(format))).map(drop),
+    }
+}
+
 /// Prints `rows`, each a struct whose fields templates may name.
 pub fn print(format: Option<&str>, layout: &Layout<'_>, rows: &[Value]) -> Result<(), Failure> {
     print::out(&render(format, layout, rows)?)

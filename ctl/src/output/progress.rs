@@ -74,7 +74,8 @@ impl Progress {
                 Target::Stdout => ProgressDrawTarget::stdout_with_hz(REDRAWS),
                 Target::Stderr => ProgressDrawTarget::stderr_with_hz(REDRAWS),
             };
-            self.bars = Some(MultiProgress::with_draw_target(target));
+            // Hidden where the terminal cannot move its cursor (TERM=dumb): lines it is.
+            self.bars = Some(MultiProgress::with_draw_target(target)).filter(|bars| !bars.is_hidden());
         }
         for layer in plan.layers {
             self.add(&layer.digest);

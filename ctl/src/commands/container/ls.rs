@@ -47,6 +47,7 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        list::check(self.format.as_deref())?;
         let last = if self.latest { 1 } else { self.last.unwrap_or(0).max(0) };
         let wants_size = self.size || self.format.as_deref().is_some_and(|format| format.contains(".Size"));
         let request = ListRequest {

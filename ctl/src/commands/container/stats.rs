@@ -40,6 +40,7 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::Any;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        list::check(self.format.as_deref())?;
         let request =
             StatsRequest { containers: self.containers.clone(), stream: !self.no_stream, all: self.all };
         let mut samples = context.containers().await?.stats(request).await?.into_inner();

@@ -45,6 +45,7 @@ impl Verb for Args {
     const UNBUILT: &'static [Unbuilt] = &[switch("tree")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        list::check(self.format.as_deref())?;
         let mut filters = self.filter.clone();
         filters.extend(self.repository.as_ref().map(|name| format!("reference={name}")));
         let request = ListImagesRequest { filters, all: self.all };

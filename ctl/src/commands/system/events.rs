@@ -33,6 +33,7 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        list::check(self.format.as_deref())?;
         let request = EventsRequest { since: self.since, until: self.until, filters: self.filter };
         let mut events = context.system().await?.events(request).await?.into_inner();
         let format = self.format.as_deref().filter(|format| !format.is_empty());
