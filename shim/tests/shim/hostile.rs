@@ -1,0 +1,202 @@
+//! Bytes that no client should send: the shim and the container do not mind.
+
+use std::io::Write;
+use std::time::Duration;
+
+use longshore_proto::containerd::task::v3 as task;
+use longshore_proto::ttrpc::{self, Code, Flags, Kind};
+
+use crate::client::{Reply, SHIM, TASK, code};
+use crate::harness::{ID, Shim, Want, memory};
+
+/// Numbers that look random and are the same every time.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 24) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn garbage_does_no_harm() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    for seed in 0..60 {
+        let mut client = shim.connect();
+        let _ = client.socket.write_all(&noise(seed, 5000));
+        client.socket.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    }
+    // Well-formed frames around garbage.
+    for seed in 0..200 {
+        let mut client = shim.connect();
+        let mut bytes = Vec::new();
+        let kind = [Kind::Request, Kind::Response, Kind::Data][seed as usize % 3];
+        ttrpc::encode_raw(&mut bytes, 1, kind, Flags((seed % 8) as u8), &noise(seed, 300)).unwrap();
+        let _ = client.socket.write_all(&bytes);
+    }
+    // Known methods with garbage for a message.
+    for (service, methods) in [
+        (SHIM, &["Assign", "Events", "Attach"] as &[_]),
+        (
+            TASK,
+            &[
+                "State",
+                "Create",
+                "Start",
+                "Delete",
+                "Exec",
+                "Kill",
+                "Wait",
+                "Update",
+                "Stats",
+                "ResizePty",
+                "CloseIO",
+            ],
+        ),
+    ] {
+        for method in methods {
+            for seed in 0..20 {
+                let mut client = shim.connect();
+                let request = ttrpc::Request {
+                    service: service.into(),
+                    method: (*method).into(),
+                    payload: noise(seed, 40),
+                    ..Default::default()
+                };
+                let mut bytes = Vec::new();
+                ttrpc::encode_message(&mut bytes, 1, Kind::Request, Flags((seed % 4) as u8), &request)
+                    .unwrap();
+                client.socket.write_all(&bytes).unwrap();
+            }
+        }
+    }
+    assert!(shim.state("").unwrap().pid > 0);
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}
+
+#[test]
+fn stream_numbers_and_lengths_are_checked() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    let mut client = shim.connect();
+    let mut bytes = Vec::new();
+    let state = task::StateRequest { id: ID.into(), exec_id: String::new() };
+    let target = ttrpc::Target::new(TASK, "State", ttrpc::Call::Unary);
+    for stream in [5, 4, 5, 3, 7] {
+        ttrpc::encode_request(&mut bytes, stream, target, &state).unwrap();
+    }
+    bytes.extend_from_slice(&u32::MAX.to_be_bytes());
+    bytes.extend_from_slice(&[0, 0, 0, 9, 1, 0]);
+    client.socket.write_all(&bytes).unwrap();
+    let mut refused = |stream: u32| match client.recv(stream, Duration::from_secs(5)) {
+        Some(Reply::Answer(answer)) => answer.err().map(|error| error.code),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(5), None);
+    assert_eq!(refused(4), Some(Code::InvalidArgument));
+    assert_eq!(refused(5), Some(Code::InvalidArgument));
+    assert_eq!(refused(3), Some(Code::InvalidArgument));
+    assert_eq!(refused(7), None);
+    assert_eq!(refused(9), Some(Code::ResourceExhausted));
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn connections_and_execs_and_waits_are_bounded() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    let clients: Vec<_> = (0..100).map(|_| shim.connect()).collect();
+    std::thread::sleep(Duration::from_millis(200));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", shim.child.id())).unwrap().count();
+    assert!(open < 110, "{open} descriptors");
+    shim.state("").unwrap();
+    drop(clients);
+    let last =
+        (0..2000).find_map(|n| shim.exec(&format!("e{n}"), "true", false).err().map(|error| (n, error)));
+    let (count, error) = last.expect("there is a bound");
+    assert_eq!((count, error.code), (1024, Code::ResourceExhausted));
+    assert!(error.message.contains("1024"), "{error}");
+    let mut client = shim.connect();
+    let waits: Vec<u32> = (0..1100)
+        .map(|_| {
+            let wait = task::WaitRequest { id: ID.into(), exec_id: String::new() };
+            client.queue(TASK, "Wait", ttrpc::Call::Unary, &wait)
+        })
+        .collect();
+    client.flush();
+    assert_eq!(code(client.answer::<task::WaitResponse>(waits[1099])), Code::ResourceExhausted);
+    shim.kill("", libc::SIGKILL).unwrap();
+    assert_eq!(client.answer::<task::WaitResponse>(waits[0]).unwrap().exit_status, 137);
+    shim.finish();
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_held_back() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    let client = shim.connect();
+    client.socket.set_nonblocking(true).unwrap();
+    let mut bytes = Vec::new();
+    for n in 0..1_000_000u32 {
+        let target = ttrpc::Target::new(TASK, "State", ttrpc::Call::Unary);
+        ttrpc::encode_request(
+            &mut bytes,
+            2 * n + 1,
+            target,
+            &task::StateRequest { id: ID.into(), ..Default::default() },
+        )
+        .unwrap();
+        if bytes.len() > 60_000 {
+            if (&client.socket).write(&bytes).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+                if n > 300_000 {
+                    break;
+                }
+            }
+            bytes.clear();
+        }
+    }
+    let anon = memory(shim.child.id(), "status", "RssAnon");
+    assert!(anon < 8 << 10, "{anon} KiB");
+    shim.state("").unwrap();
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn a_wait_with_a_deadline_ends() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    let mut bytes = Vec::new();
+    let target = ttrpc::Target {
+        timeout: Some(Duration::from_millis(100)),
+        ..ttrpc::Target::new(TASK, "Wait", ttrpc::Call::Unary)
+    };
+    ttrpc::encode_request(&mut bytes, 1, target, &task::WaitRequest { id: ID.into(), ..Default::default() })
+        .unwrap();
+    let mut client = shim.connect();
+    client.socket.write_all(&bytes).unwrap();
+    assert_eq!(code(client.answer::<task::WaitResponse>(1)), Code::DeadlineExceeded);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn signals_to_the_shim_do_not_end_the_container() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    let pid = rustix::process::Pid::from_raw(shim.child.id().try_into().unwrap()).unwrap();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::HUP]
+    {
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(shim.state("").unwrap().pid > 0);
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}

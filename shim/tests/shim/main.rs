@@ -1,0 +1,11 @@
+//! The shim against the real kernel: a client of the wire format drives it through whole lives of containers.
+
+mod attach;
+mod client;
+mod commands;
+mod harness;
+mod hostile;
+mod life;
+mod logs;
+mod memory;
+mod stdio;
