@@ -56,11 +56,11 @@ impl Shim {
             oom_killed: ooms > process.ooms_before,
             started_at: process.started_at.map(Into::into),
         };
-        if let Some(assigned) = &self.assigned {
-            if let Err(error) = bundle::write_exit(&assigned.folder, &record) {
-                // The exit is true all the same, and whoever is connected must hear of it.
-                eprintln!("container {}: {error}", assigned.id);
-            }
+        if let Some(assigned) = &self.assigned
+            && let Err(error) = bundle::write_exit(&assigned.folder, &record)
+        {
+            // The exit is true all the same, and whoever is connected must hear of it.
+            eprintln!("container {}: {error}", assigned.id);
         }
         process.phase = Phase::Stopped(record);
         process.exited = Some(Instant::now());
@@ -121,7 +121,7 @@ impl Shim {
     /// Output was awaited long enough.
     pub fn on_drain_timeout(&mut self, serial: u32) {
         let Some(process) = self.processes.get(&serial) else { return };
-        if !process.exited.is_some_and(|exited| exited.elapsed() >= limits::DRAIN) {
+        if process.exited.is_none_or(|exited| exited.elapsed() < limits::DRAIN) {
             return;
         }
         if !process.announced {

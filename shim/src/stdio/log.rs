@@ -138,10 +138,10 @@ impl Log {
         for number in (1..self.target.max_files - 1).rev() {
             let _ = fs::rename(numbered(path, number), numbered(path, number + 1));
         }
-        if fs::rename(path, numbered(path, 1)).is_ok() {
-            if let Ok(file) = open(path) {
-                self.file = file;
-            }
+        if fs::rename(path, numbered(path, 1)).is_ok()
+            && let Ok(file) = open(path)
+        {
+            self.file = file;
         }
     }
 }

@@ -274,15 +274,15 @@ impl Shim {
     /// A client has written to the FIFO of stdin, or the last one has closed it.
     pub fn on_stdin_fifo(&mut self, serial: u32) {
         let mut scratch = self.take_scratch();
-        if let Some(input) = self.processes.get_mut(&serial).and_then(|process| process.io.input_mut()) {
-            if let Some(fifo) = input.fifo() {
-                match rustix::io::read(fifo, &mut scratch) {
-                    Ok(count @ 1..) => input.push(scratch.get(..count).unwrap_or_default().to_vec(), None),
-                    Err(Errno::AGAIN | Errno::INTR) => {}
-                    Ok(_) | Err(_) => {
-                        input.take_fifo().iter().for_each(|fifo| self.poll.remove(fifo));
-                        input.close();
-                    }
+        if let Some(input) = self.processes.get_mut(&serial).and_then(|process| process.io.input_mut())
+            && let Some(fifo) = input.fifo()
+        {
+            match rustix::io::read(fifo, &mut scratch) {
+                Ok(count @ 1..) => input.push(scratch.get(..count).unwrap_or_default().to_vec(), None),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Ok(_) | Err(_) => {
+                    input.take_fifo().iter().for_each(|fifo| self.poll.remove(fifo));
+                    input.close();
                 }
             }
         }

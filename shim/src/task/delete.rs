@@ -51,10 +51,10 @@ impl Shim {
 
     fn delete_exec(&mut self, serial: u32) -> Result<DeleteResponse> {
         let response = self.last_words(serial)?;
-        if let Some(process) = self.processes.remove(&serial) {
-            if let Some(assigned) = &self.assigned {
-                bundle::remove_exit(&assigned.folder, &process.exec_id);
-            }
+        if let Some(process) = self.processes.remove(&serial)
+            && let Some(assigned) = &self.assigned
+        {
+            bundle::remove_exit(&assigned.folder, &process.exec_id);
         }
         Ok(response)
     }

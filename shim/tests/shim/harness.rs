@@ -284,12 +284,11 @@ impl Shim {
 impl Drop for Shim {
     fn drop(&mut self) {
         if !self.has_left {
-            if let Ok(pid) = fs::read_to_string(self.bundle.join("init.pid")) {
-                if let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw) {
-                    if self.record("init").is_none() {
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    }
-                }
+            if let Ok(pid) = fs::read_to_string(self.bundle.join("init.pid"))
+                && let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw)
+                && self.record("init").is_none()
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
             let _ = self.child.kill();
             let _ = self.child.wait();
