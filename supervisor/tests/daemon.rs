@@ -1,0 +1,210 @@
+//! The daemon as a process: flags, configuration, folders, socket, peers, limits, stopping.
+
+mod common;
+
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use common::{Clients, Daemon, code, command};
+use longshore_proto::containerd::services::events::v1::SubscribeRequest;
+use longshore_proto::containerd::services::introspection::v1::{PluginInfoRequest, PluginsRequest};
+use longshore_proto::containerd::services::namespaces::v1::ListNamespacesRequest;
+use tonic::Code;
+
+/// Runs a daemon that is expected to refuse, and what it says.
+fn refusal(mut command: Command) -> String {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert!(!child.wait().unwrap().success(), "{text}");
+    text
+}
+
+#[test]
+fn configuration_errors_name_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = refusal(command(folder.path(), "root = \"/x\"\n\n[grpc]\ngruop = 5\n"));
+    assert!(text.contains("config.toml") && text.contains("line 4") && text.contains("gruop"), "{text}");
+    let mut missing = Command::new(env!("CARGO_BIN_EXE_longshored"));
+    missing.args(["--config", "/nonexistent/c.toml"]);
+    let text = refusal(missing);
+    assert!(text.contains("/nonexistent/c.toml"), "{text}");
+    let mut relative = command(folder.path(), "");
+    relative.args(["--root", "relative"]);
+    assert!(refusal(relative).contains("absolute"));
+    let mut level = command(folder.path(), "");
+    level.args(["--log-level", "loud=x=y"]);
+    assert!(refusal(level).contains("log level"));
+    let mut group = command(folder.path(), "[grpc]\ngroup = \"no-such-group\"");
+    group.args(["--root".as_ref(), folder.path().join("r").as_os_str()]);
+    group.args(["--state".as_ref(), folder.path().join("s").as_os_str()]);
+    assert!(refusal(group).contains("no such group"));
+}
+
+#[test]
+fn help_and_version_need_nothing() {
+    for flag in ["--help", "--version"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_longshored")).arg(flag).output().unwrap();
+        assert!(output.status.success());
+        assert!(String::from_utf8_lossy(&output.stdout).contains("longshore"));
+    }
+}
+
+#[tokio::test]
+async fn two_daemons_share_neither_folders_nor_socket() {
+    let daemon = Daemon::start();
+    let text = refusal(daemon.command());
+    assert!(text.contains("another longshored") && text.contains(&daemon.pid().to_string()), "{text}");
+    let mut other_state = daemon.command();
+    other_state.args(["--state".as_ref(), daemon.folder.path().join("state2").as_os_str()]);
+    // The last of two equal flags is an error of clap's, so the flags are given anew.
+    drop(other_state);
+    let mut same_root = command(daemon.folder.path(), "");
+    same_root.args(["--root".as_ref(), daemon.root().as_os_str()]);
+    same_root.args(["--state".as_ref(), daemon.folder.path().join("state2").as_os_str()]);
+    assert!(refusal(same_root).contains("--root"));
+    let mut same_socket = command(daemon.folder.path(), "");
+    same_socket.args(["--root".as_ref(), daemon.folder.path().join("root3").as_os_str()]);
+    same_socket.args(["--state".as_ref(), daemon.folder.path().join("state3").as_os_str()]);
+    same_socket.args(["--address".as_ref(), daemon.socket().as_os_str()]);
+    assert!(refusal(same_socket).contains("another daemon listens"));
+    daemon.clients().await.namespaces().list(ListNamespacesRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn folders_and_socket_are_private_and_a_stale_socket_is_replaced() {
+    let mut daemon = Daemon::start();
+    let mode = |path: &std::path::Path| std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&daemon.root()), 0o700);
+    assert_eq!(mode(&daemon.folder.path().join("state")), 0o700);
+    assert_eq!(mode(&daemon.socket()), 0o600);
+    daemon.kill();
+    assert!(daemon.socket().exists());
+    daemon.restart();
+    daemon.clients().await.namespaces().list(ListNamespacesRequest::default()).await.unwrap();
+    assert!(daemon.stop());
+    assert!(!daemon.socket().exists());
+    std::fs::write(daemon.socket(), "not a socket").unwrap();
+    assert!(refusal(daemon.command()).contains("no socket"));
+}
+
+#[tokio::test]
+async fn the_uuid_stays_and_everything_says_who_it_is() {
+    let mut daemon = Daemon::start();
+    let uuid =
+        |clients: Clients| async move { clients.introspection().server(()).await.unwrap().into_inner().uuid };
+    let before = uuid(daemon.clients().await).await;
+    assert_eq!(before.len(), 36);
+    assert!(daemon.stop());
+    daemon.restart();
+    let clients = daemon.clients().await.in_namespace("");
+    assert_eq!(uuid(clients.clone()).await, before);
+    assert!(clients.version().version(()).await.unwrap().into_inner().version.starts_with('v'));
+    let filters = vec!["type==io.containerd.snapshotter.v1, id==native".to_owned()];
+    let plugins =
+        clients.introspection().plugins(PluginsRequest { filters }).await.unwrap().into_inner().plugins;
+    assert_eq!(plugins.len(), 1);
+    assert!(!plugins[0].platforms.is_empty() && plugins[0].init_err.is_none());
+    let runtime =
+        PluginInfoRequest { r#type: "io.containerd.runtime.v2".into(), id: "task".into(), options: None };
+    assert!(clients.introspection().plugin_info(runtime).await.unwrap().into_inner().extra.is_some());
+    let unknown = PluginInfoRequest { r#type: "x".into(), id: "y".into(), options: None };
+    assert_eq!(code(clients.introspection().plugin_info(unknown).await), Code::NotFound);
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    let daemon = Daemon::start();
+    let channel = daemon.clients().await.channel;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel.clone());
+    let answer = health.check(tonic_health::pb::HealthCheckRequest { service: String::new() }).await.unwrap();
+    assert_eq!(answer.into_inner().status, 1);
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    };
+    let request = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(tokio_stream::iter([request]))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(MessageResponse::ListServicesResponse(listed)) =
+        answers.message().await.unwrap().unwrap().message_response
+    else {
+        panic!("no list of services")
+    };
+    assert!(listed.service.iter().any(|service| service.name == "containerd.services.content.v1.Content"));
+}
+
+#[tokio::test]
+async fn strangers_are_refused_and_logged() {
+    let group = 54321;
+    let daemon = Daemon::with_config(&format!("[grpc]\ngroup = \"{group}\""));
+    let socket = daemon.socket();
+    let metadata = std::fs::symlink_metadata(&socket).unwrap();
+    assert_eq!((metadata.gid(), metadata.permissions().mode() & 0o777), (group, 0o660));
+    // The socket's mode is opened, so that only the daemon's own look at the peer is left.
+    std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(daemon.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let as_user = |gid: u32| {
+        let mut probe = Command::new(std::env::current_exe().unwrap());
+        probe
+            .args(["probe_for_another_test", "--exact", "--nocapture"])
+            .env(PROBE, &socket)
+            .uid(65534)
+            .gid(gid);
+        let output = probe.output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    if !std::path::Path::new("/proc/self/exe").exists() || !as_user(group).contains("probe:") {
+        eprintln!("skipped: another user cannot run this test's program");
+        return;
+    }
+    assert!(as_user(65534).contains("probe: PermissionDenied"), "{}", as_user(65534));
+    assert!(as_user(group).contains("probe: ok"), "{}", as_user(group));
+    assert!(daemon.log().contains("refused a connection"), "{}", daemon.log());
+}
+
+const PROBE: &str = "LONGSHORE_TEST_PROBE";
+
+#[tokio::test]
+async fn probe_for_another_test() {
+    let Some(socket) = std::env::var_os(PROBE) else { return };
+    let clients = Clients {
+        channel: common::channel(socket.as_ref()).await,
+        namespace: String::new(),
+        lease: String::new(),
+    };
+    match clients.version().version(()).await {
+        Ok(_) => println!("probe: ok"),
+        Err(status) => println!("probe: {:?}", status.code()),
+    }
+}
+
+#[tokio::test]
+async fn long_lived_calls_keep_no_short_ones_out_and_have_their_own_bound() {
+    let daemon = Daemon::with_config("[grpc]\nmax_requests = 2\nmax_streams = 3");
+    let clients = daemon.clients().await;
+    let mut subscriptions = Vec::new();
+    for _ in 0..10 {
+        subscriptions.push(clients.events().subscribe(SubscribeRequest::default()).await.unwrap());
+        clients.version().version(()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn stopping_is_bounded_though_clients_keep_streams_open() {
+    let mut daemon = Daemon::start();
+    let clients = daemon.clients().await;
+    let _subscription = clients.events().subscribe(SubscribeRequest::default()).await.unwrap();
+    let started = std::time::Instant::now();
+    assert!(daemon.stop());
+    assert!(started.elapsed() < std::time::Duration::from_secs(10));
+}
