@@ -1,6 +1,6 @@
 //! `-v HOST:CONTAINER[:OPTIONS]`.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use longshore_proto::longshore::engine::v1::BindMount;
 
@@ -54,9 +54,8 @@ fn absolute(source: &str) -> Result<String, String> {
             "named volumes are not built yet ('{source}'): give the host's path, as in ./{source}"
         ));
     }
-    let here =
+    let mut path =
         std::env::current_dir().map_err(|error| format!("the current directory is not known: {error}"))?;
-    let mut path = PathBuf::from(here);
     for part in Path::new(source).components() {
         match part {
             Component::ParentDir => {

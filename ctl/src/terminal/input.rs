@@ -30,10 +30,10 @@ fn pump(mut scanner: Option<Scanner>, to: &mpsc::Sender<StdioInput>, detached: o
     };
     let mut buffer = vec![0; CHUNK];
     loop {
-        if let Some(scanner) = scanner.as_mut().filter(|scanner| scanner.is_holding() && !is_readable()) {
-            if !send(scanner.give_up()) {
-                return;
-            }
+        if let Some(scanner) = scanner.as_mut().filter(|scanner| scanner.is_holding() && !is_readable())
+            && !send(scanner.give_up())
+        {
+            return;
         }
         let typed = match rustix::io::read(io::stdin(), &mut buffer) {
             Ok(0) => break,

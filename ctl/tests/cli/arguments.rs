@@ -106,54 +106,16 @@ fn what_is_asked_for_arrives() {
     std::fs::write(&file, "# a comment\nFILE=1\nA=from file\n").unwrap();
     let labels = engine.folder().join("labels");
     std::fs::write(&labels, "l1=file\nl2=file\n").unwrap();
-    let said = crate::Said::from(
-        longshore(&engine)
-            .env("FROM_HERE", "here")
-            .args([
-                "create",
-                "--name",
-                "n",
-                "-it",
-                "-e",
-                "A=1",
-                "-e",
-                "FROM_HERE",
-                "-e",
-                "NOT_SET",
-                "--env-file",
-            ])
-            .arg(&file)
-            .args([
-                "-w",
-                "/w",
-                "-u",
-                "u:g",
-                "--entrypoint",
-                "",
-                "-v",
-                "/a:/b:ro",
-                "-m",
-                "512m",
-                "--cpus",
-                "1.5",
-            ])
-            .args([
-                "--pids-limit",
-                "50",
-                "--network=host",
-                "--read-only",
-                "--cap-add",
-                "NET_ADMIN",
-                "--cap-drop=ALL",
-            ])
-            .args(["--privileged=false", "-l", "l1=flag", "--label-file"])
-            .arg(&labels)
-            .args(["--pull=always", "-h", "host", "--stop-signal", "INT", "--stop-timeout", "-1", "--rm"])
-            .args(["--log-opt", "max-size=10m", "--log-opt", "max-file=3", "--platform", "linux/amd64"])
-            .args(["image:tag", "sh", "-c", "echo", "-e", "--rm"])
-            .output()
-            .unwrap(),
+    let line = format!(
+        "create --name first --name n -it -e A=1 -e FROM_HERE -e NOT_SET --env-file {} -w /w -u u:g -v /a:/b:ro -m 512m \
+         --cpus 1.5 --pids-limit 50 --network=host --read-only --cap-add NET_ADMIN --cap-drop=ALL --privileged=false \
+         -l l1=flag --label-file {} --pull=always -h host --stop-signal INT --stop-timeout -1 --rm \
+         --log-opt max-size=10m --log-opt max-file=3 --platform linux/amd64 --entrypoint= image:tag sh -c echo -e --rm",
+        file.display(),
+        labels.display(),
     );
+    let output = longshore(&engine).env("FROM_HERE", "here").args(line.split_whitespace()).output();
+    let said = crate::Said::from(output.unwrap());
     assert_eq!((said.code, said.out.trim()), (0, crate::engine::ID), "{said:?}");
     let request = engine.state.created.lock().unwrap().last().unwrap().clone();
     assert_eq!((request.name.as_str(), request.pull()), ("n", PullPolicy::Always));
@@ -181,7 +143,7 @@ fn what_is_asked_for_arrives() {
     assert_eq!((config.stop_signal.as_str(), config.stop_timeout), ("INT", Some(-1)));
     assert_eq!(config.log, Some(LogConfig { max_size: 10_000_000, max_files: 3 }));
     assert!(config.mounts[0].read_only && config.mounts[0].source == "/a" && config.mounts[0].target == "/b");
-    assert!(config.made_by.contains("create --name n -it"));
+    assert!(config.made_by.contains("create --name first --name n -it"));
 }
 
 #[test]

@@ -214,10 +214,10 @@ fn stdio<I: Send + 'static>(
     let (to, from) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Ok(Some(message)) = input.message().await {
-            if let Some(stdio) = unwrap(message) {
-                if to.send(stdio).await.is_err() {
-                    break;
-                }
+            if let Some(stdio) = unwrap(message)
+                && to.send(stdio).await.is_err()
+            {
+                break;
             }
         }
     });

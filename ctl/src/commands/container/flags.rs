@@ -261,7 +261,7 @@ impl Flags {
             stop_timeout: self.stop_timeout,
             log: pairs::log_config(&self.log_opt),
             platform: self.platform.unwrap_or_default(),
-            made_by: made_by(std::env::args()),
+            made_by: made_by(std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
         })
     }
 }

@@ -47,14 +47,14 @@ fn error(text: impl Into<String>) -> TemplateError {
 pub fn parse(pieces: Vec<Piece>) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { pieces: pieces.into_iter() };
     match parser.block(0)? {
-        (nodes, End::Eof) => Ok(nodes),
-        (_, End::Else(_)) => Err(error("unexpected {{else}}")),
-        (_, End::End) => Err(error("unexpected {{end}}")),
+        (nodes, Closed::Eof) => Ok(nodes),
+        (_, Closed::Else(_)) => Err(error("unexpected {{else}}")),
+        (_, Closed::End) => Err(error("unexpected {{end}}")),
     }
 }
 
 /// What closed a block.
-enum End {
+enum Closed {
     Eof,
     End,
     Else(Vec<Token>),
@@ -65,7 +65,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, End), TemplateError> {
+    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Closed), TemplateError> {
         if depth > MAX_DEPTH {
             return Err(error(format!("more than {MAX_DEPTH} blocks within one another")));
         }
@@ -80,8 +80,8 @@ impl Parser {
             };
             match tokens.first() {
                 Some(Token::Word(word)) => match word.as_str() {
-                    "end" => return Ok((nodes, End::End)),
-                    "else" => return Ok((nodes, End::Else(tokens[1..].to_vec()))),
+                    "end" => return Ok((nodes, Closed::End)),
+                    "else" => return Ok((nodes, Closed::Else(tokens[1..].to_vec()))),
                     "if" | "with" | "range" => nodes.push(self.control(&tokens, depth)?),
                     "define" | "template" | "block" | "break" | "continue" => {
                         return Err(error(format!("{word:?} is not supported in --format")));
@@ -91,7 +91,7 @@ impl Parser {
                 _ => nodes.push(Node::Show(pipeline(&tokens, depth)?)),
             }
         }
-        Ok((nodes, End::Eof))
+        Ok((nodes, Closed::Eof))
     }
 
     /// `if`, `with` and `range`, their `else` and their `end`.
@@ -99,15 +99,15 @@ impl Parser {
         let head = pipeline(&tokens[1..], depth)?;
         let (then, end) = self.block(depth + 1)?;
         let otherwise = match end {
-            End::End => Vec::new(),
-            End::Eof => return Err(error("unexpected EOF")),
-            End::Else(rest) if rest.is_empty() => match self.block(depth + 1)? {
-                (nodes, End::End) => nodes,
-                (_, End::Else(_)) => return Err(error("expected end; found {{else}}")),
-                (_, End::Eof) => return Err(error("unexpected EOF")),
+            Closed::End => Vec::new(),
+            Closed::Eof => return Err(error("unexpected EOF")),
+            Closed::Else(rest) if rest.is_empty() => match self.block(depth + 1)? {
+                (nodes, Closed::End) => nodes,
+                (_, Closed::Else(_)) => return Err(error("expected end; found {{else}}")),
+                (_, Closed::Eof) => return Err(error("unexpected EOF")),
             },
             // `{{else if …}}` is an if in the else that shares its end.
-            End::Else(rest) => vec![self.control(&rest, depth + 1)?],
+            Closed::Else(rest) => vec![self.control(&rest, depth + 1)?],
         };
         match tokens.first() {
             Some(Token::Word(word)) if word == "if" => Ok(Node::If { condition: head, then, otherwise }),
