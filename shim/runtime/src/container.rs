@@ -1,35 +1,65 @@
 //! A container and its processes as the caller holds them: file descriptors, never names, so that nothing can be
 //! mistaken for another container that came later.
 
-use crate::cgroups::{CgroupPaths, Stats};
-use crate::{CreateOptions, Error, ExecOptions, Result};
+use crate::cgroups::{CgroupPaths, OomWatch, Stats};
+use crate::hooks::HookList;
+use crate::init::Plan;
+use crate::init::channel::Channel;
+use crate::sys::seccomp::Instruction;
+use crate::{CreateOptions, ExecOptions, Result};
 use oci_spec::runtime::LinuxResources;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A container whose first process exists: it waits at its gate, runs, or has ended.
 pub struct Container {
-    init: Process,
-    warnings: Vec<String>,
-    cgroups: CgroupPaths,
+    pub(crate) init: Process,
+    pub(crate) id: String,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) cgroups: CgroupPaths,
+    pub(crate) oom: Option<OomWatch>,
+    /// Flags of the namespaces that are not the host's, as in clone(2).
+    pub(crate) namespaces: i32,
+    pub(crate) seccomp: Option<SeccompProgram>,
+    pub(crate) personality: Option<u64>,
+    pub(crate) new_keyring: bool,
+    pub(crate) poststart: Option<HookList>,
+    pub(crate) poststop: Option<HookList>,
 }
 
-/// A process in a container. Dropping it neither kills nor reaps it.
+/// The compiled program, kept for further processes.
+pub(crate) struct SeccompProgram {
+    pub(crate) program: Vec<Instruction>,
+    pub(crate) flags: u32,
+}
+
+/// A process in a container. Dropping it before it was started ends it; afterwards dropping neither kills nor reaps it.
 pub struct Process {
-    pid: i32,
-    pidfd: OwnedFd,
-    terminal: Option<OwnedFd>,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) terminal: Option<OwnedFd>,
+    /// What is needed to open the gate; none once it was opened.
+    pub(crate) gate: Option<Gate>,
+}
+
+/// The parent's side of a process that waits.
+pub(crate) struct Gate {
+    pub(crate) channel: Channel,
+    /// For the text of a late failure.
+    pub(crate) plan: Plan,
 }
 
 impl Container {
     /// Makes the container; its first process is set up completely and waits at its gate for [`Container::start`].
+    ///
+    /// [`crate::Error::Exec`] if the program does not exist in the rootfs or cannot be executed.
     pub fn create(options: CreateOptions<'_>) -> Result<Container> {
-        let _ = options;
-        Err(Error::NotBuilt { feature: "create".into() })
+        crate::create::create(options)
     }
 
-    /// Opens the gate. [`Error::Exec`] if the program cannot be executed; the process has exited then.
+    /// Opens the gate, then runs the poststart hooks. [`crate::Error::Exec`] if the program cannot be executed; the process
+    /// has exited then and the caller reaps it.
     pub fn start(&mut self) -> Result<()> {
-        self.init.start()
+        crate::start::start_container(self)
     }
 
     /// Process id of the first process as the caller sees it.
@@ -59,8 +89,7 @@ impl Container {
 
     /// Sets up one more process; it waits at its own gate for [`Process::start`]. The caller is its parent and reaps it.
     pub fn exec(&mut self, options: ExecOptions<'_>) -> Result<Process> {
-        let _ = options;
-        Err(Error::NotBuilt { feature: "exec".into() })
+        crate::exec::exec(self, options)
     }
 
     /// Sends a signal to the first process.
@@ -83,7 +112,7 @@ impl Container {
         self.cgroups.thaw()
     }
 
-    /// Changes limits of the running container.
+    /// Changes limits of the running container; fields that are not set stay as they are.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         self.cgroups.update(resources)
     }
@@ -106,21 +135,21 @@ impl Container {
     /// Becomes readable (`EPOLLIN` on v1, where it is an eventfd to be read; `EPOLLPRI` on v2) when memory runs out in
     /// the container: then compare [`Container::oom_kills`]. `None` on a host without a memory controller.
     pub fn oom_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+        self.oom.as_ref().map(|watch| watch.0.as_fd())
     }
 
     /// Kills what is left, removes the cgroups, runs the poststop hooks. A first process that was not reaped yet stays
     /// for the caller to reap.
     pub fn delete(self) -> Result<()> {
-        self.cgroups.kill_all(libc::SIGKILL)?;
-        self.cgroups.remove()
+        crate::delete::delete(self)
     }
 }
 
 impl Process {
-    /// Opens the gate. [`Error::Exec`] if the program cannot be executed; the process has exited then.
+    /// Opens the gate. [`crate::Error::Exec`] if the program cannot be executed; the process has exited then and the
+    /// caller reaps it.
     pub fn start(&mut self) -> Result<()> {
-        Err(Error::NotBuilt { feature: "start".into() })
+        crate::start::start_process(self)
     }
 
     /// Process id as the caller sees it.
@@ -138,9 +167,8 @@ impl Process {
         self.terminal.take()
     }
 
-    /// Sends a signal to this process; [`Error::NotRunning`] if it is gone.
+    /// Sends a signal to this process; [`crate::Error::NotRunning`] if it is gone.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        let _ = signal;
-        Err(Error::NotBuilt { feature: "kill".into() })
+        crate::kill::kill(self, signal)
     }
 }

@@ -37,12 +37,14 @@ pub enum Error {
         message: String,
     },
     /// A step inside the container's first moments failed.
-    #[error("{doing}: {}", errno_text(*.errno))]
+    #[error("{doing}: {}{hint}", errno_text(*.errno))]
     Init {
         /// What was being done and to what, for example `mount "proc" at "/proc"`.
         doing: String,
         /// The kernel's answer.
         errno: i32,
+        /// What to do about it, starting with `; `, or nothing.
+        hint: &'static str,
     },
     /// A hook failed, or ran longer than its timeout.
     #[error("{kind} hook {path:?}: {why}")]

@@ -7,13 +7,30 @@
 //!   reports a failure as numbers, which the parent turns into text.
 //! - The container's file systems are mounted in the container's own mount namespace only, so they cannot outlive it.
 //! - A failing `create` leaves no process, mount or cgroup behind.
-//! - Every path below a rootfs is resolved inside that rootfs.
+//! - Every path below a rootfs is resolved inside that rootfs (`paths`).
 #![deny(unsafe_code)]
 
+mod capabilities;
 pub mod cgroups;
 mod container;
+mod create;
+mod delete;
+mod devices;
 mod error;
+mod exec;
+mod hooks;
+mod init;
+mod kill;
+mod legacy_mount;
+mod mounts;
+mod namespaces;
 mod options;
+mod paths;
+mod process;
+mod rootfs;
+mod seccomp;
+mod start;
+mod sys;
 
 pub use container::{Container, Process};
 pub use error::{Error, Result};

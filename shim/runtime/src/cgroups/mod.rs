@@ -1,13 +1,31 @@
 //! The container's cgroups: made, limited, read, frozen and removed by files, on v1, v2 and hybrid hosts.
 //!
-//! A cgroup is named by its path below the root of each hierarchy (`/longshore/ID`), as in `linux.cgroupsPath`.
+//! A cgroup is named by its path below the root of each hierarchy (`/longshore/ID`), as in `linux.cgroupsPath`. What
+//! always holds: a cgroup that is open is reached through its descriptor, so one of the same name that came later is
+//! never mistaken for it; only removal goes by name, and that fails while a process is in it.
 
+mod devices;
+mod freeze;
+mod host;
+mod kill;
+mod limits;
+mod mount;
+mod oom;
+mod read;
 mod stats;
 
+pub(crate) use mount::plan_mount;
+pub(crate) use oom::OomWatch;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, HugetlbStats, MemoryEntry, MemoryStats, PidsStats, Stats};
 
+use crate::init::Step;
 use crate::{Error, Result};
+use host::HostHierarchy;
 use oci_spec::runtime::LinuxResources;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use std::path::{Path, PathBuf};
 
 /// How this host arranges its cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,21 +38,77 @@ pub enum Mode {
     Hybrid,
 }
 
-/// The mode of this host.
+/// The mode of this host; `V1` if it cannot be told.
 pub fn mode() -> Mode {
-    Mode::Hybrid
+    host::detect().map_or(Mode::V1, |host| host.mode)
 }
 
 /// One container's cgroup in every hierarchy of the host.
 #[derive(Debug)]
 pub struct CgroupPaths {
     path: String,
+    mode: Mode,
+    groups: Vec<Group>,
+}
+
+/// The cgroup in one hierarchy.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// As in `/proc/self/cgroup`: `cpu,cpuacct`, `name=systemd`, and empty for v2.
+    pub(crate) controllers: String,
+    root: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Group {
+    pub(crate) fn is_v2(&self) -> bool {
+        self.controllers.is_empty()
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.split(',').any(|c| c == controller)
+    }
 }
 
 impl CgroupPaths {
-    /// The cgroups with this path, for reading and cleaning up; they need not exist.
+    /// The cgroups with this path, for reading and cleaning up; those that do not exist are left out.
     pub fn open(cgroups_path: &str) -> Result<CgroupPaths> {
-        Ok(CgroupPaths { path: cgroups_path.to_owned() })
+        let path = relative(cgroups_path)?;
+        let host = host::detect()?;
+        let mut groups = Vec::with_capacity(host.hierarchies.len());
+        for hierarchy in host.hierarchies {
+            let full = hierarchy.root.join(&path);
+            match open_dir(&full) {
+                Ok(dir) => {
+                    groups.push(Group { controllers: hierarchy.controllers, root: hierarchy.root, dir })
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(io("open the cgroup", full, errno)),
+            }
+        }
+        Ok(CgroupPaths { path, mode: host.mode, groups })
+    }
+
+    /// Makes the cgroups; none may exist with processes in it. A failure leaves none behind that it made.
+    pub(crate) fn create(cgroups_path: &str) -> Result<CgroupPaths> {
+        let host = host::detect()?;
+        let path = relative(cgroups_path)?;
+        let mut made =
+            CgroupPaths { path, mode: host.mode, groups: Vec::with_capacity(host.hierarchies.len()) };
+        for hierarchy in host.hierarchies {
+            match create_one(hierarchy, &made.path) {
+                Ok(group) => made.groups.push(group),
+                Err(error) => {
+                    let _ = made.remove();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(made)
     }
 
     /// The path below each hierarchy's root.
@@ -42,51 +116,58 @@ impl CgroupPaths {
         &self.path
     }
 
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The v1 cgroup that has a controller.
+    pub(crate) fn v1(&self, controller: &str) -> Option<&Group> {
+        self.groups.iter().find(|group| group.has(controller))
+    }
+
+    /// The cgroup of the unified hierarchy.
+    pub(crate) fn v2(&self) -> Option<&Group> {
+        self.groups.iter().find(|group| group.is_v2())
+    }
+
+    /// The steps by which a process moves itself into the v1 cgroups; v2's it is born in.
+    pub(crate) fn plan_joins(&self) -> Result<Vec<Step>> {
+        let v1 = self.groups.iter().filter(|group| !group.is_v2());
+        v1.map(|group| {
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let tasks = rustix::fs::openat(group.dir(), c"tasks", flags, FileMode::empty())
+                .map_err(|errno| io("open the cgroup", group.root.join(&self.path).join("tasks"), errno))?;
+            Ok(Step::JoinCgroup { tasks, controllers: group.controllers.clone() })
+        })
+        .collect()
+    }
+
     /// Whether any process is left in them.
     pub fn is_populated(&self) -> Result<bool> {
         Ok(!self.pids()?.is_empty())
     }
 
-    /// Process ids in them and in cgroups below.
-    pub fn pids(&self) -> Result<Vec<i32>> {
-        Err(Error::NotBuilt { feature: "pids".into() })
-    }
-
-    /// Resource use now.
-    pub fn stats(&self) -> Result<Stats> {
-        Err(Error::NotBuilt { feature: "stats".into() })
-    }
-
-    /// How many processes the out-of-memory killer has killed in them so far.
-    pub fn oom_kills(&self) -> u64 {
-        0
-    }
-
-    /// Sends a signal to every process in them; with `SIGKILL` also to those that fork meanwhile.
-    pub fn kill_all(&self, signal: i32) -> Result<()> {
-        let _ = signal;
-        Err(Error::NotBuilt { feature: "kill_all".into() })
-    }
-
-    /// Freezes every process in them and waits until they are frozen.
-    pub fn freeze(&self) -> Result<()> {
-        Err(Error::NotBuilt { feature: "pause".into() })
-    }
-
-    /// Undoes [`CgroupPaths::freeze`].
-    pub fn thaw(&self) -> Result<()> {
-        Err(Error::NotBuilt { feature: "resume".into() })
-    }
-
     /// Applies limits; fields that are not set stay as they are.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let _ = resources;
-        Err(Error::NotBuilt { feature: "update".into() })
+        self.limit(resources).map(drop)
     }
 
-    /// Removes them and cgroups below them; not there is success.
+    /// Removes them and cgroups below them; not there is success. Fails if a process is left in one.
     pub fn remove(&self) -> Result<()> {
-        Err(Error::NotBuilt { feature: "remove".into() })
+        let mut first = Ok(());
+        for group in &self.groups {
+            let full = group.root.join(&self.path);
+            if let Err(errno) = kill::remove_tree(group.dir(), &full)
+                && first.is_ok()
+            {
+                first = Err(io("remove the cgroup", full, errno));
+            }
+        }
+        first
     }
 }
 
@@ -95,4 +176,91 @@ pub fn remove_orphan(cgroups_path: &str) -> Result<()> {
     let cgroups = CgroupPaths::open(cgroups_path)?;
     cgroups.kill_all(libc::SIGKILL)?;
     cgroups.remove()
+}
+
+/// A cgroup's path relative to the root of its hierarchy. The root itself is no container's.
+fn relative(cgroups_path: &str) -> Result<String> {
+    let invalid = |why: &str| Error::InvalidSpec { field: "linux.cgroupsPath".into(), why: why.into() };
+    if cgroups_path.split('/').any(|part| part == "..") {
+        return Err(invalid("must not contain \"..\""));
+    }
+    if cgroups_path.contains(':') && !cgroups_path.starts_with('/') {
+        return Err(Error::NotBuilt {
+            feature: format!("linux.cgroupsPath {cgroups_path:?} (a systemd slice)"),
+        });
+    }
+    match crate::paths::clean(cgroups_path) {
+        path if path.is_empty() => Err(invalid("must name a cgroup below the root")),
+        path => Ok(path),
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
+}
+
+fn io(doing: &'static str, path: PathBuf, errno: Errno) -> Error {
+    Error::Io { doing, path, source: errno.into() }
+}
+
+fn create_one(hierarchy: HostHierarchy, path: &str) -> Result<Group> {
+    let full = hierarchy.root.join(path);
+    let mode = FileMode::from_raw_mode(0o755);
+    let existed = match rustix::fs::mkdir(&full, mode) {
+        Ok(()) => false,
+        Err(Errno::EXIST) => true,
+        Err(Errno::NOENT) => {
+            create_parents(&hierarchy, path)?;
+            match rustix::fs::mkdir(&full, mode) {
+                Ok(()) | Err(Errno::EXIST) => false,
+                Err(errno) => return Err(io("make the cgroup", full, errno)),
+            }
+        }
+        Err(errno) => return Err(io("make the cgroup", full, errno)),
+    };
+    let dir = open_dir(&full).map_err(|errno| io("open the cgroup", full.clone(), errno))?;
+    let group = Group { controllers: hierarchy.controllers, root: hierarchy.root, dir };
+    if existed && !read::pids_of(group.dir())?.is_empty() {
+        return Err(Error::InvalidSpec {
+            field: "linux.cgroupsPath".into(),
+            why: format!("{full:?} exists and has processes in it; choose another, or end them"),
+        });
+    }
+    if group.has("cpuset") {
+        limits::inherit_cpuset(&full)?;
+    }
+    Ok(group)
+}
+
+/// Makes the folders above a cgroup. Those of the cpuset controller hand their processors down to what is made below.
+fn create_parents(hierarchy: &HostHierarchy, path: &str) -> Result<()> {
+    let mut at = hierarchy.root.clone();
+    let parts: Vec<&str> = path.split('/').collect();
+    for part in &parts[..parts.len() - 1] {
+        at.push(part);
+        match rustix::fs::mkdir(&at, FileMode::from_raw_mode(0o755)) {
+            Ok(()) if hierarchy.controllers.split(',').any(|c| c == "cpuset") => {
+                limits::inherit_cpuset(&at)?;
+                write_path(&at.join("cgroup.clone_children"), "1")?;
+            }
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(io("make the cgroup", at, errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Writes a control file by its path.
+fn write_path(path: &Path, value: &str) -> Result<()> {
+    std::fs::write(path, value).map_err(|source| Error::Cgroup {
+        path: path.into(),
+        value: value.into(),
+        source,
+    })
+}
+
+/// Writes a control file of an open cgroup.
+fn write_at(group: &Group, file: &str, value: &str) -> Result<(), Errno> {
+    let fd = rustix::fs::openat(group.dir(), file, OFlags::WRONLY | OFlags::CLOEXEC, FileMode::empty())?;
+    rustix::io::write(&fd, value.as_bytes()).map(drop)
 }

@@ -1,0 +1,104 @@
+//! The five capability sets of a process, as bit masks.
+
+use crate::init::Step;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
+
+/// The number of a capability, as in linux/capability.h.
+fn number(capability: Capability) -> u32 {
+    match capability {
+        Capability::Chown => 0,
+        Capability::DacOverride => 1,
+        Capability::DacReadSearch => 2,
+        Capability::Fowner => 3,
+        Capability::Fsetid => 4,
+        Capability::Kill => 5,
+        Capability::Setgid => 6,
+        Capability::Setuid => 7,
+        Capability::Setpcap => 8,
+        Capability::LinuxImmutable => 9,
+        Capability::NetBindService => 10,
+        Capability::NetBroadcast => 11,
+        Capability::NetAdmin => 12,
+        Capability::NetRaw => 13,
+        Capability::IpcLock => 14,
+        Capability::IpcOwner => 15,
+        Capability::SysModule => 16,
+        Capability::SysRawio => 17,
+        Capability::SysChroot => 18,
+        Capability::SysPtrace => 19,
+        Capability::SysPacct => 20,
+        Capability::SysAdmin => 21,
+        Capability::SysBoot => 22,
+        Capability::SysNice => 23,
+        Capability::SysResource => 24,
+        Capability::SysTime => 25,
+        Capability::SysTtyConfig => 26,
+        Capability::Mknod => 27,
+        Capability::Lease => 28,
+        Capability::AuditWrite => 29,
+        Capability::AuditControl => 30,
+        Capability::Setfcap => 31,
+        Capability::MacOverride => 32,
+        Capability::MacAdmin => 33,
+        Capability::Syslog => 34,
+        Capability::WakeAlarm => 35,
+        Capability::BlockSuspend => 36,
+        Capability::AuditRead => 37,
+        Capability::Perfmon => 38,
+        Capability::Bpf => 39,
+        Capability::CheckpointRestore => 40,
+    }
+}
+
+fn mask(set: Option<&Capabilities>) -> u64 {
+    set.into_iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
+}
+
+/// The steps that give a process its capabilities: first what it can never get back, then the rest.
+pub(crate) struct Plan {
+    pub(crate) bounding: Step,
+    pub(crate) others: Step,
+}
+
+/// Whose privileges the process starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The runtime's own: what it lacks cannot be given.
+    Runtime,
+    /// A user namespace, in which the process has all.
+    UserNamespace,
+}
+
+/// Plans the sets; no sets in the config means no capabilities. Those that the runtime itself lacks are left out and named
+/// in `warnings`.
+pub(crate) fn plan(sets: Option<&LinuxCapabilities>, origin: Origin, warnings: &mut Vec<String>) -> Plan {
+    let of =
+        |get: fn(&LinuxCapabilities) -> &Option<Capabilities>| mask(sets.and_then(|sets| get(sets).as_ref()));
+    let available = match origin {
+        Origin::UserNamespace => u64::MAX,
+        Origin::Runtime => own_permitted(),
+    };
+    let permitted = of(LinuxCapabilities::permitted);
+    let missing = permitted & !available;
+    if missing != 0 {
+        let names =
+            (0..64).filter(|n| missing & 1 << n != 0).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+        warnings.push(format!(
+            "process.capabilities: the runtime itself lacks the capabilities numbered {names}; left out"
+        ));
+    }
+    let permitted = permitted & available;
+    Plan {
+        bounding: Step::BoundingSet { keep: of(LinuxCapabilities::bounding) },
+        others: Step::Capabilities {
+            effective: of(LinuxCapabilities::effective) & permitted,
+            permitted,
+            inheritable: of(LinuxCapabilities::inheritable) & available,
+            ambient: of(LinuxCapabilities::ambient),
+        },
+    }
+}
+
+fn own_permitted() -> u64 {
+    rustix::thread::capabilities(None).map_or(u64::MAX, |sets| sets.permitted.bits())
+}

@@ -1,0 +1,93 @@
+//! Ending everything in a cgroup, and removing it.
+
+use super::{CgroupPaths, read, write_at};
+use crate::{Error, Result};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::Path;
+use std::time::Duration;
+
+/// How often the processes are listed and killed again when some forked meanwhile.
+const KILL_ROUNDS: u32 = 100;
+/// How long removal waits for processes that are about to vanish: tries, and microseconds between them (doubling).
+const REMOVE_TRIES: u32 = 16;
+const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+impl CgroupPaths {
+    /// Sends a signal to every process in them; with `SIGKILL` also to those that fork meanwhile.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        if signal != libc::SIGKILL {
+            return self.signal_each(signal);
+        }
+        if self.v2().is_some_and(|group| write_at(group, "cgroup.kill", "1").is_ok()) {
+            // A frozen v1 process does not die before it is thawed.
+            let _ = self.thaw_v1();
+            return Ok(());
+        }
+        for round in 0..KILL_ROUNDS {
+            let pids = self.pids()?;
+            if pids.is_empty() {
+                break;
+            }
+            // From the second round on there may be one that forks as fast as we kill: hold it still.
+            let frozen = round > 0 && self.freeze_v1_now().is_ok();
+            self.signal_each(signal)?;
+            if frozen || round == 0 {
+                let _ = self.thaw_v1();
+            }
+            std::thread::sleep(Duration::from_micros(200 << round.min(7)));
+        }
+        Ok(())
+    }
+
+    fn signal_each(&self, signal: i32) -> Result<()> {
+        for pid in self.pids()? {
+            let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) else {
+                continue;
+            };
+            match kill_process(pid, signal) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => {
+                    return Err(Error::System {
+                        doing: "signal a process of the container",
+                        source: errno.into(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a cgroup with those below it; gone already is success.
+pub(super) fn remove_tree(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+    remove_children(dir)?;
+    retry(|| rustix::fs::rmdir(path))
+}
+
+fn remove_children(dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    for (name, child) in read::children(dir)? {
+        remove_children(child.as_fd())?;
+        retry(|| rustix::fs::unlinkat(dir, name.as_c_str(), AtFlags::REMOVEDIR))?;
+    }
+    Ok(())
+}
+
+/// A process that was killed leaves its cgroup a moment after it can be waited for.
+fn retry(remove: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let mut pause = Duration::from_micros(50);
+    for _ in 1..REMOVE_TRIES {
+        match remove() {
+            Err(Errno::BUSY) => std::thread::sleep(pause),
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
+            other => return other,
+        }
+        pause = (pause * 2).min(REMOVE_PAUSE_MAX);
+    }
+    match remove() {
+        Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        other => other,
+    }
+}

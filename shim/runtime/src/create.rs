@@ -1,0 +1,407 @@
+//! Making a container: everything is planned and prepared first, then one `clone3`, then the child runs its steps while
+//! the parent answers what it asks.
+
+use crate::capabilities::Origin;
+use crate::cgroups::CgroupPaths;
+use crate::container::{Gate, SeccompProgram};
+use crate::devices::{self, Making};
+use crate::hooks::{self, About, HookList, Moment};
+use crate::init::channel::{self, Channel, Report};
+use crate::init::{self, Console, Missing, Pivot, Plan, Request, Step};
+use crate::namespaces::{self, Namespaces};
+use crate::sys::mount::{MountAttr, Reach};
+use crate::sys::process::{self as sys, Exit, Reap};
+use crate::{Container, CreateOptions, Error, Process, Result, mounts, process, rootfs, seccomp};
+use oci_spec::runtime::{Linux, LinuxPersonalityDomain, Process as ProcessSpec, Spec};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::path::PathBuf;
+
+/// Where cgroups go if the config does not say.
+const DEFAULT_CGROUP_PARENT: &str = "/longshore";
+
+fn invalid(field: &str, why: impl Into<String>) -> Error {
+    Error::InvalidSpec { field: field.into(), why: why.into() }
+}
+
+pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
+    let (linux, process) = check(&options)?;
+    // The child starts as a copy of this process: nobody in the container may look into it (CVE-2016-9962, CVE-2019-5736).
+    let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
+    let namespaces = Namespaces::plan(linux)?;
+    let seccomp = match linux.seccomp() {
+        Some(profile) => seccomp::plan(profile, options.seccomp_cache)?,
+        None => None,
+    };
+    let hooks = Hooks::prepare(&options)?;
+    let default_path = format!("{DEFAULT_CGROUP_PARENT}/{}", options.id);
+    let path = linux.cgroups_path().as_deref().and_then(|path| path.to_str()).filter(|path| !path.is_empty());
+    let cgroups = Undo(Some(CgroupPaths::create(path.unwrap_or(&default_path))?));
+    cgroups.get()?.enable_usual_controllers()?;
+    let mut warnings = match linux.resources() {
+        Some(resources) => cgroups.get()?.limit(resources)?,
+        None => Vec::new(),
+    };
+    let builder = Builder { options, linux, process, namespaces, seccomp, hooks };
+    builder.build(cgroups, &mut warnings).map(|mut container| {
+        container.warnings = warnings;
+        container
+    })
+}
+
+/// Cgroups that are removed again unless the container comes to be.
+struct Undo(Option<CgroupPaths>);
+
+impl Undo {
+    fn get(&self) -> Result<&CgroupPaths> {
+        self.0.as_ref().ok_or(Error::NotRunning)
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        if let Some(cgroups) = &self.0 {
+            let _ = cgroups.remove();
+        }
+    }
+}
+
+/// Refuses what cannot be, and what is not built, before anything is made.
+fn check<'a>(options: &CreateOptions<'a>) -> Result<(&'a Linux, &'a ProcessSpec)> {
+    let spec: &'a Spec = options.spec;
+    let version = spec.version();
+    if !version.is_empty() && !version.starts_with("1.") {
+        return Err(invalid("ociVersion", format!("{version:?} is not 1.x")));
+    }
+    let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
+    let process = spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
+    if options.systemd_cgroup {
+        return Err(Error::NotBuilt { feature: "the systemd cgroup driver".into() });
+    }
+    let refused = [
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
+    ];
+    match refused.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Error::NotBuilt { feature: (*field).into() }),
+        None => Ok((linux, process)),
+    }
+}
+
+/// The hooks of every moment.
+struct Hooks {
+    runtime: Vec<HookList>,
+    create_container: Option<HookList>,
+    start_container: Option<HookList>,
+    poststart: Option<HookList>,
+    poststop: Option<HookList>,
+}
+
+impl Hooks {
+    fn prepare(options: &CreateOptions<'_>) -> Result<Hooks> {
+        let about = About {
+            id: options.id,
+            bundle: options.bundle,
+            annotations: options.spec.annotations().as_ref(),
+        };
+        let spec = options.spec.hooks().as_ref();
+        #[allow(deprecated)]
+        let prestart = spec.and_then(|hooks| hooks.prestart().as_ref());
+        let prestart = hooks::prepare(Moment::Prestart, prestart, &about)?;
+        let of = |moment| {
+            let list = spec.and_then(|hooks| match moment {
+                Moment::CreateRuntime => hooks.create_runtime().as_ref(),
+                Moment::CreateContainer => hooks.create_container().as_ref(),
+                Moment::StartContainer => hooks.start_container().as_ref(),
+                Moment::Poststart => hooks.poststart().as_ref(),
+                _ => hooks.poststop().as_ref(),
+            });
+            hooks::prepare(moment, list, &about)
+        };
+        Ok(Hooks {
+            runtime: prestart.into_iter().chain(of(Moment::CreateRuntime)?).collect(),
+            create_container: of(Moment::CreateContainer)?,
+            start_container: of(Moment::StartContainer)?,
+            poststart: of(Moment::Poststart)?,
+            poststop: of(Moment::Poststop)?,
+        })
+    }
+}
+
+/// Everything that a container is made from.
+struct Builder<'a> {
+    options: CreateOptions<'a>,
+    linux: &'a Linux,
+    process: &'a ProcessSpec,
+    namespaces: Namespaces,
+    seccomp: Option<Step>,
+    hooks: Hooks,
+}
+
+impl Builder<'_> {
+    fn build(mut self, mut cgroups: Undo, warnings: &mut Vec<String>) -> Result<Container> {
+        let namespace_flags = self.namespaces.flags();
+        let new_keyring = !self.options.no_new_keyring;
+        let personality = personality(self.linux)?;
+        let steps = self.plan_container(cgroups.get()?)?;
+        let context = process::Context {
+            process: self.process,
+            stdio: std::mem::replace(&mut self.options.stdio, crate::Stdio::Terminal),
+            console_size: self.options.console_size,
+            console: Console::Bind,
+            seccomp: self.seccomp.take(),
+            keyring: keyring(self.options.id, new_keyring)?,
+            personality,
+            working_directory: Missing::Create,
+            origin: self.origin(),
+            after_stdio: self.plan_read_only()?,
+            last: self.hooks.start_container.take().map(Step::Hooks),
+        };
+        let mut plan = process::plan(steps, context, warnings)?;
+        let (channel, child) = self.spawn(&mut plan, cgroups.get()?)?;
+        let mut setup =
+            Setup { channel: Some(channel), child: Some(child), plan: Some(plan), terminal: None };
+        self.adjust(&setup, warnings)?;
+        let oom = cgroups.get()?.watch_oom()?;
+        setup.converse(|report, pid| match report {
+            Report::MapIds => namespaces::write_id_maps(pid, self.linux),
+            Report::RunHooks => self.hooks.runtime.iter().try_for_each(|hooks| hooks.run(pid)),
+            _ => Ok(()),
+        })?;
+        let seccomp = setup.seccomp();
+        Ok(Container {
+            init: setup.finish()?,
+            id: self.options.id.into(),
+            warnings: Vec::new(),
+            cgroups: cgroups.0.take().ok_or(Error::NotRunning)?,
+            oom,
+            namespaces: namespace_flags,
+            seccomp,
+            personality,
+            new_keyring,
+            poststart: self.hooks.poststart.take(),
+            poststop: self.hooks.poststop.take(),
+        })
+    }
+
+    fn new_user_namespace(&self) -> bool {
+        self.namespaces.new & libc::CLONE_NEWUSER != 0
+    }
+
+    fn origin(&self) -> Origin {
+        if self.new_user_namespace() { Origin::UserNamespace } else { Origin::Runtime }
+    }
+
+    /// Everything up to and including the pivot.
+    fn plan_container(&mut self, cgroups: &CgroupPaths) -> Result<Vec<Step>> {
+        let spec = self.options.spec;
+        let mut steps = Vec::with_capacity(96);
+        steps.push(Step::NewSession);
+        steps.extend(cgroups.plan_joins()?);
+        process::plan_early(self.process, &mut steps)?;
+        let mut settings = Vec::new();
+        self.namespaces.plan_settings(spec, self.linux, &mut settings)?;
+        self.namespaces.plan_joins(&mut steps);
+        if self.namespaces.new & libc::CLONE_NEWNET != 0 {
+            steps.push(Step::LoopbackUp);
+        }
+        if self.namespaces.new & libc::CLONE_NEWCGROUP != 0 {
+            steps.push(Step::Unshare { flags: libc::CLONE_NEWCGROUP });
+        }
+        let root = spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
+        rootfs::plan(&self.root_path(root.path()), self.options.rootfs_mounts, self.linux, &mut steps)?;
+        if self.new_user_namespace() {
+            steps.extend([Step::Ask(Request::MapIds), Step::BecomeRoot]);
+        }
+        steps.extend(settings);
+        self.plan_mounts(cgroups, &mut steps)?;
+        if !self.hooks.runtime.is_empty() {
+            steps.push(Step::Ask(Request::RunHooks));
+        }
+        steps.extend(self.hooks.create_container.take().map(Step::Hooks));
+        steps.push(Step::PivotRoot(if self.options.no_pivot {
+            Pivot::MoveAndChroot
+        } else {
+            Pivot::PivotRoot
+        }));
+        Ok(steps)
+    }
+
+    fn root_path(&self, path: &std::path::Path) -> PathBuf {
+        self.options.bundle.join(path)
+    }
+
+    fn plan_mounts(&self, cgroups: &CgroupPaths, steps: &mut Vec<Step>) -> Result<()> {
+        let spec_mounts = self.options.spec.mounts().as_deref().unwrap_or_default();
+        let context = mounts::Context { cgroups, mount_label: self.linux.mount_label().as_deref() };
+        for (index, mount) in spec_mounts.iter().enumerate() {
+            mounts::plan(index, mount, &context, steps)?;
+        }
+        let making = if self.new_user_namespace() { Making::Binds } else { Making::Nodes };
+        devices::plan(spec_mounts, self.linux.devices().as_deref().unwrap_or_default(), making, steps)?;
+        // Made now if it is missing, while the root can be written to.
+        let cwd = self.process.cwd().to_string_lossy();
+        steps.push(Step::MakeWorkingDirectory { path: mounts::in_root(&cwd)? });
+        for path in self.linux.readonly_paths().iter().flatten() {
+            steps.push(Step::ReadOnly { path: mounts::in_root(path)? });
+        }
+        for path in self.linux.masked_paths().iter().flatten() {
+            steps.push(Step::Mask { path: mounts::in_root(path)? });
+        }
+        Ok(())
+    }
+
+    /// What becomes read-only once everything has been put in place.
+    fn plan_read_only(&self) -> Result<Vec<Step>> {
+        let mut steps = Vec::new();
+        mounts::plan_late_read_only(self.options.spec.mounts().as_deref().unwrap_or_default(), &mut steps)?;
+        let read_only = self.options.spec.root().as_ref().and_then(|root| root.readonly()) == Some(true);
+        let at_root = |attr| Step::SetAttributes { path: c".".to_owned(), reach: Reach::One, attr };
+        if read_only {
+            steps.push(at_root(MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() }));
+        }
+        steps.extend(rootfs::final_propagation(self.linux).map(at_root));
+        Ok(steps)
+    }
+
+    fn spawn(&self, plan: &mut Plan, cgroups: &CgroupPaths) -> Result<(Channel, sys::Child)> {
+        let (ours, theirs) = channel::pair().map_err(|errno| Error::System {
+            doing: "make a channel to the container's init",
+            source: errno.into(),
+        })?;
+        // A cgroup namespace has the cgroups of the moment as its root, so it is made after joining them.
+        let flags = (self.namespaces.new & !libc::CLONE_NEWCGROUP) as u32 as u64;
+        let group = cgroups.v2().map(|group| group.dir());
+        let mut spawn = || {
+            sys::spawn(flags, group, || init::run(plan, &theirs, ours.fd()))
+                .map_err(|errno| Error::System { doing: "clone the container's init", source: errno.into() })
+        };
+        let child = match self.namespaces.pid_to_join() {
+            Some(namespace) => namespaces::born_in(namespace, spawn)?,
+            None => spawn()?,
+        };
+        Ok((ours, child))
+    }
+
+    /// What the parent can do for the child while the child is busy.
+    fn adjust(&self, setup: &Setup, warnings: &mut Vec<String>) -> Result<()> {
+        match (self.process.oom_score_adj(), &setup.child) {
+            (Some(value), Some(child)) => set_oom_score(child.pid, value, warnings),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Sets `oom_score_adj`. A host that does not allow a lower value than the inherited one keeps that, with a warning.
+pub(crate) fn set_oom_score(pid: i32, value: i32, warnings: &mut Vec<String>) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{pid}/oom_score_adj"));
+    match std::fs::write(&path, value.to_string()) {
+        Ok(()) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            warnings.push(format!(
+                "process.oomScoreAdj: this host does not allow {value} (no CAP_SYS_RESOURCE); left as it was"
+            ));
+            Ok(())
+        }
+        // Ended already; what it has to say is more useful.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(()),
+        Err(source) => Err(Error::Io { doing: "set the OOM score", path, source }),
+    }
+}
+
+/// The session keyring's name.
+pub(crate) fn keyring(id: &str, new: bool) -> Result<Option<CString>> {
+    let name = new.then(|| CString::new(format!("_ses.{id}")));
+    name.transpose().map_err(|_| invalid("id", "contains a NUL byte"))
+}
+
+fn personality(linux: &Linux) -> Result<Option<u64>> {
+    const PER_LINUX32: u64 = 8;
+    let Some(personality) = linux.personality() else { return Ok(None) };
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(Error::NotBuilt { feature: "linux.personality.flags".into() });
+    }
+    Ok(Some(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    }))
+}
+
+/// A child that is being set up. Dropped before it is finished, it is killed and reaped.
+pub(crate) struct Setup {
+    pub(crate) channel: Option<Channel>,
+    pub(crate) child: Option<sys::Child>,
+    pub(crate) plan: Option<Plan>,
+    pub(crate) terminal: Option<OwnedFd>,
+}
+
+impl Setup {
+    /// Serves the child until it waits at its gate.
+    pub(crate) fn converse(&mut self, mut serve: impl FnMut(Report, i32) -> Result<()>) -> Result<()> {
+        let system = |errno: Errno| Error::System {
+            doing: "talk to the process that is being set up",
+            source: errno.into(),
+        };
+        let pid = self.child.as_ref().map_or(0, |child| child.pid);
+        loop {
+            let channel = self.channel.as_ref().ok_or(Error::NotRunning)?;
+            match channel.receive() {
+                Ok(Some((Report::Ready, _))) => return Ok(()),
+                Ok(Some((Report::Terminal, fd))) => self.terminal = fd,
+                Ok(Some((Report::Failed(failure), _))) => {
+                    return Err(self.plan.as_ref().map_or(Error::NotRunning, |plan| plan.error(failure)));
+                }
+                Ok(Some((report, _))) => {
+                    serve(report, pid)?;
+                    channel.answer().map_err(system)?;
+                }
+                Ok(None) | Err(Errno::CONNRESET) => return Err(self.died()),
+                Err(errno) => return Err(system(errno)),
+            }
+        }
+    }
+
+    /// The child is gone without a word.
+    fn died(&mut self) -> Error {
+        let how = match self.child.take().map(|child| sys::wait(child.pidfd.as_fd(), Reap::Take)) {
+            Some(Ok(Exit::Signal(signal))) => format!("signal {signal}"),
+            Some(Ok(Exit::Code(code))) => format!("exit code {code}"),
+            _ => "unknown".into(),
+        };
+        Error::InitDied { how }
+    }
+
+    /// Takes the seccomp program out of the plan: the child has its copy.
+    fn seccomp(&mut self) -> Option<SeccompProgram> {
+        self.plan.as_mut()?.steps.iter_mut().find_map(|step| match step {
+            Step::Seccomp { program, flags } => {
+                Some(SeccompProgram { program: std::mem::take(program), flags: *flags })
+            }
+            _ => None,
+        })
+    }
+
+    /// The child waits at its gate.
+    pub(crate) fn finish(mut self) -> Result<Process> {
+        let gone = Error::NotRunning;
+        let (Some(child), Some(mut plan), Some(channel)) =
+            (self.child.take(), self.plan.take(), self.channel.take())
+        else {
+            return Err(gone);
+        };
+        plan.forget_done();
+        let gate = Some(Gate { channel, plan });
+        Ok(Process { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal.take(), gate })
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! One more process in a running container: born in its pid namespace, moved to its cgroups, then to its namespaces.
+
+use crate::capabilities::Origin;
+use crate::create::{Setup, keyring, set_oom_score};
+use crate::init::channel;
+use crate::init::{self, Console, Missing, Plan, Step};
+use crate::namespaces::born_in;
+use crate::sys::process as sys;
+use crate::{Container, Error, ExecOptions, Process, Result, process};
+use rustix::fd::AsFd;
+
+pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Result<Process> {
+    if !options.ignore_paused && container.cgroups.is_frozen() {
+        return Err(Error::WrongState { operation: "exec in", state: "paused" });
+    }
+    let mut warnings = Vec::new();
+    let process = options.process;
+    let mut plan = plan(container, options, &mut warnings)?;
+    let (ours, theirs) = channel::pair()
+        .map_err(|errno| Error::System { doing: "make a channel to the process", source: errno.into() })?;
+    let group = container.cgroups.v2().map(|group| group.dir());
+    let mut spawn = || {
+        sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
+            .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
+    };
+    let child = match container.namespaces & libc::CLONE_NEWPID {
+        0 => spawn()?,
+        _ => born_in(container.init.pidfd.as_fd(), spawn)?,
+    };
+    drop(theirs);
+    let pid = child.pid;
+    let mut setup = Setup { channel: Some(ours), child: Some(child), plan: Some(plan), terminal: None };
+    if let Some(value) = process.oom_score_adj() {
+        set_oom_score(pid, value, &mut warnings)?;
+    }
+    setup.converse(|_, _| Ok(()))?;
+    container.warnings.append(&mut warnings);
+    setup.finish()
+}
+
+fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<String>) -> Result<Plan> {
+    let mut steps = Vec::with_capacity(32);
+    steps.push(Step::NewSession);
+    steps.extend(container.cgroups.plan_joins()?);
+    process::plan_early(options.process, &mut steps)?;
+    let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0;
+    let pidfd = container.init.pidfd.try_clone();
+    let pidfd = pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
+    let flags = container.namespaces & !libc::CLONE_NEWPID;
+    steps.push(Step::JoinNamespaces { fd: pidfd, flags, what: "the container's namespaces".into() });
+    if user_namespace {
+        steps.push(Step::BecomeRoot);
+    }
+    let seccomp = container
+        .seccomp
+        .as_ref()
+        .map(|seccomp| Step::Seccomp { program: seccomp.program.clone(), flags: seccomp.flags });
+    let context = process::Context {
+        process: options.process,
+        stdio: options.stdio,
+        console_size: options.console_size,
+        console: Console::No,
+        seccomp,
+        keyring: keyring(&container.id, container.new_keyring)?,
+        personality: container.personality,
+        working_directory: Missing::Fail,
+        origin: if user_namespace { Origin::UserNamespace } else { Origin::Runtime },
+        after_stdio: Vec::new(),
+        last: None,
+    };
+    process::plan(steps, context, warnings)
+}

@@ -1,0 +1,281 @@
+//! Hooks: programs of the host that are told of the container's state on stdin at fixed moments of its life.
+//!
+//! What always holds: running one allocates nothing, so the same code serves the parent and the container's init; a hook
+//! that outlives its timeout is killed and reaped; it gets its own environment only, and no descriptor above stdio.
+
+use crate::init::channel::How;
+use crate::sys::SysResult;
+use crate::sys::cstrings::CStrings;
+use crate::sys::process::{self, Exit, Reap};
+use crate::{Error, Result};
+use oci_spec::runtime::Hook;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// At which moment hooks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
+impl Moment {
+    /// Name of the field in `config.json`.
+    pub(crate) fn field(self) -> &'static str {
+        match self {
+            Moment::Prestart => "prestart",
+            Moment::CreateRuntime => "createRuntime",
+            Moment::CreateContainer => "createContainer",
+            Moment::StartContainer => "startContainer",
+            Moment::Poststart => "poststart",
+            Moment::Poststop => "poststop",
+        }
+    }
+
+    /// The container's state at that moment, as the specification names it.
+    fn status(self) -> &'static str {
+        match self {
+            Moment::Prestart | Moment::CreateRuntime | Moment::CreateContainer => "creating",
+            Moment::StartContainer => "created",
+            Moment::Poststart => "running",
+            Moment::Poststop => "stopped",
+        }
+    }
+}
+
+/// The hooks of one moment, ready to run.
+pub(crate) struct HookList {
+    pub(crate) moment: Moment,
+    pub(crate) hooks: Vec<PreparedHook>,
+    /// State JSON before and after the process id.
+    state: (Vec<u8>, Vec<u8>),
+}
+
+/// One hook, ready to run.
+pub(crate) struct PreparedHook {
+    pub(crate) path: PathBuf,
+    program: CString,
+    argv: CStrings,
+    envp: CStrings,
+    timeout: Option<Duration>,
+}
+
+/// How a hook failed; numbers only, for the way from the child to the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HookFailure {
+    pub(crate) index: u32,
+    pub(crate) how: How,
+    pub(crate) value: i32,
+}
+
+/// What hooks are told about the container.
+pub(crate) struct About<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
+    pub(crate) annotations: Option<&'a HashMap<String, String>>,
+}
+
+/// Prepares the hooks of a moment; `None` if there are none.
+pub(crate) fn prepare(
+    moment: Moment,
+    hooks: Option<&Vec<Hook>>,
+    about: &About<'_>,
+) -> Result<Option<HookList>> {
+    let Some(hooks) = hooks.filter(|hooks| !hooks.is_empty()) else { return Ok(None) };
+    let prepared = hooks.iter().map(|hook| prepare_one(moment, hook)).collect::<Result<_>>()?;
+    Ok(Some(HookList { moment, hooks: prepared, state: state_json(moment, about) }))
+}
+
+fn prepare_one(moment: Moment, hook: &Hook) -> Result<PreparedHook> {
+    let invalid =
+        |why: &str| Error::InvalidSpec { field: format!("hooks.{}", moment.field()), why: why.into() };
+    if !hook.path().is_absolute() {
+        return Err(invalid(&format!("path {:?} must be absolute", hook.path())));
+    }
+    let path = hook.path().to_str().ok_or_else(|| invalid("path is not UTF-8"))?;
+    let nul = |_| invalid("contains a NUL byte");
+    let timeout = match hook.timeout() {
+        Some(seconds) if seconds <= 0 => return Err(invalid("timeout must be greater than zero")),
+        Some(seconds) => Some(Duration::from_secs(seconds as u64)),
+        None => None,
+    };
+    let default_args = [path.to_owned()];
+    let args = hook.args().as_deref().filter(|args| !args.is_empty()).unwrap_or(&default_args);
+    Ok(PreparedHook {
+        path: hook.path().clone(),
+        program: CString::new(path).map_err(nul)?,
+        argv: CStrings::new(args, 0).map_err(nul)?,
+        envp: CStrings::new(hook.env().as_deref().unwrap_or_default(), 0).map_err(nul)?,
+        timeout,
+    })
+}
+
+/// The state of runtime-spec's "State" section, cut where the process id goes.
+fn state_json(moment: Moment, about: &About<'_>) -> (Vec<u8>, Vec<u8>) {
+    let text = |value: &str| serde_json::Value::from(value).to_string();
+    let before =
+        format!(r#"{{"ociVersion":"1.2.0","id":{},"status":"{}","pid":"#, text(about.id), moment.status());
+    let mut after = format!(r#","bundle":{}"#, text(&about.bundle.to_string_lossy()));
+    if let Some(annotations) = about.annotations.filter(|a| !a.is_empty()) {
+        let annotations =
+            annotations.iter().map(|(k, v)| format!("{}:{}", text(k), text(v))).collect::<Vec<_>>();
+        after.push_str(&format!(r#","annotations":{{{}}}"#, annotations.join(",")));
+    }
+    after.push('}');
+    (before.into_bytes(), after.into_bytes())
+}
+
+impl HookList {
+    /// Runs the hooks in the host's namespaces, one after the other, until one fails.
+    pub(crate) fn run(&self, pid: i32) -> Result<()> {
+        self.run_all(pid).map_err(|failure| self.error(failure))
+    }
+
+    /// Runs the hooks as children of the container's init; it tells them its own process id as it sees it.
+    pub(crate) fn run_inside(&self) -> Result<(), HookFailure> {
+        self.run_all(rustix::process::getpid().as_raw_nonzero().get())
+    }
+
+    fn run_all(&self, pid: i32) -> Result<(), HookFailure> {
+        for (index, hook) in self.hooks.iter().enumerate() {
+            let fail = |how, value| HookFailure { index: index as u32, how, value };
+            match self.run_one(hook, pid) {
+                Err(Errno::TIMEDOUT) => return Err(fail(How::HookTimeout, 0)),
+                Err(errno) => return Err(fail(How::Errno, errno.raw_os_error())),
+                Ok(Exit::Code(0)) => {}
+                Ok(Exit::Code(code)) => return Err(fail(How::HookExit, code)),
+                Ok(Exit::Signal(signal)) => return Err(fail(How::HookSignal, signal)),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_one(&self, hook: &PreparedHook, pid: i32) -> SysResult<Exit> {
+        // A file rather than a pipe: a hook that does not read its stdin must not hold anybody up.
+        let stdin = rustix::fs::memfd_create(c"state", MemfdFlags::CLOEXEC)?;
+        let mut digits = [0u8; 12];
+        for part in [&self.state.0, decimal(pid, &mut digits), &self.state.1] {
+            write_all(stdin.as_fd(), part)?;
+        }
+        rustix::fs::seek(&stdin, SeekFrom::Start(0))?;
+        let (child_end, parent_end) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(read, write)| (write, read))?;
+        let child = process::spawn(0, None, || hook.child(stdin.as_fd(), child_end.as_fd()))?;
+        drop(child_end);
+        let exit = wait_for(&child, hook.timeout)?;
+        let mut errno = [0u8; 4];
+        match rustix::io::read(&parent_end, &mut errno) {
+            Ok(4) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno))),
+            _ => Ok(exit),
+        }
+    }
+
+    /// The text for a failure, made by the parent.
+    pub(crate) fn error(&self, failure: HookFailure) -> Error {
+        let hook = self.hooks.get(failure.index as usize);
+        let why = match failure.how {
+            How::HookExit => format!("exited with code {}", failure.value),
+            How::HookSignal => format!("was ended by signal {}", failure.value),
+            How::HookTimeout => match hook.and_then(|hook| hook.timeout) {
+                Some(timeout) => {
+                    format!("ran longer than its timeout of {} s and was killed", timeout.as_secs())
+                }
+                None => "ran too long".into(),
+            },
+            _ => format!("cannot be executed: {}", crate::error::errno_text(failure.value)),
+        };
+        Error::Hook { kind: self.moment.field(), path: hook.map(|h| h.path.clone()).unwrap_or_default(), why }
+    }
+}
+
+impl PreparedHook {
+    fn child(&self, stdin: BorrowedFd<'_>, report: BorrowedFd<'_>) -> i32 {
+        let errno = match self.set_up(stdin) {
+            Ok(()) => process::execve(&self.program, &self.argv, &self.envp),
+            Err(errno) => errno,
+        };
+        let _ = rustix::io::write(report, &errno.raw_os_error().to_ne_bytes());
+        127
+    }
+
+    fn set_up(&self, stdin: BorrowedFd<'_>) -> SysResult<()> {
+        process::unblock_signals()?;
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+        rustix::stdio::dup2_stdin(stdin)?;
+        if let Ok(null) = null {
+            rustix::stdio::dup2_stdout(&null)?;
+            rustix::stdio::dup2_stderr(&null)?;
+        }
+        // Not closed but marked, as the report of a failing execve goes through one of them.
+        process::close_on_exec_above_stdio()
+    }
+}
+
+/// Waits for a hook, no longer than its timeout; `ETIMEDOUT` if it had to be killed.
+fn wait_for(child: &process::Child, timeout: Option<Duration>) -> SysResult<Exit> {
+    let Some(timeout) = timeout else { return process::wait(child.pidfd.as_fd(), Reap::Take) };
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&left)) {
+            Err(Errno::INTR) => continue,
+            Ok(0) | Err(_) => {
+                let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+                process::wait(child.pidfd.as_fd(), Reap::Take)?;
+                return Err(Errno::TIMEDOUT);
+            }
+            Ok(_) => return process::wait(child.pidfd.as_fd(), Reap::Take),
+        }
+    }
+}
+
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> SysResult<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[rustix::io::write(fd, bytes)?..];
+    }
+    Ok(())
+}
+
+/// Writes a positive number without allocating.
+fn decimal(value: i32, buffer: &mut [u8; 12]) -> &[u8] {
+    let mut at = buffer.len();
+    let mut rest = value.unsigned_abs();
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return &buffer[at..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn state_is_json_with_the_pid_in_place() {
+        let annotations = HashMap::from([("a\"b".to_owned(), "c\n".to_owned())]);
+        let about = About { id: "x\"y", bundle: Path::new("/b"), annotations: Some(&annotations) };
+        let (before, after) = state_json(Moment::Poststop, &about);
+        let mut digits = [0; 12];
+        let whole = [before.as_slice(), decimal(4711, &mut digits), &after].concat();
+        let value: serde_json::Value = serde_json::from_slice(&whole).unwrap();
+        assert_eq!(value["pid"], 4711);
+        assert_eq!(value["id"], "x\"y");
+        assert_eq!(value["status"], "stopped");
+        assert_eq!(value["annotations"]["a\"b"], "c\n");
+    }
+}

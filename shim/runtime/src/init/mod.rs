@@ -1,0 +1,268 @@
+//! What the container's first moments consist of: a list of steps that the parent prepares and the child runs.
+//!
+//! What always holds: the child only reads the prepared list; it allocates nothing, and tells the parent about a failure
+//! by the number of the step and the kernel's errno. The parent owns the words ([`describe`]).
+
+pub(crate) mod channel;
+mod credentials;
+mod describe;
+mod mounting;
+mod program;
+pub(crate) use mounting::clone_tree;
+pub(crate) use program::HOME_SLOT;
+mod run;
+mod terminal;
+
+pub(crate) use run::run;
+
+use crate::hooks::HookList;
+use crate::paths::{Kind, Links};
+use crate::sys::cstrings::CStrings;
+use crate::sys::mount::{MountAttr, Reach};
+use crate::sys::process::SchedAttr;
+use crate::sys::seccomp::Instruction;
+use rustix::fd::OwnedFd;
+use std::ffi::CString;
+
+/// Everything the child does, in order.
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) program: Program,
+}
+
+impl Plan {
+    /// Lets go of the steps that the child has behind it, and with them of the parent's copies of descriptors.
+    pub(crate) fn forget_done(&mut self) {
+        let gate = self.steps.iter().position(|step| matches!(step, Step::Ask(Request::Gate))).unwrap_or(0);
+        for step in &mut self.steps[..gate] {
+            *step = Step::NewSession;
+        }
+    }
+}
+
+/// One thing that the child does.
+pub(crate) enum Step {
+    /// Becomes the leader of its own session.
+    NewSession,
+    /// Moves itself to a v1 cgroup by writing `0` to its `tasks` file: a thread that moves itself does not wait for an
+    /// RCU grace period, unlike any write to `cgroup.procs`, and the child is one thread.
+    JoinCgroup {
+        tasks: OwnedFd,
+        controllers: String,
+    },
+    /// Joins the namespaces behind a namespace file or pidfd.
+    JoinNamespaces {
+        fd: OwnedFd,
+        flags: i32,
+        what: String,
+    },
+    /// Makes further new namespaces.
+    Unshare {
+        flags: i32,
+    },
+    /// Tells the parent something and waits for its answer.
+    Ask(Request),
+    /// Becomes user and group 0 of the user namespace that it is in.
+    BecomeRoot,
+    /// Brings the loopback interface up.
+    LoopbackUp,
+    Hostname(CString),
+    Domainname(CString),
+    /// Writes a file of the host's own `/proc`, before the container's files are in sight.
+    WriteProc {
+        path: CString,
+        value: CString,
+    },
+    /// Opens a file of the host's own `/proc` that [`Step::SetLabel`] writes later.
+    OpenLabel {
+        path: CString,
+    },
+    /// Sets the security label for the next program.
+    SetLabel {
+        value: CString,
+    },
+    /// Changes the propagation of `/` and all below.
+    Propagation {
+        flags: u64,
+    },
+    /// Attaches the rootfs at this path of the host and remembers it as the root of later steps.
+    AttachRoot {
+        tree: OwnedFd,
+        at: CString,
+    },
+    /// Mounts something inside the root.
+    Mount(Mount),
+    /// Changes mount attributes at a path inside the root.
+    SetAttributes {
+        path: CString,
+        reach: Reach,
+        attr: MountAttr,
+    },
+    /// Makes a device node inside the root.
+    Device {
+        path: CString,
+        mode: u32,
+        dev: u64,
+        uid: u32,
+        gid: u32,
+    },
+    /// Makes a symbolic link inside the root.
+    Symlink {
+        path: CString,
+        target: CString,
+        existing: Existing,
+    },
+    /// Hides a path inside the root under an empty folder or `/dev/null`.
+    Mask {
+        path: CString,
+    },
+    /// Makes a path inside the root read-only with all that is below.
+    ReadOnly {
+        path: CString,
+    },
+    /// Runs hooks as children of the container's init.
+    Hooks(HookList),
+    /// Makes the root the process's root and lets go of the host's files.
+    PivotRoot(Pivot),
+    /// Opens a terminal of the container's devpts, hands its master side to the parent and uses it as stdio.
+    Terminal {
+        columns: u16,
+        rows: u16,
+        uid: u32,
+        console: Console,
+    },
+    /// Uses three descriptors of the parent as stdio and gives them to the container's user.
+    Stdio {
+        fds: [OwnedFd; 3],
+        uid: u32,
+    },
+    /// Closes everything but stdio and the channel to the parent.
+    CloseFds,
+    Keyring(CString),
+    Rlimit {
+        resource: u32,
+        name: &'static str,
+        soft: u64,
+        hard: u64,
+    },
+    Umask(u32),
+    Personality(u64),
+    Scheduler(SchedAttr),
+    IoPriority(i32),
+    Affinity(Box<rustix::thread::CpuSet>),
+    NoNewPrivileges,
+    Seccomp {
+        program: Vec<Instruction>,
+        flags: u32,
+    },
+    /// Drops what is not in this mask from the bounding set.
+    BoundingSet {
+        keep: u64,
+    },
+    /// Switches to the container's user, keeping capabilities for the next step.
+    User {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
+    Capabilities {
+        effective: u64,
+        permitted: u64,
+        inheritable: u64,
+        ambient: u64,
+    },
+    /// Makes the working directory inside the root if it is missing; what stands in the way is for
+    /// [`Step::WorkingDirectory`] to report.
+    MakeWorkingDirectory {
+        path: CString,
+    },
+    /// Enters the working directory inside the root.
+    WorkingDirectory {
+        path: CString,
+        shown: String,
+        missing: Missing,
+    },
+    /// Fills in `HOME` from the container's passwd file.
+    Home {
+        uid: u32,
+    },
+    /// Looks for the program inside the root.
+    FindProgram,
+    /// Executes the program.
+    Execute,
+}
+
+/// What the child asks of the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// Write the id maps of the new user namespace.
+    MapIds,
+    /// Run the hooks that run in the host's namespaces.
+    RunHooks,
+    /// Everything is ready: open the gate when the container is started.
+    Gate,
+}
+
+/// What a symbolic link does about a name that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Keep,
+    Replace,
+}
+
+/// How the root becomes the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pivot {
+    PivotRoot,
+    /// `pivot_root`, and the host's mounts were shared on purpose: cut the tie before unmounting them.
+    PivotRootFromShared,
+    /// Move the root over `/` and `chroot`.
+    MoveAndChroot,
+}
+
+/// Whether a working directory is made if it is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Create,
+    Fail,
+}
+
+/// Whether the terminal is also bound to `/dev/console`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Console {
+    Bind,
+    No,
+}
+
+/// A mount inside the root.
+pub(crate) struct Mount {
+    pub(crate) source: Source,
+    /// Relative to the root.
+    pub(crate) target: CString,
+    pub(crate) kind: Kind,
+    pub(crate) links: Links,
+    /// Attributes of the mount itself.
+    pub(crate) attr: MountAttr,
+    /// Attributes of the mount and all below it.
+    pub(crate) recursive: MountAttr,
+    /// For error texts: type and source as the config has them.
+    pub(crate) shown: String,
+}
+
+/// Where a mount's files come from.
+pub(crate) enum Source {
+    /// A mount that the parent has prepared.
+    Tree(OwnedFd),
+    /// A file system that must be made in the container's namespaces.
+    New { kind: CString, parameters: Vec<(CString, Option<CString>)> },
+}
+
+/// The program to execute and what it gets.
+pub(crate) struct Program {
+    /// As in `process.args[0]`.
+    pub(crate) name: String,
+    /// Where to look, in order.
+    pub(crate) candidates: Vec<CString>,
+    pub(crate) argv: CStrings,
+    pub(crate) envp: CStrings,
+}

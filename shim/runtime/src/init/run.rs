@@ -1,0 +1,198 @@
+//! Running the steps, in the child. Nothing here allocates.
+
+use super::channel::{Channel, Failure, How, Report};
+use super::{Plan, Request, Step, credentials, mounting, program, terminal};
+use crate::sys::{SysResult, net, process, seccomp};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// What steps leave for later steps.
+#[derive(Default)]
+pub(crate) struct Child {
+    /// The container's root; none in an exec, whose root is `/` already.
+    pub(super) root: Option<OwnedFd>,
+    /// The open file of the security label.
+    label: Option<OwnedFd>,
+    /// The empty folder that masks folders, once it is mounted somewhere.
+    pub(super) empty: Option<OwnedFd>,
+    /// The host's null device.
+    pub(super) null: Option<OwnedFd>,
+    /// Which of the program's candidates was found.
+    pub(super) found: usize,
+}
+
+/// Why a step failed.
+pub(super) struct Trouble {
+    pub(super) errno: i32,
+    pub(super) detail: u32,
+    pub(super) how: How,
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Trouble {
+        Trouble { errno: errno.raw_os_error(), detail: 0, how: How::Errno }
+    }
+}
+
+impl Trouble {
+    /// Something that an attacker may have put there.
+    pub(super) fn suspicious(errno: Errno) -> Trouble {
+        Trouble { errno: errno.raw_os_error(), detail: 0, how: How::Suspicious }
+    }
+}
+
+/// Everything the child does; ends by becoming the program, or with an exit code.
+pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_>) -> i32 {
+    let mut child = Child::default();
+    // The child must not hold the parent's end, or it would never see that the parent is gone.
+    let parents_end = parents_end.as_raw_fd() as u32;
+    let start = process::close_range(parents_end, parents_end).and_then(|()| process::unblock_signals());
+    if let Err(errno) = start {
+        return fail(channel, 0, errno.into());
+    }
+    rustix::process::umask(Mode::empty());
+    let Plan { steps, program } = plan;
+    for (index, step) in steps.iter().enumerate() {
+        if let Err(trouble) = child.step(step, program, channel) {
+            return fail(channel, index, trouble);
+        }
+    }
+    255
+}
+
+/// Tells the parent, if it still listens, and names the exit code.
+fn fail(channel: &Channel, step: usize, trouble: Trouble) -> i32 {
+    let Trouble { errno, detail, how } = trouble;
+    let _ = channel.send(Report::Failed(Failure { step: step as u32, errno, detail, how }));
+    1
+}
+
+impl Child {
+    /// The root of the container for looking up paths: a descriptor before the pivot, `/` afterwards.
+    pub(super) fn with_root<T>(
+        &self,
+        run: impl FnOnce(BorrowedFd<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        match &self.root {
+            Some(root) => run(root.as_fd()),
+            None => {
+                let root = rustix::fs::open(
+                    c"/",
+                    OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?;
+                run(root.as_fd())
+            }
+        }
+    }
+
+    fn step(
+        &mut self,
+        step: &Step,
+        program: &mut program::Program,
+        channel: &Channel,
+    ) -> Result<(), Trouble> {
+        match step {
+            Step::NewSession => rustix::process::setsid().map(drop)?,
+            Step::JoinCgroup { tasks, .. } => write_all(tasks.as_fd(), b"0")?,
+            Step::JoinNamespaces { fd, flags, .. } => process::setns(fd.as_fd(), *flags)?,
+            Step::Unshare { flags } => process::unshare(*flags)?,
+            Step::Ask(request) => ask(*request, channel)?,
+            Step::BecomeRoot => credentials::become_root()?,
+            Step::LoopbackUp => net::loopback_up()?,
+            Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
+            Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes())?,
+            Step::WriteProc { path, value } => write_proc(path, value.to_bytes())?,
+            Step::OpenLabel { path } => self.label = Some(open_proc(path)?),
+            Step::SetLabel { value } => {
+                write_all(self.label.as_ref().ok_or(Errno::BADF)?.as_fd(), value.to_bytes())?
+            }
+            Step::Propagation { flags } => crate::sys::mount::set_propagation(c"/", *flags)?,
+            Step::AttachRoot { tree, at } => self.root = Some(mounting::attach_root(tree.as_fd(), at)?),
+            Step::Mount(mount) => self.mount(mount)?,
+            Step::SetAttributes { path, reach, attr } => self.set_attributes(path, *reach, attr)?,
+            Step::MakeWorkingDirectory { path } => self.make_working_directory(path),
+            Step::Device { path, mode, dev, uid, gid } => self.device(path, *mode, *dev, *uid, *gid)?,
+            Step::Symlink { path, target, existing } => self.symlink(path, target, *existing)?,
+            Step::Mask { path } => self.mask(path)?,
+            Step::ReadOnly { path } => self.read_only(path)?,
+            Step::Hooks(hooks) => hooks.run_inside()?,
+            Step::PivotRoot(how) => self.pivot(*how)?,
+            Step::Terminal { columns, rows, uid, console } => {
+                self.terminal(terminal::Size { columns: *columns, rows: *rows }, *uid, *console, channel)?
+            }
+            Step::Stdio { fds, uid } => terminal::use_as_stdio(fds, *uid)?,
+            Step::CloseFds => close_fds(channel)?,
+            Step::Keyring(name) => credentials::new_keyring(name)?,
+            Step::Rlimit { resource, soft, hard, .. } => process::set_rlimit(*resource, *soft, *hard)?,
+            Step::Umask(mask) => drop(rustix::process::umask(Mode::from_raw_mode(*mask))),
+            Step::Personality(persona) => process::personality(*persona)?,
+            Step::Scheduler(attr) => process::set_scheduler(attr)?,
+            Step::IoPriority(value) => process::set_io_priority(*value)?,
+            Step::Affinity(cpus) => rustix::thread::sched_setaffinity(None, cpus)?,
+            Step::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)?,
+            Step::Seccomp { program, flags } => seccomp::load(program, *flags)?,
+            Step::BoundingSet { keep } => credentials::shrink_bounding_set(*keep)?,
+            Step::User { uid, gid, groups } => credentials::become_user(*uid, *gid, groups)?,
+            Step::Capabilities { effective, permitted, inheritable, ambient } => {
+                credentials::set_capabilities(*effective, *permitted, *inheritable, *ambient)?
+            }
+            Step::WorkingDirectory { path, missing, .. } => self.enter(path, *missing)?,
+            Step::Home { uid } => self.find_home(*uid, program)?,
+            Step::FindProgram => self.find_program(program)?,
+            Step::Execute => return Err(self.execute(program).into()),
+        }
+        Ok(())
+    }
+}
+
+fn ask(request: Request, channel: &Channel) -> SysResult<()> {
+    channel.send(match request {
+        Request::MapIds => Report::MapIds,
+        Request::RunHooks => Report::RunHooks,
+        Request::Gate => Report::Ready,
+    })?;
+    match channel.await_answer() {
+        // The parent is gone or gave up: nobody is left to report to.
+        Err(_) => process::exit(1),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Closes everything above stdio except the channel, so that neither the program's path nor its working directory can
+/// be reached through a descriptor of the host.
+fn close_fds(channel: &Channel) -> SysResult<()> {
+    let keep = channel.fd().as_raw_fd() as u32;
+    process::close_range(3, keep - 1)?;
+    process::close_range(keep + 1, u32::MAX)
+}
+
+/// Opens a file of the host's `/proc` for writing; it must be one of procfs.
+fn open_proc(path: &std::ffi::CStr) -> SysResult<OwnedFd> {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    if rustix::fs::fstatfs(&file)?.f_type as u64 != PROC_SUPER_MAGIC {
+        return Err(Errno::XDEV);
+    }
+    Ok(file)
+}
+
+fn write_proc(path: &std::ffi::CStr, value: &[u8]) -> SysResult<()> {
+    write_all(open_proc(path)?.as_fd(), value)
+}
+
+/// Control files take a value in one write or not at all.
+fn write_all(fd: BorrowedFd<'_>, value: &[u8]) -> SysResult<()> {
+    match rustix::io::write(fd, value)? {
+        n if n == value.len() => Ok(()),
+        _ => Err(Errno::IO),
+    }
+}
+
+impl From<crate::hooks::HookFailure> for Trouble {
+    fn from(failure: crate::hooks::HookFailure) -> Trouble {
+        Trouble { errno: failure.value, detail: failure.index, how: failure.how }
+    }
+}

@@ -1,0 +1,293 @@
+//! The `process` part of a config as steps: what the first process and every further one go through alike.
+
+use crate::capabilities::{self, Origin};
+use crate::init::{Console, HOME_SLOT, Missing, Plan, Program, Request, Step};
+use crate::mounts::in_root;
+use crate::sys::cstrings::CStrings;
+use crate::sys::process::SchedAttr;
+use crate::{Error, Result, Stdio};
+use oci_spec::runtime::{
+    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
+};
+use rustix::fd::OwnedFd;
+use std::ffi::CString;
+
+/// Where programs are looked for if the environment says nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What planning needs beside the process itself.
+pub(crate) struct Context<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) stdio: Stdio,
+    pub(crate) console_size: Option<(u16, u16)>,
+    pub(crate) console: Console,
+    pub(crate) seccomp: Option<Step>,
+    pub(crate) keyring: Option<CString>,
+    pub(crate) personality: Option<u64>,
+    pub(crate) working_directory: Missing,
+    pub(crate) origin: Origin,
+    /// What becomes read-only once the terminal is in place.
+    pub(crate) after_stdio: Vec<Step>,
+    /// Runs after the gate, before the program.
+    pub(crate) last: Option<Step>,
+}
+
+/// Steps that must run while the host's `/proc` is in sight.
+pub(crate) fn plan_early(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
+    if let Some(affinity) = process.exec_cpu_affinity()
+        && let Some(list) = affinity.cpu_affinity_final().as_deref().or(affinity.initial().as_deref())
+    {
+        steps.push(Step::Affinity(Box::new(cpu_list(list)?)));
+    }
+    let (label, path) = match (filled(process.apparmor_profile()), filled(process.selinux_label())) {
+        (None, None) => return Ok(()),
+        (Some(_), Some(_)) => {
+            return Err(invalid("process", "apparmorProfile and selinuxLabel exclude each other"));
+        }
+        (Some(_), None) => ("apparmorProfile", c"/proc/thread-self/attr/apparmor/exec"),
+        (None, Some(_)) => ("selinuxLabel", c"/proc/thread-self/attr/exec"),
+    };
+    if label == "apparmorProfile" && !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        return Err(invalid(
+            "process.apparmorProfile",
+            "AppArmor is not enabled on this host; leave the profile out",
+        ));
+    }
+    steps.push(Step::OpenLabel { path: path.to_owned() });
+    Ok(())
+}
+
+fn filled(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
+}
+
+fn invalid(field: &str, why: impl Into<String>) -> Error {
+    Error::InvalidSpec { field: field.into(), why: why.into() }
+}
+
+/// Finishes a plan with everything from stdio to the program.
+pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Vec<String>) -> Result<Plan> {
+    let process = context.process;
+    let user = process.user();
+    steps.push(stdio(context.stdio, process, context.console_size, context.console)?);
+    steps.extend(context.after_stdio);
+    steps.extend(context.keyring.map(Step::Keyring));
+    plan_limits(process, &mut steps)?;
+    steps.extend(context.personality.map(Step::Personality));
+    let program = program(process)?;
+    if needs_home(process) {
+        steps.push(Step::Home { uid: user.uid() });
+    }
+    if let Some(value) = label_value(process)? {
+        steps.push(Step::SetLabel { value });
+    }
+    steps.push(Step::CloseFds);
+    let path = process.cwd().to_str().ok_or_else(|| invalid("process.cwd", "is not UTF-8"))?;
+    if !path.starts_with('/') {
+        return Err(invalid("process.cwd", format!("{path:?} must be absolute")));
+    }
+    steps.push(Step::WorkingDirectory {
+        path: in_root(path)?,
+        shown: path.into(),
+        missing: context.working_directory,
+    });
+    steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
+    let no_new_privileges = process.no_new_privileges() == Some(true);
+    let (early_seccomp, late_seccomp) =
+        if no_new_privileges { (None, context.seccomp) } else { (context.seccomp, None) };
+    if no_new_privileges {
+        steps.push(Step::NoNewPrivileges);
+    }
+    // Without no_new_privs loading a program is a privilege that is about to go.
+    steps.extend(early_seccomp);
+    let capabilities = capabilities::plan(process.capabilities().as_ref(), context.origin, warnings);
+    steps.push(capabilities.bounding);
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    steps.push(Step::User { uid: user.uid(), gid: user.gid(), groups });
+    steps.push(capabilities.others);
+    steps.push(Step::FindProgram);
+    steps.push(Step::Ask(Request::Gate));
+    steps.extend(context.last);
+    steps.extend(late_seccomp);
+    steps.push(Step::Execute);
+    Ok(Plan { steps, program })
+}
+
+fn label_value(process: &Process) -> Result<Option<CString>> {
+    let text = match (filled(process.apparmor_profile()), filled(process.selinux_label())) {
+        (Some(profile), _) => format!("exec {profile}"),
+        (None, Some(label)) => label.to_owned(),
+        (None, None) => return Ok(None),
+    };
+    CString::new(text).map(Some).map_err(|_| invalid("process", "a security label contains a NUL byte"))
+}
+
+fn stdio(stdio: Stdio, process: &Process, size: Option<(u16, u16)>, console: Console) -> Result<Step> {
+    let uid = process.user().uid();
+    match (stdio, process.terminal().unwrap_or(false)) {
+        (Stdio::Fds { stdin, stdout, stderr }, false) => {
+            let safe = |fd: OwnedFd| {
+                crate::init::channel::above_stdio(fd).map_err(|errno| Error::System {
+                    doing: "duplicate a stdio descriptor",
+                    source: errno.into(),
+                })
+            };
+            Ok(Step::Stdio { fds: [safe(stdin)?, safe(stdout)?, safe(stderr)?], uid })
+        }
+        (Stdio::Terminal, true) => {
+            let configured =
+                process.console_size().as_ref().map(|size| (size.width() as u16, size.height() as u16));
+            let (columns, rows) = size.or(configured).unwrap_or((0, 0));
+            Ok(Step::Terminal { columns, rows, uid, console })
+        }
+        (Stdio::Fds { .. }, true) => {
+            Err(invalid("process.terminal", "is true, but no terminal was asked for"))
+        }
+        (Stdio::Terminal, false) => {
+            Err(invalid("process.terminal", "is false, but a terminal was asked for"))
+        }
+    }
+}
+
+fn program(process: &Process) -> Result<Program> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let name = args.first().filter(|name| !name.is_empty()).ok_or_else(|| {
+        invalid("process.args", "must name a program; give a command, or an image with an entrypoint")
+    })?;
+    let env = process.env().as_deref().unwrap_or_default();
+    let nul = |field: &'static str| move |_| invalid(field, "contains a NUL byte");
+    let candidates = if name.contains('/') {
+        vec![CString::new(name.as_str()).map_err(nul("process.args"))?]
+    } else {
+        let path =
+            env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+        let join = |folder: &str| format!("{}/{name}", if folder.is_empty() { "." } else { folder });
+        let found = path.split(':').map(|folder| CString::new(join(folder)));
+        found.collect::<Result<Vec<_>, _>>().map_err(nul("process.args"))?
+    };
+    Ok(Program {
+        name: name.clone(),
+        candidates,
+        argv: CStrings::new(args, 0).map_err(nul("process.args"))?,
+        envp: CStrings::new(env, HOME_SLOT).map_err(nul("process.env"))?,
+    })
+}
+
+fn needs_home(process: &Process) -> bool {
+    !process.env().iter().flatten().any(|variable| variable.starts_with("HOME="))
+}
+
+fn plan_limits(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
+    for limit in process.rlimits().as_deref().unwrap_or_default() {
+        let (resource, name) = rlimit(limit.typ());
+        if limit.soft() > limit.hard() {
+            return Err(invalid(
+                "process.rlimits",
+                format!("{name}: the soft limit is above the hard limit"),
+            ));
+        }
+        steps.push(Step::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() });
+    }
+    if let Some(scheduler) = process.scheduler() {
+        steps.push(Step::Scheduler(sched_attr(scheduler)?));
+    }
+    if let Some(priority) = process.io_priority() {
+        let class = match priority.class() {
+            IOPriorityClass::IoprioClassRt => 1,
+            IOPriorityClass::IoprioClassBe => 2,
+            IOPriorityClass::IoprioClassIdle => 3,
+        };
+        let level = i32::try_from(priority.priority()).ok().filter(|level| (0..8).contains(level));
+        let level = level.ok_or_else(|| invalid("process.ioPriority.priority", "must be from 0 to 7"))?;
+        steps.push(Step::IoPriority(class << 13 | level));
+    }
+    Ok(())
+}
+
+fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
+    match kind {
+        PosixRlimitType::RlimitCpu => (0, "RLIMIT_CPU"),
+        PosixRlimitType::RlimitFsize => (1, "RLIMIT_FSIZE"),
+        PosixRlimitType::RlimitData => (2, "RLIMIT_DATA"),
+        PosixRlimitType::RlimitStack => (3, "RLIMIT_STACK"),
+        PosixRlimitType::RlimitCore => (4, "RLIMIT_CORE"),
+        PosixRlimitType::RlimitRss => (5, "RLIMIT_RSS"),
+        PosixRlimitType::RlimitNproc => (6, "RLIMIT_NPROC"),
+        PosixRlimitType::RlimitNofile => (7, "RLIMIT_NOFILE"),
+        PosixRlimitType::RlimitMemlock => (8, "RLIMIT_MEMLOCK"),
+        PosixRlimitType::RlimitAs => (9, "RLIMIT_AS"),
+        PosixRlimitType::RlimitLocks => (10, "RLIMIT_LOCKS"),
+        PosixRlimitType::RlimitSigpending => (11, "RLIMIT_SIGPENDING"),
+        PosixRlimitType::RlimitMsgqueue => (12, "RLIMIT_MSGQUEUE"),
+        PosixRlimitType::RlimitNice => (13, "RLIMIT_NICE"),
+        PosixRlimitType::RlimitRtprio => (14, "RLIMIT_RTPRIO"),
+        PosixRlimitType::RlimitRttime => (15, "RLIMIT_RTTIME"),
+    }
+}
+
+fn sched_attr(scheduler: &Scheduler) -> Result<SchedAttr> {
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let mut flags = 0;
+    for flag in scheduler.flags().iter().flatten() {
+        flags |= match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin | LinuxSchedulerFlag::SchedFlagUtilClampMax => {
+                return Err(Error::NotBuilt {
+                    feature: "process.scheduler.flags: utilisation clamps".into(),
+                });
+            }
+        };
+    }
+    Ok(SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy,
+        flags,
+        nice: scheduler.nice().unwrap_or(0),
+        priority: scheduler.priority().unwrap_or(0) as u32,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+        ..Default::default()
+    })
+}
+
+/// Parses a list such as `0-3,7`.
+fn cpu_list(list: &str) -> Result<rustix::thread::CpuSet> {
+    let wrong =
+        || invalid("process.execCPUAffinity", format!("{list:?} is no list of processors such as 0-3,7"));
+    let mut set = rustix::thread::CpuSet::new();
+    for part in list.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        let (first, last): (usize, usize) =
+            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
+        if first > last || last >= rustix::thread::CpuSet::MAX_CPU {
+            return Err(wrong());
+        }
+        (first..=last).for_each(|cpu| set.set(cpu));
+    }
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists() {
+        let set = cpu_list("0-2,5").unwrap();
+        assert!(set.is_set(1) && set.is_set(5) && !set.is_set(3));
+        assert!(cpu_list("3-1").is_err() && cpu_list("x").is_err());
+    }
+}

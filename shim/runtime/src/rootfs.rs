@@ -1,0 +1,216 @@
+//! The container's root file system: mounted nowhere at first, then attached in the container's own mount namespace.
+//!
+//! What always holds: it exists only as a descriptor until the container's init attaches it, so that a failure at any
+//! moment, or the end of the container, leaves no mount behind.
+
+use crate::init::{Mount, Source, Step, clone_tree};
+use crate::mounts::{self, Bind, Options};
+use crate::paths::{Kind, Links};
+use crate::sys::mount::{MountAttr, Reach};
+use crate::{Error, Result, RootfsMount};
+use oci_spec::runtime::Linux;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
+};
+use std::ffi::CString;
+use std::path::Path;
+
+/// Longest string that `fsconfig` takes, with its NUL.
+const PARAMETER_MAX: usize = 256;
+
+/// Adds the steps that set the propagation of the host's mounts and attach the root.
+pub(crate) fn plan(
+    root: &Path,
+    rootfs_mounts: &[RootfsMount],
+    linux: &Linux,
+    steps: &mut Vec<Step>,
+) -> Result<()> {
+    steps.push(Step::Propagation { flags: host_propagation(linux)? });
+    let at = path_string(root)?;
+    let mut below = Vec::new();
+    if rootfs_mounts.is_empty() {
+        steps.push(Step::AttachRoot { tree: open_folder(root)?, at: at.clone() });
+    }
+    for mount in rootfs_mounts {
+        let options = mounts::parse(&mount.options)?;
+        let tree = open_tree_of(mount, &options)?;
+        if crate::paths::clean(&mount.target).is_empty() {
+            steps.push(Step::AttachRoot { tree, at: at.clone() });
+        } else {
+            below.push(Step::Mount(Mount {
+                source: Source::Tree(tree),
+                target: mounts::in_root(&mount.target)?,
+                kind: Kind::Directory,
+                links: Links::Refuse,
+                attr: MountAttr::default(),
+                recursive: MountAttr::default(),
+                shown: format!("{} {:?} of the rootfs", mount.kind, mount.source),
+            }));
+        }
+    }
+    steps.extend(below);
+    Ok(())
+}
+
+fn path_string(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Error::InvalidSpec { field: "root.path".into(), why: "contains a NUL byte".into() })
+}
+
+/// What becomes of the copy of the host's mounts in the container's namespace. Unless asked otherwise nothing that the
+/// container does shows on the host, while mounts that the host makes below a shared bind mount show in the container.
+fn host_propagation(linux: &Linux) -> Result<u64> {
+    match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        "" | "slave" | "rslave" => Ok(libc::MS_SLAVE | libc::MS_REC),
+        "private" | "rprivate" => Ok(libc::MS_PRIVATE | libc::MS_REC),
+        "unbindable" | "runbindable" => Ok(libc::MS_PRIVATE | libc::MS_REC),
+        // The mounts of the container are cut from the host's by themselves; see `mounts`.
+        "shared" | "rshared" => Ok(libc::MS_SLAVE | libc::MS_REC),
+        other => Err(Error::InvalidSpec {
+            field: "linux.rootfsPropagation".into(),
+            why: format!("{other:?} is none of private, slave, shared, unbindable and their recursive forms"),
+        }),
+    }
+}
+
+/// The propagation that the root itself has in the end, if it is not private.
+pub(crate) fn final_propagation(linux: &Linux) -> Option<MountAttr> {
+    let propagation = match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        "shared" | "rshared" => libc::MS_SHARED,
+        "unbindable" | "runbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some(MountAttr { propagation, ..Default::default() })
+}
+
+fn io(doing: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::Io { doing, path: path.into(), source: errno.into() }
+}
+
+/// A folder of the host as root. A link in its place is refused (CVE-2019-18837).
+fn open_folder(root: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(root, flags, Mode::empty()).map_err(io("open the rootfs", root))?;
+    let tree = clone_tree(folder.as_fd(), Reach::Recursive).map_err(io("open the rootfs", root))?;
+    let attr = MountAttr { propagation: libc::MS_SLAVE, ..Default::default() };
+    crate::sys::mount::set_attributes(tree.as_fd(), Reach::Recursive, &attr)
+        .map_err(io("open the rootfs", root))?;
+    Ok(tree)
+}
+
+/// A snapshotter's mount, detached.
+fn open_tree_of(mount: &RootfsMount, options: &Options) -> Result<OwnedFd> {
+    if options.bind.is_some() || mount.kind == "bind" {
+        let source = Path::new(&mount.source);
+        let (tree, _) = mounts::open_bind(source, options.bind.unwrap_or(Bind::Recursive))?;
+        let attr = MountAttr { propagation: libc::MS_SLAVE, ..options.attr };
+        crate::sys::mount::set_attributes(tree.as_fd(), Reach::Recursive, &attr)
+            .map_err(io("set the attributes of the rootfs", source))?;
+        return Ok(tree);
+    }
+    match new_file_system(mount, options) {
+        Err(Refusal::Parameter) => crate::legacy_mount::mount(mount, options),
+        Err(Refusal::Errno(errno, log)) => Err(Error::Io {
+            doing: "mount the rootfs from",
+            path: Path::new(&mount.source).into(),
+            source: match log.is_empty() {
+                true => errno.into(),
+                false => std::io::Error::other(format!(
+                    "{}: {log}",
+                    crate::error::errno_text(errno.raw_os_error())
+                )),
+            },
+        }),
+        Ok(tree) => Ok(tree),
+    }
+}
+
+/// Why the mount API did not make a file system.
+enum Refusal {
+    /// It cannot be told all parameters on this kernel.
+    Parameter,
+    Errno(Errno, String),
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Refusal {
+        Refusal::Errno(errno, String::new())
+    }
+}
+
+fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Refusal> {
+    let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: Option<&str>| match value {
+        Some(value) if value.len() >= PARAMETER_MAX => Err(Refusal::Parameter),
+        Some(value) => fsconfig_set_string(&context, key, value).map_err(Refusal::from),
+        None => fsconfig_set_flag(&context, key).map_err(Refusal::from),
+    };
+    if !mount.source.is_empty() {
+        set("source", Some(&mount.source))?;
+    }
+    if options.read_only && mount.kind != "overlay" {
+        set("ro", None)?;
+    }
+    for (key, value) in &options.data {
+        match (key.as_str(), value) {
+            ("lowerdir", Some(value)) if mount.kind == "overlay" => {
+                for layer in layers(value).ok_or(Refusal::Parameter)? {
+                    // Not known before Linux 6.5.
+                    match set("lowerdir+", Some(&layer)) {
+                        Err(Refusal::Errno(Errno::INVAL, _)) => return Err(Refusal::Parameter),
+                        other => other?,
+                    }
+                }
+            }
+            (key, value) => match set(key, value.as_deref()) {
+                Err(Refusal::Errno(errno, _)) => return Err(Refusal::Errno(errno, log_of(&context))),
+                other => other?,
+            },
+        }
+    }
+    fsconfig_create(&context).map_err(|errno| Refusal::Errno(errno, log_of(&context)))?;
+    let attributes = MountAttrFlags::from_bits_retain(options.attr.set as u32);
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+}
+
+/// What the file system has to say about a failure.
+fn log_of(context: &OwnedFd) -> String {
+    let mut lines = Vec::new();
+    let mut line = [0u8; 1024];
+    while let Ok(length) = rustix::io::read(context, &mut line) {
+        let text = String::from_utf8_lossy(&line[..length]).trim().to_owned();
+        // Lines start with their severity: `e `, `w `, `i `.
+        lines.push(text.get(2..).unwrap_or_default().to_owned());
+    }
+    lines.join("; ")
+}
+
+/// The layers of a `lowerdir` option, unescaped; `None` for forms that only the option itself can express.
+fn layers(value: &str) -> Option<Vec<String>> {
+    let mut layers = vec![String::new()];
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => layers.last_mut()?.push(chars.next()?),
+            ':' => layers.push(String::new()),
+            c => layers.last_mut()?.push(c),
+        }
+    }
+    layers.iter().all(|layer| !layer.is_empty()).then_some(layers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_unescaped() {
+        assert_eq!(layers("/a:/b\\:c:/d").unwrap(), ["/a", "/b:c", "/d"]);
+        assert!(layers("/a::/data").is_none());
+    }
+}

@@ -1,0 +1,375 @@
+//! Seccomp programs: compiled by libseccomp from the config, cached in a file, loaded by the container's init.
+//!
+//! What always holds: arguments of one rule are all required (CVE-2017-18367); a syscall that is newer than the profile
+//! fails with `ENOSYS`, so that programs fall back; the compiler runs in a short-lived child, whose memory is not kept.
+
+use crate::init::Step;
+use crate::sys::process::{self, Exit, Reap};
+use crate::sys::seccomp::Instruction;
+use crate::{Error, Result};
+use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
+};
+use rustix::fd::AsFd;
+use rustix::fs::{MemfdFlags, SeekFrom};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+/// Longest program that the kernel takes, in instructions.
+const PROGRAM_MAX: usize = 4096;
+/// Changes whenever the same profile would compile to another program.
+const CACHE_VERSION: u32 = 1;
+
+/// The step that loads the program of a config; `None` if it asks for no filtering.
+pub(crate) fn plan(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Step>> {
+    if seccomp.default_action() == LinuxSeccompAction::ScmpActAllow
+        && seccomp.syscalls().as_ref().is_none_or(|rules| rules.is_empty())
+    {
+        return Ok(None);
+    }
+    let program = load_or_compile(seccomp, cache)?;
+    Ok(Some(Step::Seccomp { program, flags: flags(seccomp)? }))
+}
+
+fn flags(seccomp: &LinuxSeccomp) -> Result<u32> {
+    let mut bits = 0;
+    for flag in seccomp.flags().iter().flatten() {
+        bits |= match flag {
+            // There is one thread only.
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+                return Err(Error::NotBuilt {
+                    feature: "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into(),
+                });
+            }
+        };
+    }
+    Ok(bits)
+}
+
+fn load_or_compile(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Vec<Instruction>> {
+    refuse_notify(seccomp)?;
+    let file = cache.map(|folder| folder.join(cache_name(seccomp)));
+    if let Some(program) = file.as_deref().and_then(read_cached) {
+        return Ok(program);
+    }
+    let bytes = compile_in_child(seccomp)?;
+    let program =
+        decode(&bytes).ok_or_else(|| invalid("does not compile to a program that the kernel would take"))?;
+    if let Some(file) = &file {
+        // A cache that cannot be written costs time only.
+        let _ = write_cached(file, &bytes);
+    }
+    Ok(program)
+}
+
+fn invalid(why: impl Into<String>) -> Error {
+    Error::InvalidSpec { field: "linux.seccomp".into(), why: why.into() }
+}
+
+fn refuse_notify(seccomp: &LinuxSeccomp) -> Result<()> {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let rules = seccomp.syscalls().as_deref().unwrap_or_default();
+    if seccomp.default_action() == notify || rules.iter().any(|rule| rule.action() == notify) {
+        return Err(Error::NotBuilt { feature: "linux.seccomp: SCMP_ACT_NOTIFY and listenerPath".into() });
+    }
+    Ok(())
+}
+
+/// Named by what goes into the program. The folder belongs to root alone, so a name is enough to trust the contents.
+fn cache_name(seccomp: &LinuxSeccomp) -> String {
+    let version = libseccomp::ScmpVersion::current().map(|v| (v.major, v.minor, v.micro)).unwrap_or_default();
+    let mut names = [DefaultHasher::new(), DefaultHasher::new()];
+    for (salt, hasher) in names.iter_mut().enumerate() {
+        (salt, CACHE_VERSION, version, std::env::consts::ARCH).hash(hasher);
+        hash_profile(seccomp, hasher);
+    }
+    format!("{:016x}{:016x}.bpf", names[0].finish(), names[1].finish())
+}
+
+fn hash_profile(seccomp: &LinuxSeccomp, hasher: &mut DefaultHasher) {
+    (seccomp.default_action().as_u32(None), seccomp.default_errno_ret()).hash(hasher);
+    for arch in seccomp.architectures().iter().flatten() {
+        (*arch as u32).hash(hasher);
+    }
+    for rule in seccomp.syscalls().iter().flatten() {
+        (rule.names(), rule.action().as_u32(None), rule.errno_ret()).hash(hasher);
+        for arg in rule.args().iter().flatten() {
+            (arg.index(), arg.value(), arg.value_two(), arg.op() as u32).hash(hasher);
+        }
+        0xffu8.hash(hasher);
+    }
+}
+
+fn read_cached(file: &Path) -> Option<Vec<Instruction>> {
+    decode(&std::fs::read(file).ok()?)
+}
+
+/// Written beside and renamed, so that nobody reads half a program.
+fn write_cached(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    if let Some(folder) = file.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let beside = PathBuf::from(format!("{}.{}", file.display(), std::process::id()));
+    let mut out =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    out.write_all(bytes)?;
+    std::fs::rename(&beside, file)
+}
+
+/// The program's bytes as the kernel wants them.
+fn decode(bytes: &[u8]) -> Option<Vec<Instruction>> {
+    let program: Vec<Instruction> = bytes
+        .chunks_exact(8)
+        .map(|c| Instruction {
+            code: u16::from_ne_bytes([c[0], c[1]]),
+            jt: c[2],
+            jf: c[3],
+            k: u32::from_ne_bytes([c[4], c[5], c[6], c[7]]),
+        })
+        .collect();
+    (bytes.len() % 8 == 0 && !program.is_empty() && program.len() <= PROGRAM_MAX).then_some(program)
+}
+
+fn encode(program: &[Instruction]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(program.len() * 8);
+    for instruction in program {
+        bytes.extend(instruction.code.to_ne_bytes());
+        bytes.extend([instruction.jt, instruction.jf]);
+        bytes.extend(instruction.k.to_ne_bytes());
+    }
+    bytes
+}
+
+/// Compiles in a forked child, so that libseccomp's working memory does not stay with a long-lived caller. The caller has
+/// one thread, so the child may allocate.
+fn compile_in_child(seccomp: &LinuxSeccomp) -> Result<Vec<u8>> {
+    let system = |doing| move |errno: rustix::io::Errno| Error::System { doing, source: errno.into() };
+    let out = rustix::fs::memfd_create(c"seccomp", MemfdFlags::CLOEXEC)
+        .map_err(system("make a file for the seccomp program"))?;
+    let child = process::spawn(0, None, || {
+        let (code, bytes) = match compile(seccomp) {
+            Ok(bytes) => (0, bytes),
+            Err(error) => (1, error.to_string().into_bytes()),
+        };
+        let mut rest = bytes.as_slice();
+        while !rest.is_empty() {
+            match rustix::io::write(&out, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(_) => return 2,
+            }
+        }
+        code
+    })
+    .map_err(system("fork the seccomp compiler"))?;
+    let exit =
+        process::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for the seccomp compiler"))?;
+    rustix::fs::seek(&out, SeekFrom::Start(0)).map_err(system("read the seccomp program"))?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::fs::File::from(out), &mut bytes)
+        .map_err(|source| Error::System { doing: "read the seccomp program", source })?;
+    match exit {
+        Exit::Code(0) => Ok(bytes),
+        Exit::Code(1) => Err(invalid(String::from_utf8_lossy(&bytes).into_owned())),
+        other => Err(invalid(format!("the compiler ended with {other:?}"))),
+    }
+}
+
+/// Why a profile cannot be compiled; only its text leaves the compiler's process.
+#[derive(Debug, thiserror::Error)]
+enum CompileError {
+    #[error("libseccomp: {0}")]
+    Library(#[from] libseccomp::error::SeccompError),
+    #[error("cannot read the program back: {0}")]
+    Read(#[from] std::io::Error),
+    #[error("architecture {0:?} is not known to this libseccomp")]
+    Architecture(Arch),
+    #[error("rule for {name:?}: argument index {index} is not between 0 and 5")]
+    Argument { name: String, index: usize },
+}
+
+fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<u8>, CompileError> {
+    let default = action(seccomp.default_action(), seccomp.default_errno_ret());
+    let mut filter = ScmpFilterContext::new(default)?;
+    filter.set_ctl_nnp(false)?;
+    // A binary tree: about ten comparisons for any syscall rather than hundreds. Not in every libseccomp.
+    let _ = filter.set_ctl_optimize(2);
+    for arch in seccomp.architectures().iter().flatten() {
+        filter.add_arch(architecture(*arch).ok_or(CompileError::Architecture(*arch))?)?;
+    }
+    for rule in seccomp.syscalls().iter().flatten() {
+        let action_of_rule = action(rule.action(), rule.errno_ret());
+        if action_of_rule == default {
+            continue;
+        }
+        for name in rule.names() {
+            // Unknown to this libseccomp: as if the profile did not have it.
+            if let Ok(syscall) = ScmpSyscall::from_name(name) {
+                add_rule(&mut filter, name, syscall, action_of_rule, rule)?;
+            }
+        }
+    }
+    let program = decode(&export(&filter)?).unwrap_or_default();
+    Ok(encode(&with_unknown_syscalls(seccomp, default, program)))
+}
+
+/// The compiled program; libseccomp writes it to a file only.
+fn export(filter: &ScmpFilterContext) -> Result<Vec<u8>, CompileError> {
+    let file = rustix::fs::memfd_create(c"bpf", MemfdFlags::CLOEXEC).map_err(std::io::Error::from)?;
+    filter.export_bpf(&file)?;
+    rustix::fs::seek(&file, SeekFrom::Start(0)).map_err(std::io::Error::from)?;
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::fs::File::from(file), &mut bytes)?;
+    Ok(bytes)
+}
+
+fn add_rule(
+    filter: &mut ScmpFilterContext,
+    name: &str,
+    syscall: ScmpSyscall,
+    action: ScmpAction,
+    rule: &LinuxSyscall,
+) -> Result<(), CompileError> {
+    let args = rule.args().as_deref().unwrap_or_default();
+    if let Some(arg) = args.iter().find(|arg| arg.index() > 5) {
+        return Err(CompileError::Argument { name: name.into(), index: arg.index() });
+    }
+    let compare: Vec<_> = args.iter().map(comparison).collect();
+    let repeated = (0..6).any(|index| args.iter().filter(|arg| arg.index() == index).count() > 1);
+    match (compare.is_empty(), repeated) {
+        (true, _) => drop(filter.add_rule(action, syscall)?),
+        (false, false) => drop(filter.add_rule_conditional(action, syscall, &compare)?),
+        // The same argument twice can only mean alternatives; the specification leaves it open and runc does so.
+        (false, true) => {
+            for one in &compare {
+                filter.add_rule_conditional(action, syscall, &[*one])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn comparison(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+    let (op, datum) = match arg.op() {
+        LinuxSeccompOperator::ScmpCmpNe => (ScmpCompareOp::NotEqual, arg.value()),
+        LinuxSeccompOperator::ScmpCmpLt => (ScmpCompareOp::Less, arg.value()),
+        LinuxSeccompOperator::ScmpCmpLe => (ScmpCompareOp::LessOrEqual, arg.value()),
+        LinuxSeccompOperator::ScmpCmpEq => (ScmpCompareOp::Equal, arg.value()),
+        LinuxSeccompOperator::ScmpCmpGe => (ScmpCompareOp::GreaterEqual, arg.value()),
+        LinuxSeccompOperator::ScmpCmpGt => (ScmpCompareOp::Greater, arg.value()),
+        LinuxSeccompOperator::ScmpCmpMaskedEq => {
+            (ScmpCompareOp::MaskedEqual(arg.value()), arg.value_two().unwrap_or(0))
+        }
+    };
+    ScmpArgCompare::new(arg.index() as u32, op, datum)
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> ScmpAction {
+    match action {
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
+        LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
+        LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(errno.unwrap_or(libc::EPERM as u32) as i32),
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
+        LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(errno.unwrap_or(libc::EPERM as u32) as u16),
+        LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
+        LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
+    }
+}
+
+fn architecture(arch: Arch) -> Option<ScmpArch> {
+    Some(match arch {
+        Arch::ScmpArchNative => ScmpArch::Native,
+        Arch::ScmpArchX86 => ScmpArch::X86,
+        Arch::ScmpArchX86_64 => ScmpArch::X8664,
+        Arch::ScmpArchX32 => ScmpArch::X32,
+        Arch::ScmpArchArm => ScmpArch::Arm,
+        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
+        Arch::ScmpArchMips => ScmpArch::Mips,
+        Arch::ScmpArchMips64 => ScmpArch::Mips64,
+        Arch::ScmpArchMips64n32 => ScmpArch::Mips64N32,
+        Arch::ScmpArchMipsel => ScmpArch::Mipsel,
+        Arch::ScmpArchMipsel64 => ScmpArch::Mipsel64,
+        Arch::ScmpArchMipsel64n32 => ScmpArch::Mipsel64N32,
+        Arch::ScmpArchPpc => ScmpArch::Ppc,
+        Arch::ScmpArchPpc64 => ScmpArch::Ppc64,
+        Arch::ScmpArchPpc64le => ScmpArch::Ppc64Le,
+        Arch::ScmpArchS390 => ScmpArch::S390,
+        Arch::ScmpArchS390x => ScmpArch::S390X,
+        Arch::ScmpArchParisc => ScmpArch::Parisc,
+        Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
+        Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
+        Arch::ScmpArchLoongarch64 => ScmpArch::Loongarch64,
+        Arch::ScmpArchM68k => ScmpArch::M68k,
+        Arch::ScmpArchSh => ScmpArch::Sh,
+        Arch::ScmpArchSheb => ScmpArch::Sheb,
+    })
+}
+
+/// Puts a prologue in front of the program: a native syscall with a higher number than any that the profile names did not
+/// exist when the profile was written, and fails with `ENOSYS`. Only if the profile denies by errno at all.
+fn with_unknown_syscalls(
+    seccomp: &LinuxSeccomp,
+    default: ScmpAction,
+    program: Vec<Instruction>,
+) -> Vec<Instruction> {
+    let Some(native) = native_audit_arch().filter(|_| matches!(default, ScmpAction::Errno(_))) else {
+        return program;
+    };
+    let names = seccomp.syscalls().iter().flatten().flat_map(|rule| rule.names());
+    let numbers = names.filter_map(|name| ScmpSyscall::from_name(name).ok()).map(i32::from);
+    let Some(highest) = numbers.filter(|number| (0..X32_BIT as i32).contains(number)).max() else {
+        return program;
+    };
+    const LOAD: u16 = 0x20;
+    const JUMP_EQUAL: u16 = 0x15;
+    const JUMP_GREATER: u16 = 0x25;
+    const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
+    const RETURN: u16 = 0x06;
+    const ERRNO: u32 = 0x0005_0000;
+    let op = |code, k, jt, jf| Instruction { code, jt, jf, k };
+    let mut whole = vec![
+        op(LOAD, 4, 0, 0),
+        op(JUMP_EQUAL, native, 0, 4),
+        op(LOAD, 0, 0, 0),
+        // The x32 variant of the architecture has its own numbers, from here on.
+        op(JUMP_GREATER_OR_EQUAL, X32_BIT, 2, 0),
+        op(JUMP_GREATER, highest as u32, 0, 1),
+        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
+    ];
+    whole.extend(program);
+    whole
+}
+
+/// First syscall number of x32.
+const X32_BIT: u32 = 0x4000_0000;
+
+/// This machine's architecture as seccomp programs see it (AUDIT_ARCH_*).
+fn native_audit_arch() -> Option<u32> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some(0xc000_003e),
+        "aarch64" => Some(0xc000_00b7),
+        "riscv64" => Some(0xc000_00f3),
+        "s390x" => Some(0x8000_0016),
+        "powerpc64" if cfg!(target_endian = "little") => Some(0xc000_0015),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_survive_the_cache() {
+        let program = vec![Instruction { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }; 3];
+        assert_eq!(decode(&encode(&program)).unwrap(), program);
+        assert!(decode(&[1, 2, 3]).is_none() && decode(&[]).is_none());
+    }
+}
