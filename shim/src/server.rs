@@ -79,6 +79,7 @@ impl Shim {
     pub fn new(daemon: OwnedFd) -> Result<Self> {
         let poll = Poll::new()?;
         let signals = Signals::block()?;
+        sys::stop_ignoring_signals();
         poll.add(&signals, Token::Signals, Flags::IN)?;
         let mut shim = Self {
             poll,

@@ -16,6 +16,24 @@ pub fn inherited(number: i32) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Undoes every ignored signal: what is ignored here (by Rust's start-up code, or by whoever started the daemon)
+/// would stay ignored in containers. Call once the signals that could end the shim are blocked.
+pub fn stop_ignoring_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: sigaction is plain data, for which zeroes are a valid value; both calls get valid pointers to it
+        // and change only how this process treats a signal. A number that has no signal makes them fail.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+                && action.sa_sigaction == libc::SIG_IGN
+            {
+                action.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
 /// Gives freed memory back to the kernel.
 pub fn trim_memory() {
     // SAFETY: malloc_trim has no preconditions; only the main thread exists.

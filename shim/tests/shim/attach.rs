@@ -176,6 +176,17 @@ fn a_hundred_megabytes_arrive_whole_in_bounded_memory() {
 }
 
 #[test]
+fn a_broken_pipe_ends_its_writer_silently() {
+    // Rust ignores SIGPIPE; a container must not inherit that.
+    let mut shim = Shim::created(&Want::sh("yes | head -n 1"));
+    let stream = attach(&mut shim.client, all_streams());
+    shim.start().unwrap();
+    let all = shim.client.attach_all(stream);
+    assert_eq!((all.stdout.as_slice(), all.stderr.as_slice()), (b"y\n".as_slice(), b"".as_slice()));
+    shim.finish();
+}
+
+#[test]
 fn a_slow_client_stops_the_output_and_loses_nothing() {
     const SIZE: usize = 20 << 20;
     let mut shim = Shim::created(&Want::sh(&format!("head -c {SIZE} /dev/zero; sleep 100")));
