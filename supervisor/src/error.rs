@@ -80,6 +80,10 @@ pub enum Error {
     #[error("building the runtime specification: {source}")]
     Spec { source: oci_spec::OciSpecError },
 
+    /// What else there is stands against it.
+    #[error(transparent)]
+    Conflict(#[from] crate::engine::conflict::Conflict),
+
     /// A background thread or task of the daemon died; a defect.
     #[error("{what} ended before it answered")]
     Lost { what: &'static str },
@@ -148,6 +152,8 @@ impl Error {
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Damaged { .. } => Code::DataLoss,
+            Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
+            Self::Conflict(_) => Code::FailedPrecondition,
             Self::Io { .. }
             | Self::Metadata { .. }
             | Self::Record { .. }

@@ -1,0 +1,16 @@
+//! Images as people use them: found by reference, short name or id; listed, tagged, removed, pruned.
+
+mod inspect;
+mod list;
+mod lookup;
+mod prune;
+mod pull;
+mod remove;
+mod tag;
+
+pub use inspect::Inspected;
+pub use list::ImageSummary;
+pub use lookup::{ImageCache, LocalImage, Layer};
+pub use prune::Pruned;
+pub use pull::{Policy, PullRequest};
+pub use remove::Removed;
