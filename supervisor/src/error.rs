@@ -128,6 +128,22 @@ impl Error {
         Self::Spec { source }
     }
 
+    /// The message for people: as it is shown to users of the command line, without the words for the code that
+    /// containerd's clients look for.
+    pub fn for_people(&self) -> String {
+        match self {
+            Self::NotFound { kind, name } => format!("No such {kind}: {name}"),
+            Self::AlreadyExists { kind, name } => format!("{kind} {name} already exists"),
+            Self::InvalidArgument { what, why }
+            | Self::FailedPrecondition { what, why }
+            | Self::Unavailable { what, why }
+            | Self::OutOfRange { what, why }
+            | Self::PermissionDenied { what, why } => format!("{what}: {why}"),
+            Self::Shim { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
+    }
+
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }

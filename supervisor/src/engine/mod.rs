@@ -1,10 +1,185 @@
-//! Day-to-day semantics.
+//! Day-to-day semantics: what `docker` users expect of containers and images, over the stores and the task manager
+//! below. The engine's containers are ordinary containerd containers of one namespace that carry the engine's record
+//! as an extension, so containerd's clients see them too.
+//!
+//! What always holds:
+//! - An acknowledged container is durable, and what its state says was true: an exit is recorded before the task that
+//!   told it is deleted.
+//! - A container's verbs wait for that container only.
+//! - A failed or abandoned step leaves nothing that no record owns; what a crash leaves, [`Engine::recover`] removes.
+
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod attach;
 pub mod config;
-pub mod etc;
+pub mod conflict;
+pub mod create;
+mod etc;
+pub mod exec;
+mod exit;
 pub mod filters;
+pub mod history;
+pub mod images;
+mod inspect;
+mod kill;
+pub mod list;
 pub mod logs;
-pub mod names;
-pub mod signals;
-pub mod spec;
+mod names;
+mod pause;
+pub mod prune;
+mod record;
+mod recover;
+pub mod registry;
+mod remove;
+mod rename;
+mod restart;
+pub mod run;
+mod signals;
+mod spec;
+pub mod start;
 pub mod state;
+pub mod stats;
+mod stop;
 mod sys;
+pub mod system;
+pub mod top;
+mod wait;
+
+pub use inspect::Inspected;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::containers::ContainerStore;
+use crate::content::ContentStore;
+use crate::error::{Error, Result};
+use crate::events::EventBus;
+use crate::gc::Collector;
+use crate::images::store::ImageStore;
+use crate::metadata::Db;
+use crate::namespaces::Namespace;
+use crate::services::Services;
+use crate::snapshots::{Snapshots, Snapshotter};
+use crate::tasks::TaskManager;
+use history::{Event, History, Subject};
+use images::ImageCache;
+use registry::{Entry, Registry};
+
+/// The extension of a container's record that holds the engine's.
+pub const EXTENSION: &str = "longshore.engine.v1.Container";
+
+/// The runtime that the engine's containers name.
+pub const RUNTIME: &str = "io.containerd.longshore.v1";
+
+/// The day-to-day engine.
+pub struct Engine {
+    namespace: Namespace,
+    config: Arc<Config>,
+    db: Arc<Db>,
+    containers: Arc<ContainerStore>,
+    content: Arc<ContentStore>,
+    images: Arc<ImageStore>,
+    snapshots: Arc<Snapshots>,
+    tasks: Arc<TaskManager>,
+    gc: Arc<Collector>,
+    bus: Arc<EventBus>,
+    registry: Arc<Registry>,
+    history: History,
+    image_cache: ImageCache,
+    /// Teardowns that go on after their caller was answered.
+    background: tokio_util::task::TaskTracker,
+}
+
+impl Engine {
+    pub fn new(services: &Services) -> Result<Arc<Engine>> {
+        let engine = Engine {
+            namespace: Namespace::parse(&services.config.engine.namespace)?,
+            config: services.config.clone(),
+            db: services.db.clone(),
+            containers: services.containers.clone(),
+            content: services.content.clone(),
+            images: services.images.clone(),
+            snapshots: services.snapshots.clone(),
+            tasks: services.tasks.clone(),
+            gc: services.gc.clone(),
+            bus: services.events.clone(),
+            registry: Arc::default(),
+            history: History::default(),
+            image_cache: ImageCache::default(),
+            background: tokio_util::task::TaskTracker::new(),
+        };
+        let folders = [engine.folders(), engine.seccomp_cache()];
+        for folder in folders {
+            std::fs::create_dir_all(&folder).map_err(|source| Error::io("making", &folder, source))?;
+        }
+        Ok(Arc::new(engine))
+    }
+
+    /// Waits for teardowns under way, at most `patience`.
+    pub async fn shutdown(&self, patience: std::time::Duration) {
+        self.background.close();
+        if tokio::time::timeout(patience, self.background.wait()).await.is_err() {
+            tracing::warn!("containers are still being removed; the next start goes on with it");
+        }
+    }
+
+    /// The container that `text` names.
+    pub fn find(&self, text: &str) -> Result<Arc<Entry>> {
+        self.registry.find(text)
+    }
+
+    /// The folder that holds the folders of all containers.
+    fn folders(&self) -> PathBuf {
+        self.config.root.join("containers").join(self.namespace.as_str())
+    }
+
+    /// What belongs to one container beside its snapshot: its log and its files of /etc.
+    fn folder(&self, id: &str) -> PathBuf {
+        self.folders().join(id)
+    }
+
+    fn log_path(&self, id: &str) -> PathBuf {
+        self.folder(id).join("log")
+    }
+
+    /// Compiled seccomp programs, shared by all shims.
+    fn seccomp_cache(&self) -> PathBuf {
+        self.config.state.join("seccomp")
+    }
+
+    fn snapshotter(&self) -> Result<Snapshotter> {
+        self.snapshots.default()
+    }
+
+    /// Tells the world what happened to a container.
+    fn happened(&self, entry: &Entry, action: &'static str, more: &[(&str, String)]) {
+        let mut attributes = entry.read(|record| {
+            let mut attributes = record.config.labels.clone();
+            attributes.insert("name".to_owned(), record.name.clone());
+            attributes.insert("image".to_owned(), record.config.image.clone());
+            attributes
+        });
+        attributes.extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        let event = Event {
+            time: jiff::Timestamp::now(),
+            subject: Subject::Container,
+            action,
+            actor: entry.id.clone(),
+            attributes,
+        };
+        self.history.record(event);
+    }
+
+    /// Tells the world what happened to an image.
+    fn image_happened(&self, actor: &str, action: &'static str, name: &str) {
+        let event = Event {
+            time: jiff::Timestamp::now(),
+            subject: Subject::Image,
+            action,
+            actor: actor.to_owned(),
+            attributes: [("name".to_owned(), name.to_owned())].into(),
+        };
+        self.history.record(event);
+    }
+}

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Phase {
     pub status: Status,
-    /// Runs that have ended, their output complete and their task gone.
+    /// Number of the newest run that is over: its output complete, its task gone.
     pub ended: u64,
     pub last_exit: Option<Exit>,
     pub removed: bool,
@@ -34,7 +34,9 @@ pub struct Entry {
 
 impl Entry {
     pub fn new(id: String, record: Record) -> Arc<Entry> {
-        let phase = Phase { status: record.state.status, ended: 0, last_exit: last_exit(&record.state), removed: false };
+        let state = &record.state;
+        let ended = state.run.saturating_sub(u64::from(state.status.is_live()));
+        let phase = Phase { status: state.status, ended, last_exit: last_exit(state), removed: false };
         Arc::new(Entry {
             id,
             record: Mutex::new(record),
@@ -85,18 +87,19 @@ impl Entry {
 
     /// A run is over in every respect.
     pub fn ended(&self) {
-        let exit = self.read(|record| last_exit(&record.state));
-        self.phase.send_modify(|phase| {
-            phase.ended += 1;
-            phase.last_exit = exit;
-        });
+        self.over(false);
     }
 
+    /// The container is gone.
     pub fn removed(&self) {
-        let exit = self.read(|record| last_exit(&record.state));
+        self.over(true);
+    }
+
+    fn over(&self, removed: bool) {
+        let (run, exit) = self.read(|record| (record.state.run, last_exit(&record.state)));
         self.phase.send_modify(|phase| {
-            phase.removed = true;
-            phase.ended += 1;
+            phase.removed |= removed;
+            phase.ended = run;
             phase.last_exit = exit;
         });
     }
@@ -108,12 +111,9 @@ impl Entry {
     /// Resolves when the current run is over in every respect; at once if there is none.
     pub async fn until_stopped(&self) {
         let mut phase = self.watch();
-        let before = phase.borrow().ended;
-        if !self.status().is_live() && self.turn.try_lock().is_ok() {
-            return;
-        }
+        let run = self.read(|record| record.state.run);
         // An error means that the entry is gone, and the container with it.
-        let _ = phase.wait_for(|now| now.ended > before || now.removed).await;
+        let _ = phase.wait_for(|now| now.ended >= run || now.removed).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {

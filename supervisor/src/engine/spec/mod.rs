@@ -5,6 +5,7 @@ pub mod capabilities;
 pub mod devices;
 pub mod env;
 pub mod layers;
+pub mod live;
 pub mod mounts;
 pub mod resources;
 pub mod seccomp;

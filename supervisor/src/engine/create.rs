@@ -1,0 +1,406 @@
+//! Making a container: its image is found, its name taken, its snapshot prepared, its spec written; then one batch
+//! makes it exist. Until that batch everything is undone when it fails or the caller goes away.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+use super::config::{ContainerConfig, Record};
+use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
+use super::registry::{Entry, Reservation};
+use super::spec::layers::Layers;
+use super::spec::{self, env, mounts, resources, user};
+use super::state::State;
+use super::{Engine, etc, names, signals};
+use crate::content::store::blocking;
+use crate::error::{Error, Result};
+
+use crate::snapshots::{Hold, Mount};
+use crate::tasks::RootfsMount;
+
+/// Most words of a command line, variables of an environment, labels and mounts together.
+const MAX_ITEMS: usize = 65_536;
+
+/// Most bytes of all of them.
+const MAX_BYTES: usize = 2 << 20;
+
+/// What a container is made from.
+#[derive(Clone, Debug)]
+pub struct Create {
+    pub config: ContainerConfig,
+    /// Empty: adjective_surname.
+    pub name: String,
+    pub pull: Policy,
+    pub auth: Option<Auth>,
+}
+
+/// What a client that waits for an image may be told.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    /// The image is not there and is being pulled: its canonical reference.
+    Missing(String),
+    Pull(PullEvent),
+}
+
+/// A container that exists.
+#[derive(Clone)]
+pub struct Created {
+    pub entry: Arc<Entry>,
+    pub name: String,
+    pub warnings: Vec<String>,
+}
+
+/// Everything that a container is started from.
+pub(super) struct Bundle {
+    pub spec: Bytes,
+    pub rootfs: Vec<RootfsMount>,
+}
+
+/// A container that is not recorded yet: undone when it is dropped.
+pub(super) struct Making {
+    engine: Arc<Engine>,
+    pub entry: Arc<Entry>,
+    pub bundle: Bundle,
+    pub warnings: Vec<String>,
+    name: Option<Reservation>,
+    _hold: Hold,
+}
+
+impl Engine {
+    /// Makes a container; durable when it returns.
+    pub async fn create(self: &Arc<Self>, request: Create, progress: mpsc::Sender<Progress>) -> Result<Created> {
+        let making = self.make(&request, &progress).await?;
+        let warnings = making.warnings.clone();
+        let (entry, _) = making.record()?;
+        self.db.sync().await?;
+        let name = entry.name();
+        Ok(Created { entry, name, warnings })
+    }
+
+    /// Everything but the record.
+    pub(super) async fn make(
+        self: &Arc<Self>,
+        request: &Create,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<Making> {
+        check(&request.config)?;
+        let name = if request.name.is_empty() { None } else { Some(names::validate(&request.name)?) };
+        // Looked at before anything is pulled for nothing.
+        if let Some(name) = name {
+            drop(self.registry.reserve(Some(name), "")?);
+        }
+        let (local, image_ref) = self
+            .image_for(request, progress)
+            .instrument(tracing::debug_span!("run.image"))
+            .await?;
+        let id = names::new_id();
+        let name = self.registry.reserve(name, &id)?;
+        let record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
+        self.prepare(id, record, &local, name).await
+    }
+
+    async fn image_for(
+        self: &Arc<Self>,
+        request: &Create,
+        progress: &mpsc::Sender<Progress>,
+    ) -> Result<(Arc<LocalImage>, String)> {
+        let config = &request.config;
+        let image = self
+            .ensure_image(
+                PullRequest {
+                    reference: config.image.clone(),
+                    platform: config.platform.clone(),
+                    auth: request.auth.clone(),
+                },
+                request.pull,
+                progress,
+            )
+            .await?;
+        let local = self.open_image(&image, &config.platform).await?;
+        Ok((local, image.name))
+    }
+
+    fn record_for(
+        &self,
+        id: &str,
+        config: &ContainerConfig,
+        image: &LocalImage,
+        image_ref: String,
+        name: &str,
+    ) -> Result<Record> {
+        let of_image = &image.config;
+        let process_args =
+            env::words(config.entrypoint.as_deref(), &config.args, &of_image.entrypoint, &of_image.cmd);
+        if process_args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("no command specified", "neither the image nor the command line names a program"));
+        }
+        let hostname = etc::hostname(&config.hostname, id, config.network);
+        let base = env::merge(&env::base(&hostname, config.tty), &of_image.env);
+        let first_set = |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
+        let stop_signal = match first_set(&config.stop_signal, &of_image.stop_signal).as_str() {
+            "" => signals::TERM,
+            name => signals::parse(name)?,
+        };
+        let cwd = first_set(&config.working_dir, &of_image.working_dir);
+        let mut labels = reserved_dropped(&of_image.labels);
+        labels.extend(config.labels.clone());
+        let mut config = config.clone();
+        config.labels = labels;
+        config.log = self.log_rotation(config.log);
+        Ok(Record {
+            name: name.to_owned(),
+            image_id: image.id.as_str().to_owned(),
+            image_ref,
+            process_env: env::merge(&base, &config.env),
+            process_args,
+            process_cwd: absolute(&cwd)?,
+            user: first_set(&config.user, &of_image.user),
+            stop_signal,
+            volumes: of_image.volumes.keys().cloned().collect(),
+            created_at: Timestamp::now(),
+            state: State::created(),
+            config,
+        })
+    }
+
+    fn log_rotation(&self, asked: super::config::LogRotation) -> super::config::LogRotation {
+        let own = &self.config.engine;
+        super::config::LogRotation {
+            max_size: if asked.max_size == 0 { i64::try_from(own.log_max_size).unwrap_or(i64::MAX) } else { asked.max_size },
+            max_files: if asked.max_files == 0 { i32::try_from(own.log_max_files).unwrap_or(i32::MAX) } else { asked.max_files },
+        }
+    }
+
+    async fn prepare(
+        self: &Arc<Self>,
+        id: String,
+        record: Record,
+        image: &LocalImage,
+        name: Reservation,
+    ) -> Result<Making> {
+        let snapshotter = self.snapshotter()?;
+        let hold = snapshotter.hold(&self.namespace, &id).await;
+        let parent = image.chain_id.clone().unwrap_or_default();
+        let labels = [("longshore.io/container".to_owned(), id.clone())].into();
+        let mounts = snapshotter
+            .prepare(&self.namespace, &id, &parent, labels, None)
+            .instrument(tracing::debug_span!("run.snapshot"))
+            .await?;
+        let mut undo = Undo { engine: self.clone(), id: Some(id.clone()) };
+        let bundle = self.bundle(&id, &record, &mounts, First::Yes).await?;
+        undo.id = None;
+        Ok(Making {
+            engine: self.clone(),
+            entry: Entry::new(id, record),
+            bundle,
+            warnings: Vec::new(),
+            name: Some(name),
+            _hold: hold,
+        })
+    }
+
+    /// Writes the container's files and its spec. Everything that may block does so in one hop.
+    pub(super) async fn bundle(
+        self: &Arc<Self>,
+        id: &str,
+        record: &Record,
+        mounts: &[Mount],
+        first: First,
+    ) -> Result<Bundle> {
+        let layers = Layers::from_mounts(
+            mounts.iter().map(|mount| (mount.kind.as_str(), mount.source.as_str(), mount.options.as_slice())),
+        );
+        let rootfs = mounts
+            .iter()
+            .map(|mount| RootfsMount {
+                kind: mount.kind.clone(),
+                source: mount.source.clone(),
+                target: mount.target.clone(),
+                options: mount.options.clone(),
+            })
+            .collect();
+        let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
+        let work = move || engine.write_bundle(&id, &record, &layers, first);
+        let spec = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
+        Ok(Bundle { spec, rootfs })
+    }
+
+    fn write_bundle(&self, id: &str, record: &Record, layers: &Layers, first: First) -> Result<Bytes> {
+        let folder = self.folder(id);
+        make_folder(&folder)?;
+        let config = &record.config;
+        let hostname = etc::hostname(&config.hostname, id, config.network);
+        etc::write(&folder, &hostname, config.network)?;
+        mounts::prepare_binds(&config.mounts)?;
+        if matches!(first, First::Yes) {
+            layers.make_folder(&record.process_cwd)?;
+            for volume in &record.volumes {
+                layers.make_folder(volume)?;
+            }
+        }
+        let identity =
+            user::resolve(&record.user, layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?)?;
+        let spec = spec::generate(&spec::Input {
+            id,
+            record,
+            identity: &identity,
+            files: &folder,
+            cgroup_parent: &self.config.runtime.cgroup_parent,
+            hostname: &hostname,
+        })?;
+        let json = serde_json::to_vec(&spec)
+            .map_err(|source| Error::Record { table: "bundle", key: id.to_owned(), source })?;
+        Ok(json.into())
+    }
+
+    /// Removes what a container has besides its record. Goes on at errors and returns the first.
+    pub(super) async fn remove_remains(&self, id: &str) -> Result<()> {
+        let snapshot = match self.snapshotter()?.remove(&self.namespace, id).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        };
+        let folder = self.folder(id);
+        let files = blocking(move || match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("removing", &folder, error))
+            }
+            _ => Ok(()),
+        })
+        .await;
+        snapshot.and(files)
+    }
+}
+
+/// Whether the container never ran, so that nobody else touches its writable layer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum First {
+    Yes,
+    No,
+}
+
+impl Making {
+    /// Makes the container exist; the batch is on its way to the disk when this returns, [`Db::sync`] waits for it.
+    ///
+    /// [`Db::sync`]: crate::metadata::Db::sync
+    pub fn record(mut self) -> Result<(Arc<Entry>, Bundle)> {
+        let engine = self.engine.clone();
+        let entry = self.entry.clone();
+        let record = entry.record();
+        let container = engine.container(&entry.id, &record, self.bundle.spec.clone())?;
+        engine.db.write_lazy(|tx| engine.put_new(tx, &container, &record))?;
+        engine.registry.insert(entry.clone());
+        if let Some(name) = self.name.take() {
+            name.keep();
+        }
+        engine.containers.created(&engine.namespace, &container);
+        engine.happened(&entry, "create", &[]);
+        let bundle = Bundle { spec: self.bundle.spec.clone(), rootfs: std::mem::take(&mut self.bundle.rootfs) };
+        Ok((entry, bundle))
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // Without a name of its own it was recorded.
+        if self.name.is_some() {
+            drop(Undo { engine: self.engine.clone(), id: Some(self.entry.id.clone()) });
+        }
+    }
+}
+
+/// Removes the remains of a container that never came to exist.
+struct Undo {
+    engine: Arc<Engine>,
+    id: Option<String>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let engine = self.engine.clone();
+        self.engine.background.spawn(async move {
+            if let Err(error) = engine.remove_remains(&id).await {
+                tracing::warn!(container = %id, %error, "a container that was not made left something; the next start removes it");
+            }
+        });
+    }
+}
+
+fn make_folder(folder: &PathBuf) -> Result<()> {
+    match std::fs::create_dir(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => std::fs::create_dir_all(folder).map_err(|source| Error::io("making the folder", folder, source)),
+    }
+}
+
+/// Labels of an image that would mean something to containerd are the daemon's to give.
+fn reserved_dropped(labels: &std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
+    let reserved = |key: &str| key.starts_with("containerd.io/") || key.starts_with("io.containerd.");
+    labels.iter().filter(|(key, _)| !reserved(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+fn absolute(cwd: &str) -> Result<String> {
+    match cwd {
+        "" => Ok("/".to_owned()),
+        path if path.contains('\0') => Err(Error::invalid("working directory", "contains NUL")),
+        path if path.starts_with('/') => Ok(path.to_owned()),
+        // An image may say it relative to the root; a user may not.
+        path => Ok(format!("/{path}")),
+    }
+}
+
+/// What can be refused before anything is looked up.
+pub fn check(config: &ContainerConfig) -> Result<()> {
+    if config.image.is_empty() {
+        return Err(Error::invalid("image", "no image was named"));
+    }
+    let cwd = &config.working_dir;
+    if !cwd.is_empty() && !cwd.starts_with('/') {
+        return Err(Error::invalid(
+            format!("the working directory '{cwd}' is invalid"),
+            "it needs to be an absolute path",
+        ));
+    }
+    if let Some(bad) = config.env.iter().find(|entry| entry.is_empty() || entry.starts_with('=')) {
+        return Err(Error::invalid(format!("invalid environment variable: {bad}"), "it has no name"));
+    }
+    let words = config.args.iter().chain(config.entrypoint.iter().flatten()).chain(&config.env);
+    let (mut items, mut bytes) = (config.labels.len() + config.mounts.len(), 0);
+    for word in words {
+        items += 1;
+        bytes += word.len();
+        if word.contains('\0') {
+            return Err(Error::invalid("argument", "contains NUL"));
+        }
+    }
+    bytes += config.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    for (what, limit, is, max) in [
+        ("container config", "words of one container", items, MAX_ITEMS),
+        ("container config", "bytes of one container's words", bytes, MAX_BYTES),
+    ] {
+        if is > max {
+            return Err(Error::ResourceExhausted { what: what.to_owned(), limit, max: max as u64 });
+        }
+    }
+    etc::check_hostname(&config.hostname)?;
+    config.mounts.iter().try_for_each(mounts::check_bind)?;
+    let mut targets: Vec<&str> = config.mounts.iter().map(|mount| mount.target.trim_end_matches('/')).collect();
+    targets.sort_unstable();
+    if let Some(pair) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::invalid(format!("Duplicate mount point: {}", pair[0]), "each target can be given once"));
+    }
+    resources::check(&config.limits)?;
+    spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;
+    if !config.stop_signal.is_empty() {
+        signals::parse(&config.stop_signal)?;
+    }
+    if config.log.max_size < -1 || config.log.max_files < 0 {
+        return Err(Error::invalid("log options", "max-size must be -1 or more and max-files 0 or more"));
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! One more process in a running container.
+
+use std::sync::Arc;
+
+use super::Engine;
+use super::conflict::Conflict;
+use super::config::Record;
+use super::registry::Entry;
+use super::spec::{self, capabilities, env, live, user};
+use super::start::{Join, Size, StartFailure};
+use super::state::{Refused, Status};
+use crate::any::Any;
+use crate::content::store::blocking;
+use crate::error::{Error, Result};
+use crate::tasks::{AttachStream, ExecTask, ProcessId, TaskStdio};
+
+/// The type URL of a process specification.
+const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Exec {
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    /// Empty: the container's.
+    pub working_dir: String,
+    /// Empty: the container's.
+    pub user: String,
+    pub tty: bool,
+    pub privileged: bool,
+    /// `None`: nobody takes part, and the output is dropped.
+    pub join: Option<Join>,
+}
+
+/// A process that was added.
+pub struct Executed {
+    pub entry: Arc<Entry>,
+    pub exec_id: String,
+    pub started: Result<Running, StartFailure>,
+}
+
+pub struct Running {
+    pub pid: u32,
+    pub stream: Option<AttachStream>,
+}
+
+impl Engine {
+    pub async fn exec(self: &Arc<Self>, text: &str, exec: Exec) -> Result<Executed> {
+        let entry = self.find(text)?;
+        if exec.args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("no exec command specified", "name a program"));
+        }
+        if exec.args.iter().chain(&exec.env).any(|word| word.contains('\0')) {
+            return Err(Error::invalid("argument", "contains NUL"));
+        }
+        match entry.status() {
+            Status::Running => {}
+            Status::Paused => return Err(Conflict::ExecPaused { id: entry.id.clone() }.into()),
+            _ => return Err(Conflict::State { id: entry.id.clone(), why: Refused::NotRunning }.into()),
+        }
+        let exec_id = super::names::new_id();
+        let command = exec.args.join(" ");
+        let (record, pid) = (entry.record(), entry.state().pid);
+        let (tty, join) = (exec.tty, exec.join);
+        let process = blocking(move || process(&record, pid, &exec)).await?;
+        self.happened(&entry, "exec_create", &[("execID", exec_id.clone()), ("command", command.clone())]);
+        let task = ExecTask {
+            process: Any::new(PROCESS_URL, process),
+            stdio: TaskStdio { terminal: tty, ..TaskStdio::default() },
+        };
+        let streams = join.map(|join| join.streams);
+        let started =
+            self.tasks.exec_attach_start(&self.namespace, &entry.id, &exec_id, task, streams).await;
+        let started = match started {
+            Ok(started) => {
+                self.happened(&entry, "exec_start", &[("execID", exec_id.clone()), ("command", command)]);
+                self.reap_exec(&entry, &exec_id);
+                Ok(Running { pid: started.pid, stream: started.attach })
+            }
+            Err(error @ Error::Shim { .. }) => Err(StartFailure::from(&error)),
+            Err(error) => return Err(error),
+        };
+        Ok(Executed { entry, exec_id, started })
+    }
+
+    /// Deletes the process when it has ended, whether or not a client is still there.
+    fn reap_exec(self: &Arc<Self>, entry: &Arc<Entry>, exec_id: &str) {
+        let (engine, entry, exec_id) = (self.clone(), entry.clone(), exec_id.to_owned());
+        tokio::spawn(async move {
+            let exit = engine.tasks.wait(&engine.namespace, &entry.id, ProcessId::Exec(&exec_id)).await;
+            if let Ok(exit) = exit {
+                let more = [("execID", exec_id.clone()), ("exitCode", exit.status.to_string())];
+                engine.happened(&entry, "exec_die", &more);
+            }
+            match engine.tasks.delete_process(&engine.namespace, &entry.id, &exec_id).await {
+                // The whole container may be gone by now.
+                Err(error) if !error.is_not_found() => {
+                    tracing::debug!(container = %entry.id, %error, "an ended exec could not be deleted");
+                }
+                _ => {}
+            }
+        });
+    }
+
+    /// Changes the size of the terminal of an exec or, with an empty id, of the container.
+    pub async fn resize(&self, entry: &Entry, exec_id: &str, size: Size) -> Result<()> {
+        let process = if exec_id.is_empty() { ProcessId::Init } else { ProcessId::Exec(exec_id) };
+        self.tasks.resize(&self.namespace, &entry.id, process, size.columns, size.rows).await
+    }
+}
+
+fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
+    let who = if exec.user.is_empty() { &record.user } else { &exec.user };
+    let identity =
+        user::resolve(who, live::open_file(pid, "/etc/passwd")?, live::open_file(pid, "/etc/group")?)?;
+    let mut environment = record.process_env.clone();
+    if exec.tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {
+        environment.push("TERM=xterm".to_owned());
+    }
+    let environment = env::with_home(env::merge(&environment, &exec.env), &identity.home);
+    let config = &record.config;
+    let bounding =
+        capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged || exec.privileged)?;
+    let cwd = if exec.working_dir.is_empty() { &record.process_cwd } else { &exec.working_dir };
+    if !cwd.starts_with('/') {
+        return Err(Error::invalid("Cwd must be an absolute path", cwd.clone()));
+    }
+    let mut process = spec::process(&spec::ProcessInput {
+        args: &exec.args,
+        env: environment,
+        cwd,
+        tty: exec.tty,
+        identity: &identity,
+        bounding: &bounding,
+    })?;
+    if let Some(size) = exec.join.and_then(|join| join.console) {
+        let console = oci_spec::runtime::BoxBuilder::default()
+            .height(u64::from(size.rows))
+            .width(u64::from(size.columns))
+            .build()
+            .map_err(Error::oci)?;
+        process.set_console_size(Some(console));
+    }
+    serde_json::to_vec(&process)
+        .map_err(|source| Error::Record { table: "exec", key: record.name.clone(), source })
+}

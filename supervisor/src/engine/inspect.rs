@@ -1,0 +1,47 @@
+//! Everything about one container.
+
+use super::Engine;
+use super::config::Record;
+use super::list::Summary;
+use super::state::Status;
+use super::{RUNTIME, spec::env};
+use crate::error::Result;
+
+/// What `inspect` shows.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    pub summary: Summary,
+    pub record: Record,
+    pub log_path: String,
+    pub snapshotter: String,
+    pub runtime: &'static str,
+    /// Empty while no task exists.
+    pub bundle: String,
+    /// With HOME as far as it is known without looking into the container.
+    pub process_env: Vec<String>,
+}
+
+impl Engine {
+    pub fn inspect(&self, text: &str) -> Result<Inspected> {
+        let entry = self.find(text)?;
+        let record = entry.record();
+        let bundle = self.config.state.join("tasks").join(self.namespace.as_str()).join(&entry.id);
+        Ok(Inspected {
+            summary: self.summary(&entry),
+            log_path: self.log_path(&entry.id).display().to_string(),
+            snapshotter: self.snapshotter()?.name().to_owned(),
+            runtime: RUNTIME,
+            bundle: if record.state.status.is_live() { bundle.display().to_string() } else { String::new() },
+            process_env: env::merge(&record.process_env, &[]),
+            record,
+        })
+    }
+}
+
+impl Inspected {
+    /// The exit code, once there is one.
+    pub fn exit_code(&self) -> Option<u32> {
+        let state = &self.record.state;
+        (matches!(state.status, Status::Exited | Status::Dead) || !state.error.is_empty()).then_some(state.exit_code)
+    }
+}

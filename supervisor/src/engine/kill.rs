@@ -1,0 +1,49 @@
+//! Sending a signal.
+
+use std::sync::Arc;
+
+use super::conflict::Conflict;
+use super::registry::Entry;
+use super::state::Status;
+use super::{Engine, signals};
+use crate::error::{Error, Result};
+use crate::tasks::{KillScope, ProcessId};
+
+impl Engine {
+    /// Sends a signal (name or number; empty: SIGKILL) to the container's first process.
+    pub async fn kill(self: &Arc<Self>, text: &str, signal: &str) -> Result<()> {
+        let entry = self.find(text)?;
+        let number = if signal.is_empty() { signals::KILL } else { signals::parse(signal)? };
+        let not_running =
+            || Error::Conflict(Conflict::NotRunningForKill { asked: text.to_owned(), id: entry.id.clone() });
+        if !entry.status().is_live() {
+            return Err(not_running());
+        }
+        match self.signal(&entry, number).await {
+            Ok(()) => {}
+            Err(error) if is_gone(&error) => return Err(not_running()),
+            Err(error) => return Err(error),
+        }
+        self.happened(&entry, "kill", &[("signal", number.to_string())]);
+        if number == signals::KILL {
+            // As with docker, the container is stopped when the command returns.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(10), entry.until_stopped()).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal; a frozen container is thawed after SIGKILL so that it can die of it.
+    pub(super) async fn signal(&self, entry: &Entry, number: i32) -> Result<()> {
+        let signal = u32::try_from(number).unwrap_or(0);
+        self.tasks.kill(&self.namespace, &entry.id, ProcessId::Init, signal, KillScope::One).await?;
+        if number == signals::KILL && entry.status() == Status::Paused {
+            self.tasks.resume(&self.namespace, &entry.id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error means that there is no process any more.
+pub(super) fn is_gone(error: &Error) -> bool {
+    error.is_not_found() || matches!(error, Error::AlreadyFinished { .. })
+}

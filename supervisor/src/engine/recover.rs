@@ -1,0 +1,141 @@
+//! After a start of the daemon: what the records say and what the task manager found are made to agree, and what a crash
+//! left without an owner is removed. Runs before the socket is opened.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Engine;
+use super::registry::Entry;
+use super::state::{Exit, Status};
+use crate::content::store::blocking;
+use crate::error::{Error, Result};
+use crate::tasks::{self, ProcessInfo};
+
+/// Exit code of a container whose end left no record: as if it had been killed.
+const LOST: u32 = 137;
+
+impl Engine {
+    /// Reads the containers, settles their states, removes what nothing owns.
+    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        let mut kept = HashSet::new();
+        let all = self.containers.list(&self.namespace, &crate::filters::Filter::default())?;
+        let foreign: HashSet<String> = all.iter().map(|container| container.id.clone()).collect();
+        for container in &all {
+            match self.read_back(container) {
+                Ok(Some(record)) => {
+                    kept.insert(container.id.clone());
+                    self.registry.insert(Entry::new(container.id.clone(), record));
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    // Its files are kept for whoever can read the record.
+                    kept.insert(container.id.clone());
+                    tracing::error!(container = %container.id, %error, "a container's record cannot be read");
+                }
+            }
+        }
+        let tasks = self.tasks.list(&self.namespace);
+        for entry in self.registry.all() {
+            let task = tasks.iter().find(|task| task.container_id == entry.id);
+            self.settle(&entry, task).await;
+        }
+        for task in tasks.iter().filter(|task| !foreign.contains(&task.container_id)) {
+            tracing::warn!(container = %task.container_id, "removing a task that no container owns");
+            self.discard_task(&task.container_id).await;
+        }
+        self.remove_orphans(&kept).await?;
+        self.watch_tasks();
+        Ok(())
+    }
+
+    async fn settle(self: &Arc<Self>, entry: &Arc<Entry>, task: Option<&ProcessInfo>) {
+        let status = entry.status();
+        let running = task.filter(|task| matches!(task.status, tasks::Status::Running | tasks::Status::Paused));
+        match (status, running) {
+            // A removal that was interrupted is finished.
+            (Status::Removing | Status::Dead, _) => self.finish_removal(entry).await,
+            (_, Some(task)) => {
+                entry.change(|record| {
+                    let state = &mut record.state;
+                    if !state.status.is_live() {
+                        state.run += 1;
+                        state.started_at = Some(Timestamp::now());
+                        state.finished_at = None;
+                    }
+                    state.pid = task.pid;
+                    state.status =
+                        if task.status == tasks::Status::Paused { Status::Paused } else { Status::Running };
+                });
+            }
+            (Status::Running | Status::Paused, None) => {
+                let exit = task.and_then(|task| task.exit).map(Exit::from);
+                let exit = exit.unwrap_or(Exit { code: LOST, oom_killed: false, at: Timestamp::now() });
+                let _turn = entry.turn.clone().lock_owned().await;
+                self.conclude(entry, exit).await;
+            }
+            // Its start was recorded by the shim alone.
+            (Status::Created | Status::Exited, None) => match task.and_then(|task| task.exit) {
+                Some(exit) => {
+                    let _turn = entry.turn.clone().lock_owned().await;
+                    entry.change(|record| {
+                        record.state.run += 1;
+                        record.state.status = Status::Running;
+                    });
+                    self.conclude(entry, exit.into()).await;
+                }
+                None if task.is_some() => self.delete_task(&entry.id).await,
+                // Made to be removed at its exit, and never started: nobody waits for it any more.
+                None if status == Status::Created && entry.read(|record| record.config.auto_remove) => {}
+                None => {}
+            },
+        }
+    }
+
+    async fn finish_removal(self: &Arc<Self>, entry: &Arc<Entry>) {
+        entry.change(|record| record.state.status = Status::Exited);
+        if let Err(error) = self.remove_entry(entry).await {
+            tracing::warn!(container = %entry.id, %error, "the removal of a container cannot be finished yet");
+        }
+    }
+
+    async fn discard_task(&self, id: &str) {
+        let process = tasks::ProcessId::Init;
+        let kill = self.tasks.kill(&self.namespace, id, process, 9, tasks::KillScope::All).await;
+        if kill.is_ok() {
+            let wait = self.tasks.wait(&self.namespace, id, process);
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(10), wait).await;
+        }
+        self.delete_task(id).await;
+    }
+
+    /// Folders and snapshots of containers that are not recorded.
+    async fn remove_orphans(&self, kept: &HashSet<String>) -> Result<()> {
+        let folders = self.folders();
+        let found = blocking(move || {
+            let mut names = Vec::new();
+            let entries =
+                std::fs::read_dir(&folders).map_err(|source| Error::io("listing", &folders, source))?;
+            for entry in entries.flatten() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+            Ok(names)
+        })
+        .await?;
+        let snapshotter = self.snapshotter()?;
+        let snapshots = snapshotter.list(&self.namespace, &crate::filters::Filter::default());
+        let owned = snapshots
+            .into_iter()
+            .filter(|info| info.labels.get("longshore.io/container").is_some_and(|id| *id == info.name))
+            .map(|info| info.name);
+        let orphans: HashSet<String> = found.into_iter().chain(owned).filter(|id| !kept.contains(id)).collect();
+        for id in orphans {
+            tracing::info!(container = %id, "removing what is left of a container");
+            if let Err(error) = self.remove_remains(&id).await {
+                tracing::warn!(container = %id, %error, "cannot remove what is left of a container");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! Removing a container: its task, its record, then its files. From the moment that its record is gone it is gone; what a
+//! crash leaves after that is removed at the next start.
+
+use std::sync::Arc;
+
+use super::Engine;
+use super::conflict::Conflict;
+use super::registry::Entry;
+use super::state::{Refused, Status};
+use crate::error::{Error, Result};
+
+/// What to do with a container that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Running {
+    Refuse,
+    Kill,
+}
+
+impl Engine {
+    /// Returns when nothing of the container is left.
+    pub async fn remove(self: &Arc<Self>, text: &str, running: Running) -> Result<()> {
+        let entry = self.find(text)?;
+        if running == Running::Kill && entry.status().is_live() {
+            self.kill_and_wait(&entry).await?;
+        }
+        self.remove_entry(&entry).await
+    }
+
+    pub(super) async fn remove_entry(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
+        let turn = entry.turn.clone().lock_owned().await;
+        entry.change(|record| record.state.removing()).map_err(|why| refusal(entry, why))?;
+        let (engine, entry) = (self.clone(), entry.clone());
+        let work = async move {
+            let _turn = turn;
+            let removed = engine.take_apart(&entry).await;
+            if let Err(error) = &removed {
+                entry.change(|record| record.state.removal_failed(&error.to_string()));
+                engine.save_state_soon(&entry);
+            }
+            removed
+        };
+        // Carried through even if the client goes away.
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "removing a container" }))
+    }
+
+    async fn take_apart(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
+        match self.tasks.delete(&self.namespace, &entry.id).await {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+        self.db.write(|tx| self.drop_record(tx, &entry.id)).await?;
+        self.registry.remove(entry);
+        self.containers.deleted(&self.namespace, &entry.id);
+        self.happened(entry, "destroy", &[]);
+        let removed = self.remove_remains(&entry.id).await;
+        entry.removed();
+        removed
+    }
+}
+
+fn refusal(entry: &Entry, why: Refused) -> Error {
+    let conflict = match why {
+        Refused::Running => Conflict::RemoveLive { name: entry.name(), state: "running" },
+        Refused::Paused => Conflict::RemoveLive { name: entry.name(), state: "paused" },
+        _ if entry.status() == Status::Removing => Conflict::RemovalInProgress { id: entry.id.clone() },
+        why => Conflict::State { id: entry.id.clone(), why },
+    };
+    conflict.into()
+}

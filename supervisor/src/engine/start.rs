@@ -1,0 +1,186 @@
+//! Starting a container that exists.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use longshore_proto::longshore::shim::v1 as shim;
+use tracing::Instrument;
+
+use super::Engine;
+use super::config::Record;
+use super::create::{Bundle, First};
+use super::registry::Entry;
+use super::state::Status;
+use crate::any::Any;
+use crate::error::{Error, Result};
+use crate::snapshots::Mount;
+use crate::tasks::{AttachStream, AttachStreams, CreateTask, TaskStdio};
+
+/// Columns and rows of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    pub columns: u32,
+    pub rows: u32,
+}
+
+/// Why a container that exists did not start, and what `docker run` would exit with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StartFailure {
+    pub message: String,
+    /// 125: a failure of the daemon's; 126: the program cannot be invoked; 127: it was not found.
+    pub exit_code: u32,
+}
+
+impl From<&Error> for StartFailure {
+    fn from(error: &Error) -> StartFailure {
+        let (exit_code, message) = match error {
+            Error::Shim { code: tonic::Code::InvalidArgument, message, .. } => (127, message.clone()),
+            Error::Shim { code: tonic::Code::PermissionDenied, message, .. } => (126, message.clone()),
+            other => (125, other.for_people()),
+        };
+        StartFailure { message, exit_code }
+    }
+}
+
+/// What a client takes part in from the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Join {
+    pub streams: AttachStreams,
+    pub console: Option<Size>,
+}
+
+impl Engine {
+    /// Starts a container; one that runs already is left alone.
+    pub async fn start(self: &Arc<Self>, text: &str) -> Result<(), Error> {
+        let entry = self.find(text)?;
+        self.start_entry(&entry, None).await?;
+        Ok(())
+    }
+
+    /// Starts a container, and joins it before its first output. The stream is `None` if nothing was asked for
+    /// or it ran already.
+    pub(super) async fn start_entry(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        join: Option<Join>,
+    ) -> Result<Option<AttachStream>> {
+        let turn = entry.turn.clone().lock_owned().await;
+        if entry.status() == Status::Running {
+            return Ok(None);
+        }
+        entry.transition(|state| state.check_start())?;
+        let (engine, entry) = (self.clone(), entry.clone());
+        // What was begun is carried through even if the client goes away.
+        let work = async move {
+            let _turn = turn;
+            let (record, never_ran) = (entry.record(), entry.state().run == 0);
+            let (mounts, first) = engine.mounts_of(&entry, never_ran).await?;
+            let started = match engine.bundle(&entry.id, &record, &mounts, first).await {
+                Ok(bundle) => engine.launch(&entry, &record, bundle, join).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = &started {
+                engine.note_failure(&entry, error).await;
+            }
+            started
+        };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "starting a container" }))
+    }
+
+    /// Hands a bundle to a shim. The caller holds the container's turn.
+    pub(super) async fn launch(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        record: &Record,
+        bundle: Bundle,
+        join: Option<Join>,
+    ) -> Result<Option<AttachStream>> {
+        self.clear_task(&entry.id).await?;
+        let task = CreateTask {
+            spec: bundle.spec,
+            rootfs: bundle.rootfs,
+            stdio: self.stdio(&entry.id, record),
+            options: Some(self.shim_options(record, join)),
+        };
+        let streams = join.map(|join| join.streams);
+        let started = self
+            .tasks
+            .create_attach_start(&self.namespace, &entry.id, task, streams)
+            .instrument(tracing::debug_span!("run.task"))
+            .await?;
+        entry.transition(|state| state.started(started.pid, Timestamp::now()))?;
+        self.save_state_soon(entry);
+        if join.is_some() {
+            self.happened(entry, "attach", &[]);
+        }
+        self.happened(entry, "start", &[]);
+        Ok(started.attach)
+    }
+
+    /// A task that a failure left behind would stand in the way.
+    async fn clear_task(&self, id: &str) -> Result<()> {
+        if self.tasks.get(&self.namespace, id, crate::tasks::ProcessId::Init).is_err() {
+            return Ok(());
+        }
+        match self.tasks.delete(&self.namespace, id).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's mounts; a snapshot that a power cut took is made again, empty as it was before any write
+    /// to it was synced.
+    async fn mounts_of(&self, entry: &Entry, never_ran: bool) -> Result<(Vec<Mount>, First)> {
+        let snapshotter = self.snapshotter()?;
+        match snapshotter.mounts(&self.namespace, &entry.id).await {
+            Ok(mounts) => Ok((mounts, if never_ran { First::Yes } else { First::No })),
+            Err(error) if error.is_not_found() => {
+                tracing::warn!(container = %entry.id, "the container's writable layer was lost; it starts with a new one");
+                let (image, _) = self.find_image(&entry.read(|record| record.image_id.clone())).await?;
+                let local = self.open_image(&image, &entry.read(|record| record.config.platform.clone())).await?;
+                let labels = [("longshore.io/container".to_owned(), entry.id.clone())].into();
+                let parent = local.chain_id.clone().unwrap_or_default();
+                let mounts = snapshotter.prepare(&self.namespace, &entry.id, &parent, labels, None).await?;
+                Ok((mounts, First::Yes))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps why a container did not start.
+    pub(super) async fn note_failure(&self, entry: &Entry, error: &Error) {
+        let failure = StartFailure::from(error);
+        entry.change(|record| record.state.start_failed(failure.exit_code, &failure.message));
+        self.save_state_soon(entry);
+    }
+
+    fn stdio(&self, id: &str, record: &Record) -> TaskStdio {
+        let path = self.log_path(id);
+        let mut query = Vec::new();
+        if record.config.log.max_size > 0 {
+            query.push(format!("max-size={}", record.config.log.max_size));
+            query.push(format!("max-files={}", record.config.log.max_files.max(1)));
+        } else {
+            query.push("max-size=0".to_owned());
+        }
+        TaskStdio {
+            stdin: String::new(),
+            stdout: format!("log://{}?{}", path.display(), query.join("&")),
+            stderr: String::new(),
+            terminal: record.config.tty,
+        }
+    }
+
+    fn shim_options(&self, record: &Record, join: Option<Join>) -> Any {
+        let console = join.and_then(|join| join.console);
+        let options = shim::CreateOptions {
+            console: console.map(|size| shim::WindowSize { columns: size.columns, rows: size.rows }),
+            seccomp_cache: self.seccomp_cache().display().to_string(),
+            open_stdin: record.config.open_stdin,
+            stdin_once: record.config.open_stdin && join.is_some_and(|join| join.streams.stdin),
+            ..shim::CreateOptions::default()
+        };
+        Any::pack("longshore.shim.v1.CreateOptions", &options)
+    }
+}
