@@ -80,6 +80,12 @@ pub enum Error {
     #[error("building the runtime specification: {source}")]
     Spec { source: oci_spec::OciSpecError },
 
+    #[error(transparent)]
+    Reference(#[from] crate::images::reference::ReferenceError),
+
+    #[error(transparent)]
+    Platform(#[from] crate::images::platform::PlatformError),
+
     /// What else there is stands against it.
     #[error(transparent)]
     Conflict(#[from] crate::engine::conflict::Conflict),
@@ -169,6 +175,7 @@ impl Error {
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
+            Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
             Self::Conflict(_) => Code::FailedPrecondition,
             Self::Io { .. }
             | Self::Metadata { .. }

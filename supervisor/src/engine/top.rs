@@ -187,7 +187,7 @@ fn boot_time() -> i64 {
 }
 
 fn ticks() -> i64 {
-    i64::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100).max(1)
+    nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).max(1)
 }
 
 fn start_time(started: Timestamp, now: Timestamp) -> String {

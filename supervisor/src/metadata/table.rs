@@ -64,7 +64,7 @@ pub mod tables {
     /// Settings of the daemon itself, in the namespace `daemon`: its UUID.
     pub const SETTINGS: Table<String> = Table::new(9, "settings");
     /// The engine's own records, by its keys.
-    pub const ENGINE: Table<serde_json::Value> = Table::new(10, "engine");
+    pub const ENGINE: Table<crate::engine::state::State> = Table::new(10, "engine");
     /// The task manager's own records, by its keys.
     pub const TASKS: Table<serde_json::Value> = Table::new(11, "tasks");
 }
