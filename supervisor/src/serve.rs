@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
 use crate::content::store::blocking;
+use crate::engine::Engine;
 use crate::events::EventBus;
 use crate::folders;
 use crate::gc::{Collector, SnapshotSource};
@@ -43,6 +44,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let access = Access::new(config.grpc.group.as_deref())?;
     let services = build(&config).await?;
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
+    let engine = Engine::new(&services)?;
+    engine.recover().await.context("reading the containers back")?;
     services.gc.start();
     services.gc.trigger();
     let exporter =
@@ -59,7 +62,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         address = %config.address.display(), root = %config.root.display(), state = %config.state.display(),
         version = env!("CARGO_PKG_VERSION"), "longshored is ready"
     );
-    let result = serve(&services, socket, &mut signals).await;
+    let result = serve(&services, &engine, socket, &mut signals).await;
+    engine.shutdown(STOP_TIMEOUT).await;
     exporter.abort();
     let (db, snapshots) = (Arc::clone(&services.db), Arc::clone(&services.snapshots));
     blocking(move || {
@@ -136,7 +140,12 @@ async fn identity(db: &Db) -> anyhow::Result<Arc<str>> {
 }
 
 /// Serves until a signal; then requests get a moment to finish, and a second signal ends that.
-async fn serve(services: &Services, socket: Socket, signals: &mut Signals) -> anyhow::Result<()> {
+async fn serve(
+    services: &Services,
+    engine: &Arc<Engine>,
+    socket: Socket,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let (stop, mut stopping) = watch::channel(false);
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
@@ -146,7 +155,7 @@ async fn serve(services: &Services, socket: Socket, signals: &mut Signals) -> an
         .layer(PeerLayer)
         .layer(LimitsLayer::new(&services.config.grpc))
         .layer(NamespaceLayer)
-        .add_routes(api::routes(services).await)
+        .add_routes(api::routes(services, engine).await)
         .serve_with_incoming_shutdown(socket, async move {
             // An error means that the sender is gone, which is as good as a stop.
             let _ = stopping.wait_for(|&stop| stop).await;

@@ -5,6 +5,7 @@
 mod containers;
 mod content;
 mod convert;
+mod engine;
 mod events;
 mod images;
 mod introspection;
@@ -16,10 +17,14 @@ mod snapshots;
 pub mod tasks;
 mod version;
 
+use std::sync::Arc;
+
 use longshore_proto::containerd::services as wire;
+use longshore_proto::longshore::engine::v1 as daily;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 use crate::services::Services;
@@ -39,8 +44,8 @@ macro_rules! limited {
 pub(crate) use limited;
 
 /// Every service, on one socket.
-pub async fn routes(services: &Services) -> Routes {
-    let s = || services.clone();
+pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
+    let (s, e) = (|| services.clone(), || Arc::clone(engine));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let mut routes = tonic::service::RoutesBuilder::default();
@@ -81,6 +86,18 @@ pub async fn routes(services: &Services) -> Routes {
         ))
         .add_service(limited!(
             wire::tasks::v1::tasks_server::TasksServer::new(tasks::TasksService::new(services)),
+            services
+        ))
+        .add_service(limited!(
+            daily::containers_server::ContainersServer::new(engine::ContainersService::new(e())),
+            services
+        ))
+        .add_service(limited!(
+            daily::images_server::ImagesServer::new(engine::ImagesService::new(e())),
+            services
+        ))
+        .add_service(limited!(
+            daily::system_server::SystemServer::new(engine::SystemService::new(e())),
             services
         ));
     routes.routes()

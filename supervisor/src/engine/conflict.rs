@@ -29,11 +29,17 @@ pub enum Conflict {
         "conflict: unable to remove repository reference \"{reference}\" (must force) - container {container} is using its referenced image {image}"
     )]
     ReferenceInUse { reference: String, container: String, image: String },
-    #[error("conflict: unable to delete {image} (must be forced) - image is referenced in multiple repositories")]
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is referenced in multiple repositories"
+    )]
     ManyReferences { image: String },
-    #[error("conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}")]
+    #[error(
+        "conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}"
+    )]
     ImageOfStopped { image: String, container: String },
-    #[error("conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}")]
+    #[error(
+        "conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}"
+    )]
     ImageOfRunning { image: String, container: String },
 }
 

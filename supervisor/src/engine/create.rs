@@ -72,7 +72,11 @@ pub(super) struct Making {
 
 impl Engine {
     /// Makes a container; durable when it returns.
-    pub async fn create(self: &Arc<Self>, request: Create, progress: mpsc::Sender<Progress>) -> Result<Created> {
+    pub async fn create(
+        self: &Arc<Self>,
+        request: Create,
+        progress: mpsc::Sender<Progress>,
+    ) -> Result<Created> {
         let making = self.make(&request, &progress).await?;
         let warnings = making.warnings.clone();
         let (entry, _) = making.record()?;
@@ -93,10 +97,8 @@ impl Engine {
         if let Some(name) = name {
             drop(self.registry.reserve(Some(name), "")?);
         }
-        let (local, image_ref) = self
-            .image_for(request, progress)
-            .instrument(tracing::debug_span!("run.image"))
-            .await?;
+        let (local, image_ref) =
+            self.image_for(request, progress).instrument(tracing::debug_span!("run.image")).await?;
         let id = names::new_id();
         let name = self.registry.reserve(name, &id)?;
         let record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
@@ -136,11 +138,15 @@ impl Engine {
         let process_args =
             env::words(config.entrypoint.as_deref(), &config.args, &of_image.entrypoint, &of_image.cmd);
         if process_args.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid("no command specified", "neither the image nor the command line names a program"));
+            return Err(Error::invalid(
+                "no command specified",
+                "neither the image nor the command line names a program",
+            ));
         }
         let hostname = etc::hostname(&config.hostname, id, config.network);
         let base = env::merge(&env::base(&hostname, config.tty), &of_image.env);
-        let first_set = |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
+        let first_set =
+            |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
         let stop_signal = match first_set(&config.stop_signal, &of_image.stop_signal).as_str() {
             "" => signals::TERM,
             name => signals::parse(name)?,
@@ -170,8 +176,16 @@ impl Engine {
     fn log_rotation(&self, asked: super::config::LogRotation) -> super::config::LogRotation {
         let own = &self.config.engine;
         super::config::LogRotation {
-            max_size: if asked.max_size == 0 { i64::try_from(own.log_max_size).unwrap_or(i64::MAX) } else { asked.max_size },
-            max_files: if asked.max_files == 0 { i32::try_from(own.log_max_files).unwrap_or(i32::MAX) } else { asked.max_files },
+            max_size: if asked.max_size == 0 {
+                i64::try_from(own.log_max_size).unwrap_or(i64::MAX)
+            } else {
+                asked.max_size
+            },
+            max_files: if asked.max_files == 0 {
+                i32::try_from(own.log_max_files).unwrap_or(i32::MAX)
+            } else {
+                asked.max_files
+            },
         }
     }
 
@@ -252,8 +266,11 @@ impl Engine {
             cgroup_parent: &self.config.runtime.cgroup_parent,
             hostname: &hostname,
         })?;
-        let json = serde_json::to_vec(&spec)
-            .map_err(|source| Error::Record { table: "bundle", key: id.to_owned(), source })?;
+        let json = serde_json::to_vec(&spec).map_err(|source| Error::Record {
+            table: "bundle",
+            key: id.to_owned(),
+            source,
+        })?;
         Ok(json.into())
     }
 
@@ -298,7 +315,8 @@ impl Making {
         }
         engine.containers.created(&engine.namespace, &container);
         engine.happened(&entry, "create", &[]);
-        let bundle = Bundle { spec: self.bundle.spec.clone(), rootfs: std::mem::take(&mut self.bundle.rootfs) };
+        let bundle =
+            Bundle { spec: self.bundle.spec.clone(), rootfs: std::mem::take(&mut self.bundle.rootfs) };
         Ok((entry, bundle))
     }
 }
@@ -334,12 +352,16 @@ fn make_folder(folder: &PathBuf) -> Result<()> {
     match std::fs::create_dir(folder) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(_) => std::fs::create_dir_all(folder).map_err(|source| Error::io("making the folder", folder, source)),
+        Err(_) => {
+            std::fs::create_dir_all(folder).map_err(|source| Error::io("making the folder", folder, source))
+        }
     }
 }
 
 /// Labels of an image that would mean something to containerd are the daemon's to give.
-fn reserved_dropped(labels: &std::collections::BTreeMap<String, String>) -> std::collections::BTreeMap<String, String> {
+fn reserved_dropped(
+    labels: &std::collections::BTreeMap<String, String>,
+) -> std::collections::BTreeMap<String, String> {
     let reserved = |key: &str| key.starts_with("containerd.io/") || key.starts_with("io.containerd.");
     labels.iter().filter(|(key, _)| !reserved(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
@@ -389,10 +411,14 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
     }
     etc::check_hostname(&config.hostname)?;
     config.mounts.iter().try_for_each(mounts::check_bind)?;
-    let mut targets: Vec<&str> = config.mounts.iter().map(|mount| mount.target.trim_end_matches('/')).collect();
+    let mut targets: Vec<&str> =
+        config.mounts.iter().map(|mount| mount.target.trim_end_matches('/')).collect();
     targets.sort_unstable();
     if let Some(pair) = targets.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid(format!("Duplicate mount point: {}", pair[0]), "each target can be given once"));
+        return Err(Error::invalid(
+            format!("Duplicate mount point: {}", pair[0]),
+            "each target can be given once",
+        ));
     }
     resources::check(&config.limits)?;
     spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;

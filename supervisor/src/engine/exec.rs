@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::conflict::Conflict;
 use super::config::Record;
+use super::conflict::Conflict;
 use super::registry::Entry;
 use super::spec::{self, capabilities, env, live, user};
 use super::start::{Join, Size, StartFailure};
@@ -69,8 +69,7 @@ impl Engine {
             stdio: TaskStdio { terminal: tty, ..TaskStdio::default() },
         };
         let streams = join.map(|join| join.streams);
-        let started =
-            self.tasks.exec_attach_start(&self.namespace, &entry.id, &exec_id, task, streams).await;
+        let started = self.tasks.exec_attach_start(&self.namespace, &entry.id, &exec_id, task, streams).await;
         let started = match started {
             Ok(started) => {
                 self.happened(&entry, "exec_start", &[("execID", exec_id.clone()), ("command", command)]);
@@ -141,6 +140,9 @@ fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
             .map_err(Error::oci)?;
         process.set_console_size(Some(console));
     }
-    serde_json::to_vec(&process)
-        .map_err(|source| Error::Record { table: "exec", key: record.name.clone(), source })
+    serde_json::to_vec(&process).map_err(|source| Error::Record {
+        table: "exec",
+        key: record.name.clone(),
+        source,
+    })
 }

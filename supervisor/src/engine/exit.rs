@@ -123,7 +123,11 @@ impl Engine {
             record.state.started_at.map_or(0, |started| exit.at.duration_since(started).as_secs().max(0))
         });
         entry.change(|record| record.state.exited(exit));
-        self.happened(entry, "die", &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())]);
+        self.happened(
+            entry,
+            "die",
+            &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())],
+        );
         if entry.read(|record| record.config.auto_remove) {
             self.erase(entry);
             return;
@@ -142,7 +146,9 @@ impl Engine {
         match self.tasks.delete(&self.namespace, id).await {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}
-            Err(error) => tracing::error!(container = %id, %error, "the task of an exited container could not be deleted"),
+            Err(error) => {
+                tracing::error!(container = %id, %error, "the task of an exited container could not be deleted")
+            }
         }
     }
 

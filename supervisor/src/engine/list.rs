@@ -13,8 +13,22 @@ use super::state::{State, Status};
 use crate::error::{Error, Result};
 
 const FILTERS: [&str; 16] = [
-    "ancestor", "before", "since", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name",
-    "network", "publish", "status", "volume", "label!",
+    "ancestor",
+    "before",
+    "since",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "status",
+    "volume",
+    "label!",
 ];
 
 /// What is asked for.
@@ -62,7 +76,9 @@ impl Engine {
             .all()
             .iter()
             .filter(|entry| all || entry.status().is_live())
-            .filter_map(|entry| entry.read(|record| selection.takes(entry, record).then(|| summary(entry, record, now))))
+            .filter_map(|entry| {
+                entry.read(|record| selection.takes(entry, record).then(|| summary(entry, record, now)))
+            })
             .collect();
         found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
         if request.last > 0 {
@@ -104,7 +120,9 @@ impl Engine {
         let mut ancestors = HashMap::new();
         for text in filters.values("ancestor") {
             let id = match self.find_image(text).await {
-                Ok((image, _)) => self.open_image(&image, "").await.ok().map(|local| local.id.as_str().to_owned()),
+                Ok((image, _)) => {
+                    self.open_image(&image, "").await.ok().map(|local| local.id.as_str().to_owned())
+                }
                 Err(_) => None,
             };
             ancestors.insert(text.as_str(), id);
@@ -123,7 +141,14 @@ impl Engine {
                 Error::invalid(format!("invalid filter 'exited={text}'"), "must be an exit code")
             })?);
         }
-        Ok(Selection { filters, before: moments("before")?, since: moments("since")?, ancestors, names, exited })
+        Ok(Selection {
+            filters,
+            before: moments("before")?,
+            since: moments("since")?,
+            ancestors,
+            names,
+            exited,
+        })
     }
 }
 
@@ -169,9 +194,10 @@ impl Selection<'_> {
 fn check_statuses(filters: &Filters) -> Result<()> {
     const KNOWN: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
     match filters.values("status").iter().find(|status| !KNOWN.contains(&status.as_str())) {
-        Some(status) => {
-            Err(Error::invalid(format!("invalid filter 'status={status}'"), format!("use {}", KNOWN.join(", "))))
-        }
+        Some(status) => Err(Error::invalid(
+            format!("invalid filter 'status={status}'"),
+            format!("use {}", KNOWN.join(", ")),
+        )),
         None => Ok(()),
     }
 }

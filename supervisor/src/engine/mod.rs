@@ -30,7 +30,7 @@ pub mod prune;
 mod record;
 mod recover;
 pub mod registry;
-mod remove;
+pub mod remove;
 mod rename;
 mod restart;
 pub mod run;
@@ -39,11 +39,11 @@ mod spec;
 pub mod start;
 pub mod state;
 pub mod stats;
-mod stop;
+pub mod stop;
 mod sys;
 pub mod system;
 pub mod top;
-mod wait;
+pub mod wait;
 
 pub use inspect::Inspected;
 

@@ -84,8 +84,11 @@ impl Engine {
     /// Reads a container back; `None` if it is not one of the engine's.
     pub(super) fn read_back(&self, container: &Container) -> Result<Option<Record>> {
         let Some(value) = container.extensions.get(EXTENSION) else { return Ok(None) };
-        let mut record: Record = serde_json::from_slice(&value.value)
-            .map_err(|source| Error::Record { table: "containers", key: container.id.clone(), source })?;
+        let mut record: Record = serde_json::from_slice(&value.value).map_err(|source| Error::Record {
+            table: "containers",
+            key: container.id.clone(),
+            source,
+        })?;
         if let Some(state) = self.db.get(&tables::ENGINE, &self.namespace, &container.id)? {
             record.state = state;
         }
@@ -94,8 +97,11 @@ impl Engine {
 }
 
 fn extension(record: &Record) -> Result<Any> {
-    let json = serde_json::to_vec(record)
-        .map_err(|source| Error::Record { table: "containers", key: record.name.clone(), source })?;
+    let json = serde_json::to_vec(record).map_err(|source| Error::Record {
+        table: "containers",
+        key: record.name.clone(),
+        source,
+    })?;
     Ok(Any::new(EXTENSION, json))
 }
 

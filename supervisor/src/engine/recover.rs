@@ -52,7 +52,8 @@ impl Engine {
 
     async fn settle(self: &Arc<Self>, entry: &Arc<Entry>, task: Option<&ProcessInfo>) {
         let status = entry.status();
-        let running = task.filter(|task| matches!(task.status, tasks::Status::Running | tasks::Status::Paused));
+        let running =
+            task.filter(|task| matches!(task.status, tasks::Status::Running | tasks::Status::Paused));
         match (status, running) {
             // A removal that was interrupted is finished.
             (Status::Removing | Status::Dead, _) => self.finish_removal(entry).await,
@@ -129,7 +130,8 @@ impl Engine {
             .into_iter()
             .filter(|info| info.labels.get("longshore.io/container").is_some_and(|id| *id == info.name))
             .map(|info| info.name);
-        let orphans: HashSet<String> = found.into_iter().chain(owned).filter(|id| !kept.contains(id)).collect();
+        let orphans: HashSet<String> =
+            found.into_iter().chain(owned).filter(|id| !kept.contains(id)).collect();
         for id in orphans {
             tracing::info!(container = %id, "removing what is left of a container");
             if let Err(error) = self.remove_remains(&id).await {

@@ -79,10 +79,8 @@ impl Entry {
 
     /// A transition of the state; a refusal names the container.
     pub fn transition(&self, step: impl FnOnce(&mut State) -> Result<(), Refused>) -> Result<State> {
-        self.change(|record| {
-            step(&mut record.state).map(|()| record.state.clone())
-        })
-        .map_err(|why| Error::Conflict(Conflict::State { id: self.id.clone(), why }))
+        self.change(|record| step(&mut record.state).map(|()| record.state.clone()))
+            .map_err(|why| Error::Conflict(Conflict::State { id: self.id.clone(), why }))
     }
 
     /// A run is over in every respect.
@@ -197,8 +195,11 @@ impl Registry {
             return Ok(entry.clone());
         }
         if names::is_id_prefix(bare) {
-            let mut matches =
-                index.by_id.range(bare.to_owned()..).take_while(|(id, _)| id.starts_with(bare)).map(|(_, e)| e);
+            let mut matches = index
+                .by_id
+                .range(bare.to_owned()..)
+                .take_while(|(id, _)| id.starts_with(bare))
+                .map(|(_, e)| e);
             match (matches.next(), matches.next()) {
                 (Some(entry), None) => return Ok(entry.clone()),
                 (Some(_), Some(_)) => {
@@ -299,7 +300,10 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let held = registry.reserve(Some("web"), "1").unwrap();
         let text = registry.reserve(Some("web"), "2").err().unwrap().to_string();
-        assert!(text.starts_with("Conflict. The container name \"/web\" is already in use by container \"1\"."), "{text}");
+        assert!(
+            text.starts_with("Conflict. The container name \"/web\" is already in use by container \"1\"."),
+            "{text}"
+        );
         drop(held);
         registry.reserve(Some("web"), "2").unwrap().keep();
         let web = entry("2", "web");

@@ -138,7 +138,8 @@ impl Engine {
             Err(error) if error.is_not_found() => {
                 tracing::warn!(container = %entry.id, "the container's writable layer was lost; it starts with a new one");
                 let (image, _) = self.find_image(&entry.read(|record| record.image_id.clone())).await?;
-                let local = self.open_image(&image, &entry.read(|record| record.config.platform.clone())).await?;
+                let local =
+                    self.open_image(&image, &entry.read(|record| record.config.platform.clone())).await?;
                 let labels = [("longshore.io/container".to_owned(), entry.id.clone())].into();
                 let parent = local.chain_id.clone().unwrap_or_default();
                 let mounts = snapshotter.prepare(&self.namespace, &entry.id, &parent, labels, None).await?;

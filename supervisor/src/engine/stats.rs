@@ -79,9 +79,10 @@ fn sample_all(entries: &[Arc<Entry>], mut before: Before, parent: &str) -> (Vec<
 }
 
 fn fill(sample: &mut Sample, parent: &str, pid: u32) -> Result<()> {
-    let stats = CgroupPaths::open(&format!("{parent}/{}", sample.id))
-        .and_then(|cgroups| cgroups.stats())
-        .map_err(|error| Error::unavailable(format!("statistics of container {}", sample.id), error.to_string()))?;
+    let stats =
+        CgroupPaths::open(&format!("{parent}/{}", sample.id)).and_then(|cgroups| cgroups.stats()).map_err(
+            |error| Error::unavailable(format!("statistics of container {}", sample.id), error.to_string()),
+        )?;
     sample.cpu_nanos = stats.cpu.as_ref().map_or(0, |cpu| cpu.total);
     sample.pids = stats.pids.as_ref().map_or(0, |pids| pids.current);
     let host = host_memory();

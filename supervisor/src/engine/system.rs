@@ -37,7 +37,8 @@ impl Engine {
             cgroups: cgroups(),
             kernel: kernel(),
             operating_system: operating_system(),
-            cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            cpus: std::thread::available_parallelism()
+                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             memory_bytes: host_memory(),
             name: read_line("/proc/sys/kernel/hostname"),
             root: self.config.root.display().to_string(),
@@ -166,7 +167,8 @@ fn warnings() -> Vec<String> {
     // CAP_SYS_RESOURCE has number 24.
     if bounding & (1 << 24) == 0 {
         warnings.push(
-            "CAP_SYS_RESOURCE is missing: limits cannot be raised over the host's, nor OOM scores lowered".to_owned(),
+            "CAP_SYS_RESOURCE is missing: limits cannot be raised over the host's, nor OOM scores lowered"
+                .to_owned(),
         );
     }
     warnings

@@ -63,7 +63,8 @@ impl Engine {
 /// Keeps the rows whose PID column names one of `pids`.
 fn filter(output: &str, pids: &HashSet<u32>) -> Result<Processes> {
     let mut lines = output.lines();
-    let titles: Vec<String> = lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    let titles: Vec<String> =
+        lines.next().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
     let Some(column) = titles.iter().position(|title| title == "PID") else {
         return Err(Error::invalid("ps", "Couldn't find PID field in ps output"));
     };
@@ -183,7 +184,10 @@ fn users() -> HashMap<u32, String> {
 
 fn boot_time() -> i64 {
     let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| line.strip_prefix("btime "))
+        .and_then(|rest| rest.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn ticks() -> i64 {
@@ -192,7 +196,11 @@ fn ticks() -> i64 {
 
 fn start_time(started: Timestamp, now: Timestamp) -> String {
     let (then, today) = (started.to_zoned(TimeZone::system()), now.to_zoned(TimeZone::system()));
-    if then.date() == today.date() { then.strftime("%H:%M").to_string() } else { then.strftime("%b%d").to_string() }
+    if then.date() == today.date() {
+        then.strftime("%H:%M").to_string()
+    } else {
+        then.strftime("%b%d").to_string()
+    }
 }
 
 fn terminal(number: i32) -> String {
@@ -214,7 +222,10 @@ mod tests {
     fn a_name_with_brackets_does_not_confuse() {
         let text = "42 (a) b (c) S 1 42 42 34816 42 4194304 0 0 0 0 150 50 0 0 20 0 1 0 12345 0 0";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.name.as_str(), stat.parent, stat.cpu_ticks, stat.start_ticks), ("a) b (c", 1, 200, 12345));
+        assert_eq!(
+            (stat.name.as_str(), stat.parent, stat.cpu_ticks, stat.start_ticks),
+            ("a) b (c", 1, 200, 12345)
+        );
         assert_eq!(terminal(stat.terminal), "pts/0");
     }
 

@@ -42,7 +42,8 @@ impl Engine {
             filters,
             &["before", "since", "dangling", "reference", "label", "label!", "until"],
         )?;
-        let (before, since) = (self.created_of(&filters, "before").await?, self.created_of(&filters, "since").await?);
+        let (before, since) =
+            (self.created_of(&filters, "before").await?, self.created_of(&filters, "since").await?);
         let until = filters.until(Timestamp::now())?;
         let dangling = filters.flag("dangling")?;
         let mut found = Vec::new();
@@ -54,7 +55,11 @@ impl Engine {
                 && dangling.is_none_or(|wanted| summary.tags.is_empty() == wanted)
                 && filters.labels(|key| summary.labels.get(key))
                 && filters.any("reference", |pattern| {
-                    summary.tags.iter().chain(&summary.repo_digests).any(|name| matches_reference(pattern, name))
+                    summary
+                        .tags
+                        .iter()
+                        .chain(&summary.repo_digests)
+                        .any(|name| matches_reference(pattern, name))
                 });
             if selected {
                 found.push(summary);
@@ -91,7 +96,8 @@ impl Engine {
         repo_digests.sort();
         repo_digests.dedup();
         let id = group.local.id.as_str().to_owned();
-        let containers = self.registry.all().iter().filter(|entry| entry.read(|record| record.image_id == id)).count();
+        let containers =
+            self.registry.all().iter().filter(|entry| entry.read(|record| record.image_id == id)).count();
         let newest = group.names.iter().map(|image| image.created_at).max();
         ImageSummary {
             tags,

@@ -207,7 +207,10 @@ impl Engine {
             }
             match &found {
                 Some((id, _)) if *id != local.id => {
-                    return Err(Error::invalid(format!("image {text}"), "ambiguous: give more digits of the id"));
+                    return Err(Error::invalid(
+                        format!("image {text}"),
+                        "ambiguous: give more digits of the id",
+                    ));
                 }
                 Some(_) => {}
                 None => found = Some((local.id.clone(), image)),
@@ -249,7 +252,10 @@ impl Engine {
                 }
             }
         }
-        Err(Error::Damaged { what: format!("index {digest}"), why: format!("nested more than {MAX_DEPTH} deep") })
+        Err(Error::Damaged {
+            what: format!("index {digest}"),
+            why: format!("nested more than {MAX_DEPTH} deep"),
+        })
     }
 
     async fn read_config(
@@ -264,13 +270,20 @@ impl Engine {
         if document.rootfs.diff_ids.len() != layers.len() {
             return Err(Error::Damaged {
                 what: format!("image config {id}"),
-                why: format!("it names {} layers, its manifest {}", document.rootfs.diff_ids.len(), layers.len()),
+                why: format!(
+                    "it names {} layers, its manifest {}",
+                    document.rootfs.diff_ids.len(),
+                    layers.len()
+                ),
             });
         }
         Ok(LocalImage {
             chain_id: chain_id(&document.rootfs.diff_ids)?,
             created: document.created.as_deref().and_then(|text| text.parse().ok()),
-            layers: layers.into_iter().map(|layer| Layer { digest: layer.digest, size: layer.size }).collect(),
+            layers: layers
+                .into_iter()
+                .map(|layer| Layer { digest: layer.digest, size: layer.size })
+                .collect(),
             config: document.config,
             os: document.os,
             architecture: match document.variant.as_str() {
@@ -296,12 +309,13 @@ fn parse<'a, T: Deserialize<'a>>(document: &'a [u8], digest: &Digest) -> Result<
 
 fn choose(manifests: &[DescriptorDocument], wanted: &Platform, name: &str) -> Result<Digest> {
     let rank = |manifest: &DescriptorDocument| match &manifest.platform {
-        Some(offered) => {
-            wanted.rank(&Platform::new(&offered.os, &offered.architecture, &offered.variant))
-        }
+        Some(offered) => wanted.rank(&Platform::new(&offered.os, &offered.architecture, &offered.variant)),
         None => Some(u32::MAX),
     };
-    let best = manifests.iter().filter_map(|manifest| Some((rank(manifest)?, manifest))).min_by_key(|(rank, _)| *rank);
+    let best = manifests
+        .iter()
+        .filter_map(|manifest| Some((rank(manifest)?, manifest)))
+        .min_by_key(|(rank, _)| *rank);
     match best {
         Some((_, manifest)) => Digest::parse(&manifest.digest),
         None => Err(Error::not_found("image", format!("{name} for platform {wanted}"))),

@@ -10,7 +10,7 @@ mod tag;
 
 pub use inspect::Inspected;
 pub use list::ImageSummary;
-pub use lookup::{ImageCache, LocalImage, Layer};
+pub use lookup::{ImageCache, Layer, LocalImage};
 pub use prune::{Pruned, Unused};
 pub use pull::{Auth, LayerStep, Policy, PullEvent, PullRequest};
 pub use remove::{Force, Removed};

@@ -61,9 +61,22 @@ pub enum PullEvent {
     /// The canonical reference that is being resolved.
     Resolving(String),
     /// The manifest is known.
-    Plan { familiar_name: String, tag: String, layers: Vec<super::Layer> },
-    Layer { digest: String, step: LayerStep, current: i64, total: i64 },
-    Done { digest: String, canonical_reference: String, was_up_to_date: bool },
+    Plan {
+        familiar_name: String,
+        tag: String,
+        layers: Vec<super::Layer>,
+    },
+    Layer {
+        digest: String,
+        step: LayerStep,
+        current: i64,
+        total: i64,
+    },
+    Done {
+        digest: String,
+        canonical_reference: String,
+        was_up_to_date: bool,
+    },
 }
 
 impl Engine {
@@ -99,7 +112,11 @@ impl Engine {
     }
 
     /// Fetches an image and unpacks it.
-    pub async fn pull(self: &Arc<Self>, request: PullRequest, events: mpsc::Sender<PullEvent>) -> Result<Image> {
+    pub async fn pull(
+        self: &Arc<Self>,
+        request: PullRequest,
+        events: mpsc::Sender<PullEvent>,
+    ) -> Result<Image> {
         let _ = events;
         Err(Error::Unimplemented { what: format!("pulling {}", request.reference) })
     }

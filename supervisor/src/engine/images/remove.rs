@@ -32,7 +32,9 @@ impl Engine {
     pub async fn remove_image(self: &Arc<Self>, text: &str, force: Force) -> Result<Removed> {
         let (image, named) = self.find_image(text).await?;
         // A name of something that cannot be read here can still be taken away.
-        let Ok(local) = self.open_image(&image, "").await else { return self.remove_unreadable(&image).await };
+        let Ok(local) = self.open_image(&image, "").await else {
+            return self.remove_unreadable(&image).await;
+        };
         let mut names = Vec::new();
         for other in self.all_images()? {
             if self.open_image(&other, "").await.is_ok_and(|opened| opened.id == local.id) {
@@ -43,7 +45,8 @@ impl Engine {
         let users = self.users_of(group.local.id.as_str());
         let removed = match &named {
             Named::Reference(reference) => {
-                if group.names.len() == 1 && force == Force::No
+                if group.names.len() == 1
+                    && force == Force::No
                     && let Some(user) = users.first()
                 {
                     return Err(Conflict::ReferenceInUse {
@@ -71,8 +74,12 @@ impl Engine {
         if force == Force::Yes {
             return Ok(());
         }
-        let mut repositories: Vec<String> =
-            group.names.iter().filter_map(|name| Reference::parse(&name.name).ok()).map(|r| r.name()).collect();
+        let mut repositories: Vec<String> = group
+            .names
+            .iter()
+            .filter_map(|name| Reference::parse(&name.name).ok())
+            .map(|r| r.name())
+            .collect();
         repositories.sort();
         repositories.dedup();
         if repositories.len() > 1 {
@@ -94,7 +101,10 @@ impl Engine {
             let familiar = familiar(&image);
             self.image_happened(id, "untag", &familiar);
             removed.untagged.push(familiar);
-            if last && let Ok(reference) = Reference::parse(&image.name) && reference.digest().is_none() {
+            if last
+                && let Ok(reference) = Reference::parse(&image.name)
+                && reference.digest().is_none()
+            {
                 removed.untagged.push(format!("{}@{}", reference.familiar_name(), image.target.digest));
             }
         }
@@ -139,6 +149,6 @@ fn short(id: &str) -> String {
 }
 
 fn familiar(image: &Image) -> String {
-    Reference::parse(&image.name).map_or_else(|_: crate::images::reference::ReferenceError| image.name.clone(), |r| r.familiar())
+    Reference::parse(&image.name)
+        .map_or_else(|_: crate::images::reference::ReferenceError| image.name.clone(), |r| r.familiar())
 }
-

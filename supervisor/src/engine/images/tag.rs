@@ -10,9 +10,14 @@ impl Engine {
         let (image, _) = self.find_image(source).await?;
         let target = Reference::parse(target)?;
         if target.digest().is_some() {
-            return Err(Error::invalid("refusing to create a tag with a digest reference", target.familiar()));
+            return Err(Error::invalid(
+                "refusing to create a tag with a digest reference",
+                target.familiar(),
+            ));
         }
-        self.images.put(&self.namespace, &target.canonical(), image.target.clone(), image.labels.clone()).await?;
+        self.images
+            .put(&self.namespace, &target.canonical(), image.target.clone(), image.labels.clone())
+            .await?;
         let id = self.open_image(&image, "").await.map(|local| local.id.as_str().to_owned());
         self.image_happened(&id.unwrap_or_default(), "tag", &target.familiar());
         Ok(())

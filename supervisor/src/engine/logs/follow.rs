@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::reader::Progress;
-use super::{Entry, Query, Reader};
+use super::record::Entry;
+use super::{Query, Reader};
 use crate::error::{Error, Result};
 
 /// Batches that wait for a client that reads slowly.
@@ -22,8 +24,8 @@ const POLL: Duration = Duration::from_millis(200);
 /// Whether to go on after the end.
 pub enum Follow {
     No,
-    /// Until the value becomes true, which says that nothing more will be written.
-    Until(watch::Receiver<bool>),
+    /// Until this resolves, which says that nothing more will be written.
+    Until(BoxFuture<'static, ()>),
 }
 
 /// Reads the log in the background; dropping the receiver ends it.
@@ -47,13 +49,16 @@ async fn run(
     // The watch is set before the first look, so nothing falls between.
     let mut follow = match follow {
         Follow::No => None,
-        Follow::Until(done) => Some((done, Watch::new(&live))),
+        Follow::Until(over) => Some((over, Watch::new(&live))),
     };
+    let mut done = follow.is_none();
     let path = live.clone();
     let mut reader = blocking(move || Reader::open(&path, query)).await?;
     loop {
-        // Read before the log is looked at, so that "done" covers everything that was written.
-        let done = follow.as_ref().is_none_or(|(done, _)| *done.borrow());
+        // Asked before the log is looked at, so that "done" covers everything that was written.
+        if let Some((over, _)) = &mut follow {
+            done = done || futures::FutureExt::now_or_never(over).is_some();
+        }
         let (back, batch) = blocking(move || {
             let batch = reader.next_batch()?;
             Ok((reader, batch))
@@ -68,11 +73,10 @@ async fn run(
             Progress::Past => return Ok(()),
             Progress::CaughtUp if done => return Ok(()),
             Progress::CaughtUp => {
-                let Some((done, watch)) = &mut follow else { return Ok(()) };
+                let Some((over, watch)) = &mut follow else { return Ok(()) };
                 tokio::select! {
                     () = watch.changed() => {}
-                    // The sender's end: the container is gone, and so is its log.
-                    changed = done.changed() => if changed.is_err() { return Ok(()) },
+                    () = over => done = true,
                     () = sender.closed() => return Ok(()),
                 }
             }
@@ -136,8 +140,9 @@ mod tests {
     async fn follows_growth_and_rotation_until_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("log");
-        let (done, watch) = watch::channel(false);
-        let mut lines = stream(live.clone(), Query::default(), Follow::Until(watch));
+        let (done, over) = tokio::sync::oneshot::channel::<()>();
+        let over = Box::pin(async move { over.await.unwrap_or(()) });
+        let mut lines = stream(live.clone(), Query::default(), Follow::Until(over));
         let writer = tokio::task::spawn_blocking(move || {
             for number in 0..200 {
                 if number % 50 == 49 {
@@ -148,7 +153,7 @@ mod tests {
                 file.write_all(record(number).as_bytes()).unwrap();
                 std::thread::sleep(Duration::from_millis(1));
             }
-            done.send(true).unwrap();
+            done.send(()).unwrap();
         });
         let mut seen = Vec::new();
         while let Some(batch) = lines.recv().await {

@@ -7,11 +7,18 @@ mod follow;
 mod reader;
 mod record;
 
-pub use follow::{Follow, stream};
-pub use reader::{Batch, Reader};
-pub use record::Entry;
+use follow::{Follow, stream};
+use reader::Reader;
+pub use record::Entry as Line;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::Engine;
+use super::registry::Entry;
+use crate::error::Result;
 
 /// Which lines are wanted.
 #[derive(Clone, Debug, Default)]
@@ -39,5 +46,23 @@ impl Streams {
             Streams::Stdout => !stderr,
             Streams::Stderr => stderr,
         }
+    }
+}
+
+impl Engine {
+    /// The lines of a container's log; with `follow` on until the run that is under way is over.
+    pub fn logs(
+        &self,
+        entry: &Arc<Entry>,
+        query: Query,
+        follow: bool,
+    ) -> mpsc::Receiver<Result<Vec<record::Entry>>> {
+        let follow = if follow {
+            let entry = entry.clone();
+            Follow::Until(Box::pin(async move { entry.until_stopped().await }))
+        } else {
+            Follow::No
+        };
+        stream(self.log_path(&entry.id), query, follow)
     }
 }
