@@ -24,6 +24,7 @@ pub struct Phase {
 }
 
 /// One container.
+#[derive(Debug)]
 pub struct Entry {
     pub id: String,
     record: Mutex<Record>,
