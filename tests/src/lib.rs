@@ -1,6 +1,7 @@
 //! The harness that the end-to-end, conformance, crash and bench suites share: images, registries, a daemon
 //! of one's own, and the check that nothing of ours is left on the host.
 
+pub mod api;
 pub mod daemon;
 pub mod fixture;
 pub mod image;
