@@ -1,5 +1,7 @@
 //! containerd.services.content.v1 against the real daemon: resuming, codes, sharing, and kills.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Clients, Daemon, code, digest, noise};
@@ -235,7 +237,7 @@ async fn what_is_written_under_a_lease_is_held_by_it() {
     let (mut open, _) = Conversation::open(&held, "open", "").await.unwrap();
     open.write(0, b"part").await.unwrap();
     clients.collect().await;
-    assert_eq!(clients.digests().await, [name.clone()]);
+    assert_eq!(clients.digests().await, std::slice::from_ref(&name));
     assert_eq!(code(clients.get(&free).await), Code::NotFound);
     let resources = clients.leases().list_resources(ListResourcesRequest { id: "l".into() }).await.unwrap();
     let mut resources: Vec<_> =

@@ -1,5 +1,7 @@
 //! The daemon as a process: flags, configuration, folders, socket, peers, limits, stopping.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::Read;

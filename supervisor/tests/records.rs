@@ -1,5 +1,7 @@
 //! Namespaces, images, containers, leases and events against the real daemon.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -148,7 +148,10 @@ impl Inner {
                 (wanted, file)
             }
         };
-        preallocate(&file, info.total, &folder)?;
+        if let Err(error) = preallocate(&file, info.total, &folder) {
+            folder.remove()?;
+            return Err(error);
+        }
         let ranges = folder.load_ranges()?;
         let algorithm = info.expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
         let frontier = watch::Sender::new(ranges.contiguous());
@@ -206,6 +209,15 @@ impl Inner {
             hashed.upto += bytes.len() as u64;
         }
         Ok(offset + bytes.len() as u64)
+    }
+
+    /// On a full disk, a part of a blob would only keep others from what they need.
+    fn give_back(&self, error: &Error) {
+        if matches!(error, Error::DiskFull { .. })
+            && let Err(error) = self.truncate(0).and_then(|()| self.folder.remove())
+        {
+            tracing::warn!("the ingest {} was not removed: {error}", self.info.reference);
+        }
     }
 
     fn truncate(&self, length: u64) -> Result<()> {
@@ -311,7 +323,7 @@ impl Writer {
     pub async fn write(&mut self, bytes: bytes::Bytes) -> Result<u64> {
         self.unshare();
         let inner = Arc::clone(&self.inner);
-        blocking(move || inner.append(&bytes)).await
+        blocking(move || inner.append(&bytes).inspect_err(|error| inner.give_back(error))).await
     }
 
     /// Drops what was written from `length` on.

@@ -137,16 +137,12 @@ impl Parser<'_> {
     }
 
     fn escape(&mut self, at: usize, quote: char, value: &mut Vec<u8>) -> Result<()> {
-        let (code, digits, radix) = match self.chars.next().map(|(_, c)| c) {
-            Some('a') => return Ok(value.push(7)),
-            Some('b') => return Ok(value.push(8)),
-            Some('f') => return Ok(value.push(12)),
-            Some('n') => return Ok(value.push(b'\n')),
-            Some('r') => return Ok(value.push(b'\r')),
-            Some('t') => return Ok(value.push(b'\t')),
-            Some('v') => return Ok(value.push(11)),
-            Some('\\') => return Ok(value.push(b'\\')),
-            Some(c) if c == quote => return Ok(push(value, c)),
+        let escaped = self.chars.next().map(|(_, c)| c);
+        if let Some(plain) = escaped.and_then(|c| plain_escape(c, quote)) {
+            push(value, plain);
+            return Ok(());
+        }
+        let (code, digits, radix) = match escaped {
             Some('x') => (0, 2, 16),
             Some('u') => (0, 4, 16),
             Some('U') => (0, 8, 16),
@@ -203,6 +199,22 @@ impl Parser<'_> {
     fn refuse(&self, at: usize, why: String) -> Error {
         Error::invalid(format!("filter {:?}", self.text), format!("at byte {at}: {why}"))
     }
+}
+
+/// Escapes of one character.
+fn plain_escape(c: char, quote: char) -> Option<char> {
+    Some(match c {
+        'a' => '\x07',
+        'b' => '\x08',
+        'f' => '\x0c',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'v' => '\x0b',
+        '\\' => '\\',
+        c if c == quote => c,
+        _ => return None,
+    })
 }
 
 fn push(value: &mut Vec<u8>, c: char) {

@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::barrier::Barrier;
 use super::flush::Flusher;
 use super::open::{self, Options};
-use super::tx::{Source, Tx};
+use super::tx::{Source, Tx, Visit};
 use super::{export, key, sled_error};
 use crate::error::Result;
 use crate::namespaces::Namespace;
+
+/// How often a copy for the export is tried while others write.
+const ENCODE_ATTEMPTS: usize = 5;
 
 /// The daemon's metadata. Reads go to memory (sled's cache) or a small file read.
 pub struct Db {
@@ -78,6 +81,10 @@ impl Db {
         if changes.is_empty() {
             return Ok(0);
         }
+        // What removes something is let through: it is how space is made.
+        if changes.values().all(Option::is_some) {
+            self.flusher.check_space()?;
+        }
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
             barrier.touch(&key);
@@ -118,26 +125,45 @@ impl Db {
     /// The store is given the export's number before the export is: a store that has a lower one has lost something.
     pub fn export(&self) -> Result<()> {
         let mut exported = self.exported.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ticket, bytes) = {
-            let _still = self.lock();
-            let ticket = self.flusher.newest();
-            if ticket == *exported && export::path(&self.directory).exists() {
-                return Ok(());
-            }
-            export::count_up(&self.sled)?;
-            (ticket, export::encode(&self.sled)?)
-        };
+        let ticket = self.flusher.newest();
+        if ticket == *exported && export::path(&self.directory).exists() {
+            return Ok(());
+        }
+        let (ticket, bytes) = self.encode()?;
         self.flusher.flush(&self.sled)?;
         export::write(&self.directory, &bytes)?;
+        open::add_ballast(&self.directory);
         *exported = ticket;
         Ok(())
+    }
+
+    /// A consistent copy of all records and the ticket it reaches to. Writers are kept out only if they leave no gap
+    /// to copy in.
+    fn encode(&self) -> Result<(u64, Vec<u8>)> {
+        for _ in 0..ENCODE_ATTEMPTS {
+            let ticket = {
+                let _still = self.lock();
+                export::count_up(&self.sled)?;
+                self.flusher.newest()
+            };
+            let bytes = export::encode(&self.sled)?;
+            let _still = self.lock();
+            if self.flusher.newest() == ticket {
+                return Ok((ticket, bytes));
+            }
+        }
+        let _still = self.lock();
+        Ok((self.flusher.newest(), export::encode(&self.sled)?))
     }
 
     /// Makes everything durable, exports, and ends the store's thread. Blocks.
     pub fn close(&self) -> Result<()> {
         self.flusher.stop();
         self.flusher.check()?;
-        self.export()
+        if let Err(error) = self.export() {
+            tracing::warn!("the metadata is safe but was not exported: {error}");
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Barrier> {
@@ -159,7 +185,7 @@ impl Source for Db {
         tree.raw_get(key)
     }
 
-    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let tree: &sled::Tree = &self.sled;
         tree.raw_scan(prefix, visit)
     }

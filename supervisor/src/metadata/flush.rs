@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,9 @@ struct Progress {
 
 pub struct Flusher {
     file: File,
+    path: PathBuf,
+    /// How far blocks are allocated.
+    reserved: AtomicU64,
     state: Mutex<State>,
     wake: Condvar,
     progress: watch::Sender<Progress>,
@@ -55,6 +59,8 @@ impl Flusher {
             .map_err(|source| Error::io("opening the metadata store's file", &path, source))?;
         let flusher = Arc::new(Self {
             file,
+            path,
+            reserved: AtomicU64::new(0),
             state: Mutex::default(),
             wake: Condvar::new(),
             progress: watch::Sender::new(Progress::default()),
@@ -65,8 +71,9 @@ impl Flusher {
             .name("metadata-flush".into())
             .stack_size(256 * 1024)
             .spawn(move || running.run(&db))
-            .map_err(|source| Error::io("starting the flush thread for", &path, source))?;
+            .map_err(|source| Error::io("starting the flush thread for", &flusher.path, source))?;
         *lock(&flusher.thread) = Some(thread);
+        flusher.reserve();
         Ok(flusher)
     }
 
@@ -76,6 +83,33 @@ impl Flusher {
             None => Ok(()),
             Some(why) => Err(failed(why)),
         }
+    }
+
+    /// Refuses what would add to the store when the disk is full and the reserve runs out.
+    pub fn check_space(&self) -> Result<()> {
+        if self.reserve() {
+            return Ok(());
+        }
+        Err(Error::DiskFull { doing: "adding to the metadata store", path: self.path.clone() })
+    }
+
+    /// Keeps blocks allocated behind the file's end; whether enough of them are.
+    fn reserve(&self) -> bool {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let Ok(length) = self.file.metadata().map(|metadata| metadata.len()) else { return false };
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        if length + RESERVE / 2 <= reserved {
+            return true;
+        }
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, RESERVE) {
+            Ok(()) => self.reserved.store(length + RESERVE, Ordering::Relaxed),
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                return length + RESERVE / 4 <= reserved;
+            }
+            // The file system has no such thing: then a full disk is noticed when it is written to.
+            Err(error) => tracing::debug!("no space is reserved for the metadata store: {error}"),
+        }
+        true
     }
 
     /// A batch was applied: its ticket.
@@ -128,13 +162,12 @@ impl Flusher {
     }
 
     fn run(&self, db: &sled::Db) {
-        let mut reserved = reserve(&self.file, 0);
         while let Some(target) = self.next_round() {
             match self.flush(db) {
                 Ok(()) => {
                     lock(&self.state).durable = target;
                     self.progress.send_modify(|progress| progress.durable = target);
-                    reserved = reserve(&self.file, reserved);
+                    self.reserve();
                 }
                 Err(why) => {
                     tracing::error!("metadata store failed, further changes are refused: {why}");
@@ -173,23 +206,6 @@ impl Flusher {
                 return Some(state.applied);
             }
             state = self.wake.wait_timeout(state, LAZY_DELAY - age).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-}
-
-/// Keeps blocks allocated behind the file's end, if it grew over `reserved`; how far they reach. Failing is not
-/// an error: the disk is full and the earlier reserve serves, or the file system has no such thing.
-fn reserve(file: &File, reserved: u64) -> u64 {
-    use rustix::fs::{FallocateFlags, fallocate};
-    let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return reserved };
-    if length + RESERVE / 2 <= reserved {
-        return reserved;
-    }
-    match fallocate(file, FallocateFlags::KEEP_SIZE, length, RESERVE) {
-        Ok(()) => length + RESERVE,
-        Err(error) => {
-            tracing::debug!("no space reserved for the metadata store: {error}");
-            reserved
         }
     }
 }

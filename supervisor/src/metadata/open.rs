@@ -26,6 +26,8 @@ impl Default for Options {
 
 /// How long a store that is being let go of is waited for.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes kept for opening the store on a full disk.
+const BALLAST: u64 = 2 * 1024 * 1024;
 /// Names the schema; a store with a newer one is not opened.
 const SCHEMA: u32 = 1;
 const SCHEMA_KEY: [u8; 2] = [key::OWN, 1];
@@ -47,12 +49,49 @@ pub fn open(directory: &Path, options: &Options) -> Result<sled::Db> {
     fs::create_dir_all(&path).map_err(|source| Error::io("creating the metadata folder", &path, source))?;
     remove_folder(&fresh(directory))?;
     remove_generating(&path)?;
+    remove_ballast(directory)?;
     let db = match open_sled(&path, options).and_then(|db| verify(&db, directory).map(|()| db)) {
         Ok(db) => db,
-        Err(error @ Error::FailedPrecondition { .. }) => return Err(error),
+        // The disk is full or broken, or someone else has the store: nothing says that it is damaged.
+        Err(error @ (Error::FailedPrecondition { .. } | Error::Io { .. } | Error::DiskFull { .. })) => {
+            return Err(error);
+        }
         Err(error) => rebuild(directory, options, &error)?,
     };
-    compact(directory, options, db)
+    let db = compact(directory, options, db)?;
+    add_ballast(directory);
+    Ok(db)
+}
+
+fn ballast(directory: &Path) -> PathBuf {
+    directory.join("ballast")
+}
+
+/// sled writes when it opens: on a full disk the ballast makes the room.
+fn remove_ballast(directory: &Path) -> Result<()> {
+    match fs::remove_file(ballast(directory)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("making room for the metadata store in", directory, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts the ballast in place, if it is not there and there is room.
+pub fn add_ballast(directory: &Path) {
+    let path = ballast(directory);
+    if path.exists() {
+        return;
+    }
+    let filled = fs::File::create(&path).and_then(|file| {
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&file, flags, 0, BALLAST).map_err(std::io::Error::from)
+    });
+    if let Err(error) = filled {
+        tracing::debug!("no ballast beside the metadata store: {error}");
+        // Whatever is left of it is as good as none.
+        let _ = fs::remove_file(&path);
+    }
 }
 
 /// A kill while sled writes a snapshot leaves this file, which the next opening would prefer and fail on.
@@ -87,6 +126,9 @@ fn open_sled(path: &Path, options: &Options) -> Result<sled::Db> {
             }
             Ok(Err(error)) if is_locked(&error) => {
                 return Err(Error::precondition("metadata store", format!("is locked: {error}")));
+            }
+            Ok(Err(sled::Error::Io(source))) if source.raw_os_error().is_some() => {
+                return Err(Error::io("opening the metadata store in", path, source));
             }
             Ok(opened) => return opened.map_err(sled_error("opening")),
             Err(_) => {

@@ -10,11 +10,14 @@ use super::{key, sled_error};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
+/// Is called with a key and its value.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
+
 /// Ordered raw reads: what the store and a batch in the making have in common.
 pub trait Source {
     fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
     /// All records whose key begins with `prefix`, in order.
-    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()>;
+    fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()>;
 }
 
 /// Typed reads.
@@ -204,7 +207,7 @@ impl Source for Tx<'_> {
         }
     }
 
-    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         let changed = || self.changes.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
         if changed().next().is_none() {
             return self.tree.raw_scan(prefix, visit);
@@ -229,7 +232,7 @@ impl Source for sled::Tree {
         Ok(self.get(key).map_err(sled_error("reading a record"))?.map(|value| value.to_vec()))
     }
 
-    fn raw_scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+    fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()> {
         for entry in self.scan_prefix(prefix) {
             let (key, value) = entry.map_err(sled_error("reading records"))?;
             visit(&key, &value)?;

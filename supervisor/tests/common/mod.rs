@@ -1,6 +1,6 @@
 //! A daemon of the test's own and clients for it. Containers are not started here, so no shim is needed.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
