@@ -1,0 +1,109 @@
+//! Ourselves: the release daemon with a root, state, socket and cgroup of its own, driven by the command line.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use longshore_tests::daemon::program;
+use longshore_tests::registry::Registry;
+
+use super::{Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, shared};
+use crate::arena::Arena;
+use crate::measure::Call;
+use crate::place::Place;
+
+const NAME: &str = "longshore";
+
+pub struct Longshore {
+    folder: PathBuf,
+    place: Place,
+    registry: Arc<Registry>,
+    daemon: Option<Daemon>,
+}
+
+impl Longshore {
+    pub fn new(arena: &Arena) -> Result<Self> {
+        let folder = arena.path().join(NAME);
+        let mut ours = Self { folder, place: Place::host()?, registry: shared(arena), daemon: None };
+        ours.restart()?;
+        ours.prepare()?;
+        Ok(ours)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("longshore.sock")
+    }
+
+    fn ctl(&self) -> Call {
+        let address = format!("unix://{}", self.socket().display());
+        call(&program("longshore"), NAME).args(["-H", &address])
+    }
+}
+
+impl Contestant for Longshore {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn run(&self, network: Network, _id: &str) -> Option<Call> {
+        let image = self.registry.reference(SMALL);
+        let network: &[&str] = if network == Network::None { &["--network", "none"] } else { &[] };
+        Some(self.ctl().args(["run", "--rm"]).args(network).args([image.as_str(), "/bin/true"]))
+    }
+
+    fn start(&self, id: &str) -> Option<Call> {
+        let image = self.registry.reference(SMALL);
+        Some(self.ctl().args(["run", "-d", "--network", "none", "--name", id, &image, "sleep", "36000"]))
+    }
+
+    fn remove(&self, ids: &[String]) -> Vec<Call> {
+        vec![self.ctl().args(["rm", "-f"]).args(ids)]
+    }
+
+    fn pull(&self) -> Option<Call> {
+        Some(self.ctl().args(["pull", "-q", &self.registry.reference(LARGE)]))
+    }
+
+    fn registry(&self) -> Option<&Registry> {
+        Some(&self.registry)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.daemon = None;
+        empty(&self.place, &self.folder)?;
+        let config = format!("[runtime]\ncgroup_parent = \"{}\"\n", group(NAME));
+        std::fs::write(self.folder.join("config.toml"), config)?;
+        let path = |name: &str| self.folder.join(name);
+        let daemon = call(&program("longshored"), NAME)
+            .args(["--log-level", "warn", "--config"])
+            .path(&path("config.toml"))
+            .args(["--root"])
+            .path(&path("root"))
+            .args(["--state"])
+            .path(&path("state"))
+            .args(["--address"])
+            .path(&self.socket());
+        self.daemon = Some(Daemon::start(&self.place, daemon, &self.folder, self.socket())?);
+        Ok(())
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.ctl().args(["pull", "-q", &self.registry.reference(SMALL)]).time().map(drop)
+    }
+
+    fn has_daemon(&self) -> bool {
+        true
+    }
+
+    fn companion(&self) -> Option<&'static str> {
+        Some("containerd-shim")
+    }
+
+    fn end(&mut self) {
+        self.daemon = None;
+    }
+}
