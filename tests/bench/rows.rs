@@ -231,7 +231,8 @@ fn idle_containers(options: &Options, all: &mut [Box<dyn Contestant>], report: &
     let ours = ours.context("idle containers: nothing of ours")?;
     let peers = || figures.iter().filter(|(name, _)| *name != "longshore");
     let count = options.idle;
-    let rows: [(String, &'static str, fn(&Idle) -> f64); 4] = [
+    type Figure = fn(&Idle) -> f64;
+    let rows: [(String, &'static str, Figure); 4] = [
         ("memory per idle container, everything".to_owned(), "MiB", |idle| idle.everything / 1024.0),
         (format!("daemon with {count} idle containers, resident"), "MiB", |idle| idle.daemon / 1024.0),
         ("shim per idle container, PSS (median)".to_owned(), "KiB", |idle| idle.companion_pss),
