@@ -15,9 +15,21 @@ mod place;
 mod report;
 mod rows;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let options = options::Options::parse()?;
     let arena = arena::Arena::new(&options).context("preparing a place for the measurement")?;
     let mut report = report::Report::default();

@@ -39,14 +39,14 @@ impl Place {
         })
     }
 
-    /// A host with a network of its own, in which bridges and firewall rules can be made, and whose /etc and /run are copies:
-    /// changes go to `folder`.
+    /// A host with a network of its own, in which bridges and firewall rules can be made, and whose /etc, /opt and /run
+    /// are copies: changes go to `folder`.
     pub fn network(folder: &Path) -> Result<Self> {
         let folder = folder.to_owned();
         Self::new(move || {
             unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace")?;
             private_mounts()?;
-            for name in ["etc", "run"] {
+            for name in ["etc", "opt", "run"].into_iter().filter(|name| Path::new("/").join(name).is_dir()) {
                 let (upper, work) =
                     (folder.join(format!("{name}-upper")), folder.join(format!("{name}-work")));
                 std::fs::create_dir_all(&upper)?;

@@ -240,7 +240,7 @@ fn idle_containers(options: &Options, all: &mut [Box<dyn Contestant>], report: &
     ];
     for (name, unit, figure) in rows {
         let mut compared = false;
-        for (peer, theirs) in peers() {
+        for (peer, theirs) in peers().filter(|(_, theirs)| figure(theirs) > 0.0) {
             report.compare(&name, unit, figure(ours), peer, figure(theirs));
             compared = true;
         }
