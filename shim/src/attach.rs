@@ -78,6 +78,12 @@ impl Shim {
         if waiting < limits::WAITING_STDIN {
             return;
         }
+        // Held back, a connection could not bring the `Start` that would make the process read.
+        if !self.processes.get(&serial).is_some_and(|process| process.is_running()) {
+            let limit = limits::WAITING_STDIN;
+            return self
+                .leave_stream(caller, &Error::Limit { what: "bytes of stdin before the start", limit });
+        }
         if let Some(connection) = self.connections.get_mut(&caller.connection) {
             connection.held_by = Some(serial);
         }
@@ -175,6 +181,21 @@ impl Shim {
             if connection.held_by == Some(serial) {
                 connection.held_by = None;
             }
+        }
+    }
+
+    /// Forgets a process of which nothing more will be heard: whoever still waits for it is told.
+    pub fn forget_process(&mut self, serial: u32) {
+        let Some(process) = self.processes.remove(&serial) else { return };
+        let id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
+        let gone = Error::NoProcess { id, exec_id: process.exec_id };
+        let clients = process.attachments.iter().map(|client| (client.connection, client.stream));
+        let waiters = process.waiters.iter().map(|caller| (caller.connection, caller.stream));
+        for (connection, stream) in clients.chain(waiters) {
+            self.fail(Caller { connection, stream }, &gone);
+        }
+        for connection in self.connections.values_mut().filter(|c| c.held_by == Some(serial)) {
+            connection.held_by = None;
         }
     }
 

@@ -127,6 +127,7 @@ impl Shim {
         if !process.announced {
             self.announce(serial);
         }
+        Stream::BOTH.into_iter().for_each(|stream| self.pump(serial, stream, Until::Empty));
         self.abandon_output(serial);
         self.settle(serial);
     }

@@ -63,6 +63,8 @@ pub struct Process {
     pub ooms_before: u64,
     /// Stdin ends with the first client that sends it.
     pub stdin_once: bool,
+    /// Whether a timer will try again to write what a disk refused.
+    pub awaits_disk: bool,
     /// Whether its exit was told.
     pub announced: bool,
 }
@@ -87,6 +89,7 @@ impl Process {
             exited: None,
             ooms_before: 0,
             stdin_once: false,
+            awaits_disk: false,
             announced: false,
         }
     }

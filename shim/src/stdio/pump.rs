@@ -13,9 +13,10 @@ use crate::timers::Timer;
 /// When a pump stops, besides when somebody has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// When it has probably read all there is.
+    /// When it has probably read all there is, or a client has no room.
     Short,
-    /// When nothing is left to read.
+    /// When nothing is left to read: the process has exited. What it left is no more than a pipe holds, and clients
+    /// get it whatever their windows say, so that the log is whole and nobody slow is waited for.
     Empty,
 }
 
@@ -38,7 +39,11 @@ impl Shim {
         let mut scratch = self.take_scratch();
         let mut moved = 0;
         while moved < limits::TURN {
-            let room = self.room(serial, stream).min(scratch.len());
+            let room = match until {
+                Until::Short => self.room(serial, stream),
+                Until::Empty => self.sink_room(serial, stream),
+            };
+            let room = room.min(scratch.len());
             let output = self.processes.get(&serial).and_then(|process| process.io.output(stream));
             let Some(source) = output.and_then(|output| output.source()) else { break };
             let Some(target) = scratch.get_mut(..room).filter(|target| !target.is_empty()) else {
@@ -65,11 +70,17 @@ impl Shim {
         self.return_scratch(scratch);
     }
 
+    /// How many bytes the sink has room for: any number, unless it has not taken the last ones yet.
+    fn sink_room(&self, serial: u32, stream: Stream) -> usize {
+        let Some(process) = self.processes.get(&serial) else { return 0 };
+        let is_clear = process.io.output(stream).is_some_and(|output| output.is_clear());
+        if is_clear && !process.io.is_log_blocked() { usize::MAX } else { 0 }
+    }
+
     /// How many bytes everybody who takes part has room for.
     fn room(&self, serial: u32, stream: Stream) -> usize {
         let Some(process) = self.processes.get(&serial) else { return 0 };
-        let is_clear = process.io.output(stream).is_some_and(|output| output.is_clear());
-        if !is_clear || process.io.is_log_blocked() {
+        if self.sink_room(serial, stream) == 0 {
             return 0;
         }
         let clients = process.attachments.iter().filter(|client| client.wants(stream));
@@ -118,6 +129,14 @@ impl Shim {
             }
         }
         if log_waits || written == Written::WaitsForDisk {
+            self.retry_later(serial);
+        }
+    }
+
+    fn retry_later(&mut self, serial: u32) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if !process.awaits_disk {
+            process.awaits_disk = true;
             self.timers.set(limits::RETRY, Timer::Retry(serial));
         }
     }
@@ -134,6 +153,7 @@ impl Shim {
     /// A disk may have room again.
     pub fn retry_output(&mut self, serial: u32) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
+        process.awaits_disk = false;
         if let Some(log) = process.io.log_mut() {
             log.flush();
         }
@@ -142,7 +162,7 @@ impl Shim {
             self.on_room(serial, stream);
         }
         if log_waits {
-            self.timers.set(limits::RETRY, Timer::Retry(serial));
+            self.retry_later(serial);
         } else {
             self.settle(serial);
         }

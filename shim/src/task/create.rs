@@ -82,16 +82,15 @@ impl Shim {
         process.pid = container.pid();
         process.io = io;
         process.stdin_once = options.own.stdin_once;
-        if let Some(terminal) = container.take_terminal() {
-            process.io.adopt_terminal(terminal)?;
-        }
         let pid = process.wire_pid();
-        bundle::write(&assigned.folder, bundle::INIT_PID, pid.to_string().as_bytes())?;
+        if let Err(error) = self.adopt(&mut container, &mut process) {
+            // Its zombie is reaped as one that nobody knows.
+            let _ = container.delete();
+            bundle::remove(&self.assigned()?.folder, bundle::INIT_PID);
+            return Err(error);
+        }
         for warning in container.warnings() {
             eprintln!("container {}: {warning}", request.id);
-        }
-        if let Some(oom) = container.oom_fd() {
-            self.poll.add(oom, Token::Oom, Flags::IN | Flags::PRI)?;
         }
         self.task = Some(Task {
             cgroup: container.cgroups().path().to_owned(),
@@ -103,6 +102,18 @@ impl Shim {
         self.processes.insert(INIT, process);
         self.resume_output(INIT);
         Ok(pid)
+    }
+
+    /// The last steps that can fail, after which the container is the shim's.
+    fn adopt(&self, container: &mut Container, process: &mut Process) -> Result<()> {
+        if let Some(terminal) = container.take_terminal() {
+            process.io.adopt_terminal(terminal)?;
+        }
+        bundle::write(&self.assigned()?.folder, bundle::INIT_PID, process.pid.to_string().as_bytes())?;
+        match container.oom_fd() {
+            Some(oom) => self.poll.add(oom, Token::Oom, Flags::IN | Flags::PRI),
+            None => Ok(()),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ impl Shim {
         match &process.phase {
             Phase::Running => return Err(Error::WrongState { operation: "delete", state: "running" }),
             Phase::Added(_) => {
-                self.processes.remove(&serial);
+                self.forget_process(serial);
                 return Ok(Answer::Now(Vec::new()));
             }
             // Never started: it ends here, and its exit answers this call.
@@ -51,11 +51,10 @@ impl Shim {
 
     fn delete_exec(&mut self, serial: u32) -> Result<DeleteResponse> {
         let response = self.last_words(serial)?;
-        if let Some(process) = self.processes.remove(&serial)
-            && let Some(assigned) = &self.assigned
-        {
+        if let (Some(assigned), Some(process)) = (&self.assigned, self.processes.get(&serial)) {
             bundle::remove_exit(&assigned.folder, &process.exec_id);
         }
+        self.forget_process(serial);
         Ok(response)
     }
 
@@ -72,7 +71,8 @@ impl Shim {
             None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,
         }
         self.task = None;
-        self.processes.clear();
+        let serials: Vec<u32> = self.processes.keys().copied().collect();
+        serials.into_iter().for_each(|serial| self.forget_process(serial));
         self.emit(&What::Delete(TaskDelete {
             container_id: self.assigned()?.id.clone(),
             pid: response.pid,

@@ -81,11 +81,12 @@ impl Shim {
         process.io = io;
         process.pid = handle.pid();
         process.phase = Phase::Created;
-        if let Some(terminal) = handle.take_terminal() {
-            process.io.adopt_terminal(terminal)?;
-        }
+        let adopted = match handle.take_terminal() {
+            Some(terminal) => process.io.adopt_terminal(terminal),
+            None => Ok(()),
+        };
         process.push_early_stdin();
-        let started = handle.start();
+        let started = adopted.and_then(|()| Ok(handle.start()?));
         process.handle = Some(handle);
         self.feed_input(serial);
         self.resume_output(serial);
@@ -102,17 +103,12 @@ impl Shim {
         let code = code.unwrap_or(exit::NOT_STARTED);
         let Some(process) = self.processes.get_mut(&serial) else { return };
         process.unusable = Some(code);
-        match (&process.phase, &process.handle) {
+        if matches!(process.phase, Phase::Added(_)) {
             // There never was a process: nothing will be reaped.
-            (Phase::Added(_), _) => self.exited(serial, code.into()),
-            (Phase::Created, Some(handle)) => {
-                let _ = handle.kill(libc::SIGKILL);
-            }
-            _ => {
-                if let Some(container) = self.task.as_ref().and_then(|task| task.container.as_ref()) {
-                    let _ = container.kill(libc::SIGKILL);
-                }
-            }
+            self.exited(serial, code.into());
+        } else {
+            // Often it has ended by itself; it is reaped like any other.
+            let _ = self.kill_process(serial, libc::SIGKILL);
         }
     }
 }

@@ -253,6 +253,66 @@ fn a_window_holds_back_one_client_and_not_its_connection() {
 }
 
 #[test]
+fn who_does_not_read_holds_up_neither_the_log_nor_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let want =
+        Want { stdout: format!("log://{}", log.display()), ..Want::sh("head -c 150000 /dev/zero; echo end") };
+    let mut shim = Shim::created(&want);
+    let stream = attach(&mut shim.client, shim::AttachStart { window: 100_000, ..all_streams() });
+    shim.start().unwrap();
+    assert_eq!(shim.wait("").unwrap().exit_status, 0);
+    let logged = std::fs::read(&log).unwrap();
+    assert!(logged.ends_with(b"end\n"), "the log is whole when the exit is told");
+    let before = std::time::Instant::now();
+    shim.delete("").unwrap();
+    assert!(before.elapsed() < Duration::from_secs(2));
+    let all = shim.client.attach_all(stream);
+    assert_eq!((all.stdout.len(), all.exited.unwrap().exit_status), (150_004, 0));
+    shim.shut_down();
+}
+
+#[test]
+fn stdin_before_the_start_is_bounded() {
+    let mut shim = Shim::created(&Want::sh("cat"));
+    let stream = attach(&mut shim.client, all_streams());
+    for _ in 0..20 {
+        shim.client.queue_data(stream, &shim::AttachInput { stdin: vec![0; 100_000], ..Default::default() });
+    }
+    shim.client.flush();
+    let ended = loop {
+        match shim.client.recv(stream, Duration::from_secs(5)) {
+            Some(Reply::Data(_)) => {}
+            Some(Reply::Answer(Err(error))) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ended.code, Code::ResourceExhausted);
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
+fn who_waits_for_an_exec_that_is_deleted_is_told() {
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    shim.exec("e", "true", false).unwrap();
+    let stream = attach(&mut shim.client, shim::AttachStart { exec_id: "e".into(), ..all_streams() });
+    let request = longshore_proto::containerd::task::v3::WaitRequest { id: "c1".into(), exec_id: "e".into() };
+    let waiting = shim.client.start(crate::client::TASK, "Wait", &request);
+    shim.delete("e").unwrap();
+    for stream in [stream, waiting] {
+        match shim.client.recv(stream, Duration::from_secs(5)) {
+            Some(Reply::Answer(Err(error))) => assert_eq!(error.code, Code::NotFound),
+            other => panic!("{other:?}"),
+        }
+    }
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}
+
+#[test]
 fn much_stdin_waits_for_the_process_and_arrives() {
     const SIZE: usize = 5 << 20;
     let mut shim = Shim::created(&Want::sh("sleep 0.5; wc -c"));

@@ -110,7 +110,9 @@ fn a_full_disk_holds_the_container_back_and_loses_nothing() {
     let full =
         wait_until(Duration::from_secs(10), || fs::metadata(dir.join("log")).unwrap().len() >= 1 << 20);
     assert!(full);
-    std::thread::sleep(Duration::from_millis(300));
+    let before = cpu_ticks(shim.child.id());
+    std::thread::sleep(Duration::from_millis(3000));
+    assert!(cpu_ticks(shim.child.id()) - before < 10, "it waits and does not spin");
     assert_eq!(shim.state("").unwrap().status(), longshore_proto::containerd::v1::types::Status::Running);
     let larger = Some("size=64m");
     nix::mount::mount(None::<&str>, &dir, None::<&str>, nix::mount::MsFlags::MS_REMOUNT, larger).unwrap();
@@ -119,6 +121,13 @@ fn a_full_disk_holds_the_container_back_and_loses_nothing() {
     let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(text(&dir, "stdout"), expected.as_bytes());
     shim.shut_down();
+}
+
+/// Processor time that a process has used, in ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 struct Unmount(std::path::PathBuf);

@@ -42,3 +42,91 @@ fn an_idle_shim_is_small() {
     shim.wait("").unwrap();
     shim.finish();
 }
+
+#[test]
+fn what_work_has_taken_is_given_back() {
+    let Some(binary) = static_build() else {
+        eprintln!("skipped: no static build of the shim (make build makes one)");
+        return;
+    };
+    rustix::fs::sync();
+    let mut shim = Shim::with_binary(&binary);
+    shim.assign().unwrap();
+    let log = format!("log://{}/log", shim.dir.path().display());
+    shim.create(&Want { stdout: log, ..Want::sh("head -c 30000000 /dev/zero; seq 1 200000; sleep 100") })
+        .unwrap();
+    let stream = shim.client.queue_attach(longshore_proto::longshore::shim::v1::AttachStart {
+        stdout: true,
+        ..Default::default()
+    });
+    shim.start().unwrap();
+    let mut total = 0;
+    while total < 30_000_000 {
+        match shim.client.attached(stream, Duration::from_secs(5)) {
+            Some(longshore_proto::longshore::shim::v1::attach_output::What::Stdout(bytes)) => {
+                total += bytes.len()
+            }
+            Some(_) => {}
+            None => panic!("no output after {total}"),
+        }
+    }
+    for n in 0..50 {
+        let id = format!("e{n}");
+        shim.exec(&id, "true", n % 2 == 0).unwrap();
+        shim.start_exec(&id).unwrap();
+        shim.wait(&id).unwrap();
+        shim.delete(&id).unwrap();
+    }
+    while shim.client.attached(stream, Duration::from_millis(200)).is_some() {}
+    std::thread::sleep(Duration::from_millis(1500));
+    let dirty = memory(shim.child.id(), "smaps_rollup", "Private_Dirty");
+    eprintln!("idle shim after work: Private_Dirty {dirty} KiB");
+    assert!(dirty <= PRIVATE_DIRTY, "{dirty} KiB of Private_Dirty");
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}
+
+/// Not a test: prints what one `run true` costs in the shim, from the daemon's one write to the end.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_a_container_takes() {
+    use crate::client::{SHIM, TASK};
+    use longshore_proto::containerd::task::v3 as task;
+    use longshore_proto::longshore::shim::v1 as shim_api;
+    use longshore_proto::ttrpc::Call;
+    let binary = static_build().expect("needs the static build");
+    let mut times = Vec::new();
+    for _ in 0..std::env::var("ROUNDS").map_or(60, |n| n.parse().unwrap()) {
+        let mut shim = Shim::with_binary(&binary);
+        std::thread::sleep(Duration::from_millis(20));
+        let log = format!("log://{}/log", shim.dir.path().display());
+        let want = Want { stdout: log, args: vec!["/bin/true".to_owned()], ..Want::sh("") };
+        shim.write_config(&want);
+        let bundle = shim.bundle.to_str().unwrap().to_owned();
+        let assign = shim_api::AssignRequest { namespace: "n".into(), id: crate::harness::ID.into(), bundle };
+        let create = shim.create_request(&want);
+        let begin = std::time::Instant::now();
+        let client = &mut shim.client;
+        client.queue(SHIM, "Assign", Call::Unary, &assign);
+        let created = client.queue(TASK, "Create", Call::Unary, &create);
+        client.queue(SHIM, "Events", Call::ServerStream, &());
+        let attach = client.queue_attach(shim_api::AttachStart { stdout: true, ..Default::default() });
+        let start = task::StartRequest { id: crate::harness::ID.into(), exec_id: String::new() };
+        client.queue(TASK, "Start", Call::Unary, &start);
+        client.flush();
+        client.answer::<task::CreateTaskResponse>(created).unwrap();
+        let running = begin.elapsed();
+        client.attach_all(attach);
+        let exited = begin.elapsed();
+        shim.delete("").unwrap();
+        let deleted = begin.elapsed();
+        times.push([running, exited, deleted]);
+        shim.shut_down();
+    }
+    for (at, name) in ["started", "exited", "deleted"].iter().enumerate() {
+        let mut column: Vec<Duration> = times.iter().map(|row| row[at]).collect();
+        column.sort();
+        eprintln!("{name}: median {:?}, best {:?}", column[column.len() / 2], column[0]);
+    }
+}
