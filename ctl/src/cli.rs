@@ -61,28 +61,22 @@ pub enum Manners {
     Run,
 }
 
-/// A flag that docker has and this version has not.
+/// A flag that docker has and this version has not. It is not defined, so that it costs nothing: it is looked for
+/// when an unknown flag is refused.
 #[derive(Clone, Copy)]
 pub struct Unbuilt {
     pub long: &'static str,
     pub short: Option<char>,
-    pub kind: FlagKind,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-pub enum FlagKind {
-    Switch,
-    Valued,
+/// A flag without a short form.
+pub const fn long(long: &'static str) -> Unbuilt {
+    Unbuilt { long, short: None }
 }
 
-/// A flag with a value.
-pub const fn valued(long: &'static str) -> Unbuilt {
-    Unbuilt { long, short: None, kind: FlagKind::Valued }
-}
-
-/// A flag without one.
-pub const fn switch(long: &'static str) -> Unbuilt {
-    Unbuilt { long, short: None, kind: FlagKind::Switch }
+/// A flag with one.
+pub const fn short(short: char, long: &'static str) -> Unbuilt {
+    Unbuilt { long, short: Some(short) }
 }
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<u8, Failure>> + 'a>>;
@@ -116,7 +110,6 @@ impl Entry {
         }
     }
 
-    /// The flags are only defined when the command is the one that was asked for.
     fn command(&self, group: &str) -> Command {
         let usage = format!("longshore {group}{} {}", self.name, self.usage);
         Command::new(self.name)
@@ -144,20 +137,19 @@ fn define<V: Verb>(command: Command) -> Command {
         .disable_help_flag(true)
         .disable_version_flag(true)
         .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"));
+    command = command.mut_args(any_value);
     if SWITCHES_TAKE_VALUES.load(Ordering::Relaxed) {
         command = command.mut_args(switch_with_value);
     }
-    for flag in V::UNBUILT {
-        let mut arg = Arg::new(flag.long).long(flag.long).hide(true);
-        if let Some(short) = flag.short {
-            arg = arg.short(short);
-        }
-        command = command.arg(match flag.kind {
-            FlagKind::Switch => switch_with_value(arg.action(ArgAction::SetTrue)),
-            FlagKind::Valued => arg.action(ArgAction::Append).allow_hyphen_values(true),
-        });
-    }
     command
+}
+
+/// A flag takes the next argument for its value, whatever it looks like, as Go's flags do: `--name -x`.
+fn any_value(arg: Arg) -> Arg {
+    match !arg.is_positional() && arg.get_action().takes_values() {
+        true => arg.allow_hyphen_values(true),
+        false => arg,
+    }
 }
 
 /// `--rm=false` as Go's flags allow it.
@@ -175,18 +167,21 @@ fn switch_with_value(arg: Arg) -> Arg {
     }
 }
 
-/// The whole tree.
+fn noun(name: &'static str, about: &'static str) -> Command {
+    Command::new(name).about(about).subcommand_required(true)
+}
+
+fn verbs(noun: Command, verbs: &[Entry]) -> Command {
+    let name = noun.get_name().to_string();
+    noun.override_usage(format!("longshore {name} COMMAND"))
+        .disable_help_subcommand(true)
+        .disable_help_flag(true)
+        .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"))
+        .subcommands(verbs.iter().map(|verb| verb.command(&format!("{name} "))))
+}
+
+/// The whole tree. What is below a noun or a verb is only defined when it was asked for.
 pub fn root() -> Command {
-    let group = |name: &'static str, about: &'static str, verbs: &[Entry]| {
-        Command::new(name)
-            .about(about)
-            .override_usage(format!("longshore {name} COMMAND"))
-            .subcommand_required(true)
-            .disable_help_subcommand(true)
-            .disable_help_flag(true)
-            .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"))
-            .subcommands(verbs.iter().map(|verb| verb.command(&format!("{name} "))))
-    };
     Command::new("longshore")
         .about("Runs containers")
         .override_usage("longshore [OPTIONS] COMMAND")
@@ -210,9 +205,9 @@ pub fn root() -> Command {
         )
         .version(concat!("version ", env!("CARGO_PKG_VERSION")))
         .subcommands(commands::TOP.iter().map(|verb| verb.command("")))
-        .subcommand(group("container", "Manage containers", commands::CONTAINER))
-        .subcommand(group("image", "Manage images", commands::IMAGE))
-        .subcommand(group("system", "Manage longshore", commands::SYSTEM))
+        .subcommand(noun("container", "Manage containers").defer(|noun| verbs(noun, commands::CONTAINER)))
+        .subcommand(noun("image", "Manage images").defer(|noun| verbs(noun, commands::IMAGE)))
+        .subcommand(noun("system", "Manage longshore").defer(|noun| verbs(noun, commands::SYSTEM)))
 }
 
 /// Runs the command that `arguments` name; the result is the exit code.
@@ -228,24 +223,11 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
     };
     let host = matches.remove_one::<String>("host").unwrap_or_else(|| DEFAULT_HOST.into());
     let Some((path, entry, mut matches)) = find(matches) else { return OWN_FAULT };
-    if let Some(flag) = entry.unbuilt.iter().find(|flag| was_given(&matches, flag)) {
-        print::note(format!(
-            "longshore: --{} is not built yet in this version\n\nRun 'longshore {path} --help' for what there is",
-            flag.long
-        ));
-        return OWN_FAULT;
-    }
     let result = Context::new(&host).and_then(|context| execute(&context, &entry, &mut matches));
     match result {
         Ok(code) => code,
         Err(failure) => tell(&failure, &entry, &path),
     }
-}
-
-fn was_given(matches: &ArgMatches, flag: &Unbuilt) -> bool {
-    matches.value_source(flag.long) == Some(clap::parser::ValueSource::CommandLine)
-        // `--init=false` asks for nothing.
-        && (flag.kind != FlagKind::Switch || matches.get_flag(flag.long))
 }
 
 fn execute(context: &Context, entry: &Entry, matches: &mut ArgMatches) -> Result<u8, Failure> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
-use super::{Entry, group, root};
+use super::{Entry, Unbuilt, group, root};
 use crate::commands;
 use crate::failure::OWN_FAULT;
 use crate::output::print;
@@ -19,6 +19,13 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
     };
     let (path, entry) = named(arguments);
     let invalid = text(ContextKind::InvalidArg).unwrap_or_default();
+    if let Some(flag) = entry.and_then(|entry| unbuilt(entry, &invalid)) {
+        print::note(format!(
+            "longshore: --{} is not built yet in this version\n\nRun 'longshore {path} --help' for what there is",
+            flag.long
+        ));
+        return OWN_FAULT;
+    }
     let message = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return show(&error.render().ansi_or_plain()),
         ErrorKind::MissingSubcommand => return help_of(&path),
@@ -49,6 +56,17 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         "{message}{tip}\n\nUsage:  longshore{space}{path} {usage}\n\nRun 'longshore{space}{path} --help' for more information"
     ));
     OWN_FAULT
+}
+
+/// The flag of docker's that an unknown one is.
+fn unbuilt(entry: &Entry, invalid: &str) -> Option<&'static Unbuilt> {
+    let name = flag_name(invalid);
+    entry.unbuilt.iter().find(|flag| match name.strip_prefix("--") {
+        Some(long) => flag.long == long,
+        None => {
+            flag.short.is_some_and(|short| name.strip_prefix('-').is_some_and(|name| name.starts_with(short)))
+        }
+    })
 }
 
 /// Prints help, to stdout: it was asked for.

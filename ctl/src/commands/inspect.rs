@@ -17,7 +17,7 @@ use crate::output::{human, list, print};
 #[derive(clap::Args)]
 pub struct Args {
     /// `json`, or a Go template such as {{.State.ExitCode}}
-    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Display total file sizes if the type is container
     #[arg(short, long)]

@@ -109,7 +109,7 @@ fn what_is_asked_for_arrives() {
     let line = format!(
         "create --name first --name n -it -e A=1 -e FROM_HERE -e NOT_SET --env-file {} -w /w -u u:g -v /a:/b:ro -m 512m \
          --cpus 1.5 --pids-limit 50 --network=host --read-only --cap-add NET_ADMIN --cap-drop=ALL --privileged=false \
-         -l l1=flag --label-file {} --pull=always -h host --stop-signal INT --stop-timeout -1 --rm \
+         -l l1=flag -l --odd --label-file {} --pull=always -h host --stop-signal INT --stop-timeout -1 --rm \
          --log-opt max-size=10m --log-opt max-file=3 --platform linux/amd64 --entrypoint= image:tag sh -c echo -e --rm",
         file.display(),
         labels.display(),
@@ -138,6 +138,7 @@ fn what_is_asked_for_arrives() {
     assert_eq!(config.network(), NetworkMode::Host);
     assert_eq!((config.cap_add, config.cap_drop), (vec!["NET_ADMIN".to_string()], vec!["ALL".to_string()]));
     assert_eq!((config.labels["l1"].as_str(), config.labels["l2"].as_str()), ("flag", "file"));
+    assert!(config.labels.contains_key("--odd"));
     let resources = config.resources.unwrap();
     assert_eq!((resources.memory, resources.nano_cpus, resources.pids), (512 << 20, 1_500_000_000, 50));
     assert_eq!((config.stop_signal.as_str(), config.stop_timeout), ("INT", Some(-1)));

@@ -7,7 +7,7 @@ use longshore_proto::longshore::engine::v1::{
 };
 
 use crate::auth;
-use crate::cli::{FlagKind, Unbuilt, switch, valued};
+use crate::cli::{Unbuilt, long, short};
 use crate::failure::Failure;
 use crate::parse::pairs::LogOption;
 use crate::parse::{environment, number, pairs, size, volume};
@@ -34,10 +34,10 @@ pub struct Flags {
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<PathBuf>,
     /// Number of CPUs
-    #[arg(long, value_name = "DECIMAL", value_parser = number::nano_cpus, allow_hyphen_values = true)]
+    #[arg(long, value_name = "DECIMAL", value_parser = number::nano_cpus)]
     pub cpus: Option<i64>,
     /// Overwrite the default ENTRYPOINT of the image; an empty one clears it
-    #[arg(long, value_name = "COMMAND", allow_hyphen_values = true)]
+    #[arg(long, value_name = "COMMAND")]
     pub entrypoint: Option<String>,
     /// Set environment variables; KEY alone takes the value from here
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = environment::variable)]
@@ -61,7 +61,7 @@ pub struct Flags {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::log_option)]
     pub log_opt: Vec<LogOption>,
     /// Memory limit
-    #[arg(short, long, value_name = "BYTES", value_parser = size::memory, allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "BYTES", value_parser = size::memory)]
     pub memory: Option<i64>,
     /// Assign a name to the container
     #[arg(long, value_name = "NAME")]
@@ -71,7 +71,7 @@ pub struct Flags {
     #[arg(long, visible_alias = "net", value_name = "none|host|default", value_parser = network)]
     pub network: Option<NetworkMode>,
     /// Limit the number of processes; -1 for unlimited
-    #[arg(long, value_name = "NUMBER", value_parser = number::integer, allow_hyphen_values = true)]
+    #[arg(long, value_name = "NUMBER", value_parser = number::integer)]
     pub pids_limit: Option<i64>,
     /// Platform of the image, as in linux/amd64
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
@@ -95,7 +95,7 @@ pub struct Flags {
     #[arg(long, value_name = "SIGNAL")]
     pub stop_signal: Option<String>,
     /// Timeout (in seconds) to stop a container; -1 for ever
-    #[arg(long, value_name = "SECONDS", value_parser = number::seconds, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SECONDS", value_parser = number::seconds)]
     pub stop_timeout: Option<i32>,
     /// Allocate a pseudo-TTY
     #[arg(short, long)]
@@ -114,86 +114,75 @@ pub struct Flags {
     pub image_and_args: Vec<String>,
 }
 
-const fn short(flag: Unbuilt, short: char) -> Unbuilt {
-    Unbuilt {
-        long: flag.long,
-        short: Some(short),
-        kind: match flag.kind {
-            FlagKind::Switch => FlagKind::Switch,
-            FlagKind::Valued => FlagKind::Valued,
-        },
-    }
-}
-
 /// docker's flags of run and create that are not built yet.
 pub const UNBUILT: &[Unbuilt] = &[
-    valued("add-host"),
-    valued("annotation"),
-    valued("blkio-weight"),
-    valued("blkio-weight-device"),
-    valued("cgroup-parent"),
-    valued("cgroupns"),
-    valued("cpu-period"),
-    valued("cpu-quota"),
-    valued("cpu-rt-period"),
-    valued("cpu-rt-runtime"),
-    short(valued("cpu-shares"), 'c'),
-    valued("cpuset-cpus"),
-    valued("cpuset-mems"),
-    valued("device"),
-    valued("device-cgroup-rule"),
-    valued("device-read-bps"),
-    valued("device-read-iops"),
-    valued("device-write-bps"),
-    valued("device-write-iops"),
-    switch("disable-content-trust"),
-    valued("dns"),
-    valued("dns-option"),
-    valued("dns-search"),
-    valued("domainname"),
-    valued("expose"),
-    valued("gpus"),
-    valued("group-add"),
-    valued("health-cmd"),
-    valued("health-interval"),
-    valued("health-retries"),
-    valued("health-start-interval"),
-    valued("health-start-period"),
-    valued("health-timeout"),
-    switch("init"),
-    valued("ip"),
-    valued("ip6"),
-    valued("ipc"),
-    valued("isolation"),
-    valued("kernel-memory"),
-    valued("link"),
-    valued("link-local-ip"),
-    valued("log-driver"),
-    valued("mac-address"),
-    valued("memory-reservation"),
-    valued("memory-swap"),
-    valued("memory-swappiness"),
-    valued("mount"),
-    valued("network-alias"),
-    switch("no-healthcheck"),
-    switch("oom-kill-disable"),
-    valued("oom-score-adj"),
-    valued("pid"),
-    short(valued("publish"), 'p'),
-    short(switch("publish-all"), 'P'),
-    valued("restart"),
-    valued("runtime"),
-    valued("security-opt"),
-    valued("shm-size"),
-    valued("storage-opt"),
-    valued("sysctl"),
-    valued("tmpfs"),
-    valued("ulimit"),
-    switch("use-api-socket"),
-    valued("userns"),
-    valued("uts"),
-    valued("volume-driver"),
-    valued("volumes-from"),
+    long("add-host"),
+    long("annotation"),
+    long("blkio-weight"),
+    long("blkio-weight-device"),
+    long("cgroup-parent"),
+    long("cgroupns"),
+    long("cpu-period"),
+    long("cpu-quota"),
+    long("cpu-rt-period"),
+    long("cpu-rt-runtime"),
+    short('c', "cpu-shares"),
+    long("cpuset-cpus"),
+    long("cpuset-mems"),
+    long("device"),
+    long("device-cgroup-rule"),
+    long("device-read-bps"),
+    long("device-read-iops"),
+    long("device-write-bps"),
+    long("device-write-iops"),
+    long("disable-content-trust"),
+    long("dns"),
+    long("dns-option"),
+    long("dns-search"),
+    long("domainname"),
+    long("expose"),
+    long("gpus"),
+    long("group-add"),
+    long("health-cmd"),
+    long("health-interval"),
+    long("health-retries"),
+    long("health-start-interval"),
+    long("health-start-period"),
+    long("health-timeout"),
+    long("init"),
+    long("ip"),
+    long("ip6"),
+    long("ipc"),
+    long("isolation"),
+    long("kernel-memory"),
+    long("link"),
+    long("link-local-ip"),
+    long("log-driver"),
+    long("mac-address"),
+    long("memory-reservation"),
+    long("memory-swap"),
+    long("memory-swappiness"),
+    long("mount"),
+    long("network-alias"),
+    long("no-healthcheck"),
+    long("oom-kill-disable"),
+    long("oom-score-adj"),
+    long("pid"),
+    short('p', "publish"),
+    short('P', "publish-all"),
+    long("restart"),
+    long("runtime"),
+    long("security-opt"),
+    long("shm-size"),
+    long("storage-opt"),
+    long("sysctl"),
+    long("tmpfs"),
+    long("ulimit"),
+    long("use-api-socket"),
+    long("userns"),
+    long("uts"),
+    long("volume-driver"),
+    long("volumes-from"),
 ];
 
 fn network(text: &str) -> Result<NetworkMode, String> {

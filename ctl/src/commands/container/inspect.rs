@@ -8,7 +8,7 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 pub struct Args {
     /// `json`, or a Go template such as {{.State.ExitCode}}
-    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// Display total file sizes
     #[arg(short, long)]

@@ -2,7 +2,7 @@
 
 use longshore_proto::longshore::engine::v1::{LogEntry, LogsRequest};
 
-use crate::cli::{Arguments, Unbuilt, Verb, switch};
+use crate::cli::{Arguments, Unbuilt, Verb, long};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::human;
@@ -15,17 +15,17 @@ pub struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Show logs since a time (2013-01-02T13:23:37Z), or a span ago (42m)
-    #[arg(long, value_name = "TIME", value_parser = time::instant, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time::instant)]
     since: Option<prost_types::Timestamp>,
     /// Number of lines to show from the end of the logs
-    #[arg(short = 'n', long, value_name = "NUMBER|all", value_parser = tail, allow_hyphen_values = true,
+    #[arg(short = 'n', long, value_name = "NUMBER|all", value_parser = tail,
           default_value = "all")]
     tail: Tail,
     /// Show timestamps
     #[arg(short, long)]
     timestamps: bool,
     /// Show logs before a time (2013-01-02T13:23:37Z), or a span ago (42m)
-    #[arg(long, value_name = "TIME", value_parser = time::instant, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time::instant)]
     until: Option<prost_types::Timestamp>,
     /// The container's name or id
     #[arg(value_name = "CONTAINER")]
@@ -50,7 +50,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Fetch the logs of a container";
     const USAGE: &'static str = "[OPTIONS] CONTAINER";
     const ARGUMENTS: Arguments = Arguments::Exactly(1);
-    const UNBUILT: &'static [Unbuilt] = &[switch("details")];
+    const UNBUILT: &'static [Unbuilt] = &[long("details")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let request = LogsRequest {

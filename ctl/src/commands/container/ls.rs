@@ -22,10 +22,10 @@ pub struct Args {
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pairs::filter)]
     filter: Vec<String>,
     /// `table`, `table TEMPLATE`, `json`, or a Go template such as {{.ID}}
-    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Show n last created containers (includes all states)
-    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = number::integer, allow_hyphen_values = true)]
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = number::integer)]
     last: Option<i64>,
     /// Show the latest created container (includes all states)
     #[arg(short, long)]

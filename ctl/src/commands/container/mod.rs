@@ -62,7 +62,9 @@ impl<'a> Making<'a> {
 
 impl Stages for Making<'_> {
     fn image_missing(&mut self, image: &str) {
-        print::note(format!("Unable to find image '{}' locally", reference::familiar(image)));
+        if self.progress.is_some() {
+            print::note(format!("Unable to find image '{}' locally", reference::familiar(image)));
+        }
     }
 
     fn pull(&mut self, message: PullProgress) {

@@ -14,8 +14,7 @@ pub struct Args {
     #[arg(short, long, value_name = "SIGNAL")]
     signal: Option<String>,
     /// Seconds to wait before killing the container; -1 for ever
-    #[arg(short, long, visible_alias = "time", value_name = "SECONDS", value_parser = number::seconds,
-          allow_hyphen_values = true)]
+    #[arg(short, long, visible_alias = "time", value_name = "SECONDS", value_parser = number::seconds)]
     timeout: Option<i32>,
     /// Names or ids
     #[arg(value_name = "CONTAINER", required = true)]

@@ -2,7 +2,7 @@
 
 use longshore_proto::longshore::engine::v1::RemoveRequest;
 
-use crate::cli::{Arguments, FlagKind, Unbuilt, Verb};
+use crate::cli::{Arguments, Unbuilt, Verb, short};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::print;
@@ -24,7 +24,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Remove one or more containers";
     const USAGE: &'static str = "[OPTIONS] CONTAINER [CONTAINER...]";
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
-    const UNBUILT: &'static [Unbuilt] = &[Unbuilt { long: "link", short: Some('l'), kind: FlagKind::Switch }];
+    const UNBUILT: &'static [Unbuilt] = &[short('l', "link")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.containers().await?;

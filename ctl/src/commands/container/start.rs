@@ -4,7 +4,7 @@ use longshore_proto::longshore::engine::v1::StartRequest;
 
 use super::attach::{self, Purpose};
 use super::run::exit_code;
-use crate::cli::{Arguments, Unbuilt, Verb, valued};
+use crate::cli::{Arguments, Unbuilt, Verb, long};
 use crate::client::Context;
 use crate::commands::failing;
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Start one or more stopped containers";
     const USAGE: &'static str = "[OPTIONS] CONTAINER [CONTAINER...]";
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
-    const UNBUILT: &'static [Unbuilt] = &[valued("checkpoint"), valued("checkpoint-dir")];
+    const UNBUILT: &'static [Unbuilt] = &[long("checkpoint"), long("checkpoint-dir")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         if self.attach || self.interactive {

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(short, long)]
     all: bool,
     /// `table`, `table TEMPLATE`, `json`, or a Go template such as {{.MemUsage}}
-    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Disable streaming stats and only pull the first result
     #[arg(long)]

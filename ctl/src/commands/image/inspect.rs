@@ -1,6 +1,6 @@
 //! `longshore image inspect`: everything about images.
 
-use crate::cli::{Arguments, Unbuilt, Verb, valued};
+use crate::cli::{Arguments, Unbuilt, Verb, long};
 use crate::client::Context;
 use crate::commands::inspect::{self, Kind};
 use crate::failure::Failure;
@@ -8,7 +8,7 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 pub struct Args {
     /// `json`, or a Go template such as {{.Config.Cmd}}
-    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
     /// References, digests or ids
     #[arg(value_name = "IMAGE", required = true)]
@@ -19,7 +19,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Display detailed information on one or more images";
     const USAGE: &'static str = "[OPTIONS] IMAGE [IMAGE...]";
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
-    const UNBUILT: &'static [Unbuilt] = &[valued("platform")];
+    const UNBUILT: &'static [Unbuilt] = &[long("platform")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         inspect::show(context, &self.images, self.format.as_deref(), &[Kind::Image], inspect::Sizes::Left)

@@ -2,7 +2,7 @@
 
 use longshore_proto::longshore::engine::v1::{ImageSummary, ListImagesRequest};
 
-use crate::cli::{Arguments, Unbuilt, Verb, switch};
+use crate::cli::{Arguments, Unbuilt, Verb, long};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::fields;
@@ -25,7 +25,7 @@ pub struct Args {
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pairs::filter)]
     filter: Vec<String>,
     /// `table`, `table TEMPLATE`, `json`, or a Go template such as {{.Repository}}
-    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Don't truncate output
     #[arg(long)]
@@ -42,7 +42,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "List images";
     const USAGE: &'static str = "[OPTIONS] [REPOSITORY[:TAG]]";
     const ARGUMENTS: Arguments = Arguments::AtMost(1);
-    const UNBUILT: &'static [Unbuilt] = &[switch("tree")];
+    const UNBUILT: &'static [Unbuilt] = &[long("tree")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         list::check(self.format.as_deref())?;

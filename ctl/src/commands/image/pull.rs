@@ -3,7 +3,7 @@
 use longshore_proto::longshore::engine::v1::PullRequest;
 
 use crate::auth;
-use crate::cli::{Arguments, FlagKind, Unbuilt, Verb, switch};
+use crate::cli::{Arguments, Unbuilt, Verb, long, short};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::print::{self, Target};
@@ -27,10 +27,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Download an image from a registry";
     const USAGE: &'static str = "[OPTIONS] NAME[:TAG|@DIGEST]";
     const ARGUMENTS: Arguments = Arguments::Exactly(1);
-    const UNBUILT: &'static [Unbuilt] = &[
-        Unbuilt { long: "all-tags", short: Some('a'), kind: FlagKind::Switch },
-        switch("disable-content-trust"),
-    ];
+    const UNBUILT: &'static [Unbuilt] = &[short('a', "all-tags"), long("disable-content-trust")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let request = PullRequest {

@@ -2,7 +2,7 @@
 
 use longshore_proto::longshore::engine::v1::RemoveImageRequest;
 
-use crate::cli::{Arguments, Unbuilt, Verb, valued};
+use crate::cli::{Arguments, Unbuilt, Verb, long};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::print;
@@ -24,7 +24,7 @@ impl Verb for Args {
     const ABOUT: &'static str = "Remove one or more images";
     const USAGE: &'static str = "[OPTIONS] IMAGE [IMAGE...]";
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
-    const UNBUILT: &'static [Unbuilt] = &[valued("platform")];
+    const UNBUILT: &'static [Unbuilt] = &[long("platform")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let mut client = context.images().await?;

@@ -17,13 +17,13 @@ pub struct Args {
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = pairs::filter)]
     filter: Vec<String>,
     /// `json`, or a Go template such as {{.Action}}
-    #[arg(long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Show all events created since a time
-    #[arg(long, value_name = "TIME", value_parser = time::instant, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time::instant)]
     since: Option<prost_types::Timestamp>,
     /// Stream events until this time
-    #[arg(long, value_name = "TIME", value_parser = time::instant, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = time::instant)]
     until: Option<prost_types::Timestamp>,
 }
 

@@ -13,7 +13,7 @@ use crate::output::value::Value;
 #[derive(clap::Args)]
 pub struct Args {
     /// `json`, or a Go template such as {{.Server.Version}}
-    #[arg(short, long, value_name = "FORMAT", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "FORMAT")]
     format: Option<String>,
 }
 
