@@ -221,11 +221,7 @@ impl Builder<'_> {
             steps.push(Step::Ask(Request::RunHooks));
         }
         steps.extend(self.hooks.create_container.take().map(Step::Hooks));
-        steps.push(Step::PivotRoot(if self.options.no_pivot {
-            Pivot::MoveAndChroot
-        } else {
-            Pivot::PivotRoot
-        }));
+        steps.push(Step::PivotRoot(if self.options.no_pivot { Pivot::MoveAndChroot } else { Pivot::Swap }));
         Ok(steps)
     }
 

@@ -209,7 +209,7 @@ impl PreparedHook {
     }
 
     fn set_up(&self, stdin: BorrowedFd<'_>) -> SysResult<()> {
-        process::unblock_signals()?;
+        process::reset_signals()?;
         let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
         rustix::stdio::dup2_stdin(stdin)?;
         if let Ok(null) = null {

@@ -72,10 +72,10 @@ pub(crate) fn with_parent<T>(
 ) -> SysResult<T> {
     let mut buffer = Buffer::new(path)?;
     let (parent_end, name_start) = buffer.split_last().ok_or(Errno::INVAL)?;
-    buffer.bytes[parent_end] = 0;
-    if parent_end == 0 {
-        return run(root, buffer.str_at(name_start)?);
+    if name_start == 0 {
+        return run(root, buffer.str_at(0)?);
     }
+    buffer.bytes[parent_end] = 0;
     let parent = open_or_create(root, buffer.str_at(0)?, Kind::Directory, links)?;
     run(parent.as_fd(), buffer.str_at(name_start)?)
 }
@@ -244,7 +244,11 @@ mod tests {
         })
         .unwrap();
         assert!(dir.path().join("dev/net/tun").is_dir());
-        with_parent(fd.as_fd(), c"top", Links::Refuse, |_, name| Ok(assert_eq!(name, c"top"))).unwrap();
+        with_parent(fd.as_fd(), c"top", Links::Refuse, |_, name| {
+            assert_eq!(name, c"top");
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(with_parent(fd.as_fd(), c"/", Links::Refuse, |_, _| Ok(())).unwrap_err(), Errno::INVAL);
     }
 }

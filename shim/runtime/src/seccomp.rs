@@ -134,7 +134,7 @@ fn decode(bytes: &[u8]) -> Option<Vec<Instruction>> {
             k: u32::from_ne_bytes([c[4], c[5], c[6], c[7]]),
         })
         .collect();
-    (bytes.len() % 8 == 0 && !program.is_empty() && program.len() <= PROGRAM_MAX).then_some(program)
+    (bytes.len().is_multiple_of(8) && !program.is_empty() && program.len() <= PROGRAM_MAX).then_some(program)
 }
 
 fn encode(program: &[Instruction]) -> Vec<u8> {

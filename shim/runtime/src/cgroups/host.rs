@@ -44,7 +44,7 @@ pub(crate) fn detect() -> Result<Host> {
     })?;
     let mut hierarchies: Vec<HostHierarchy> = Vec::new();
     for line in list.lines() {
-        let Some(controllers) = line.splitn(3, ':').nth(1) else { continue };
+        let Some(controllers) = line.split(':').nth(1) else { continue };
         if let Some(root) = mountpoint(controllers) {
             hierarchies.push(HostHierarchy { controllers: controllers.into(), root });
         }

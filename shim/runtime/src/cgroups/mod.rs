@@ -151,6 +151,11 @@ impl CgroupPaths {
         Ok(!self.pids()?.is_empty())
     }
 
+    /// The hierarchies in which they exist: `memory`, `cpu,cpuacct`, `name=systemd`, and an empty name for v2.
+    pub fn hierarchies(&self) -> Vec<&str> {
+        self.groups.iter().map(|group| group.controllers.as_str()).collect()
+    }
+
     /// Applies limits; fields that are not set stay as they are.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         self.limit(resources).map(drop)

@@ -213,9 +213,8 @@ pub(crate) enum Existing {
 /// How the root becomes the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pivot {
-    PivotRoot,
-    /// `pivot_root`, and the host's mounts were shared on purpose: cut the tie before unmounting them.
-    PivotRootFromShared,
+    /// By `pivot_root`; the host's mounts are unmounted.
+    Swap,
     /// Move the root over `/` and `chroot`.
     MoveAndChroot,
 }

@@ -8,7 +8,7 @@ use super::terminal::NULL;
 use super::{Existing, Mount, Pivot, Source};
 use crate::paths::{self, Kind, Links};
 use crate::sys::SysResult;
-use crate::sys::mount::{MountAttr, Reach, set_attributes, set_propagation};
+use crate::sys::mount::{MountAttr, Reach, set_attributes};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -198,11 +198,8 @@ impl Child {
                 move_mount(&root, c"", CWD, c"/", flags)?;
                 rustix::process::chroot(c".")?;
             }
-            Pivot::PivotRoot | Pivot::PivotRootFromShared => {
+            Pivot::Swap => {
                 rustix::process::pivot_root(c".", c".")?;
-                if how == Pivot::PivotRootFromShared {
-                    set_propagation(c".", libc::MS_SLAVE | libc::MS_REC)?;
-                }
                 unmount(c".", UnmountFlags::DETACH)?;
             }
         }

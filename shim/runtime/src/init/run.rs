@@ -47,7 +47,7 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_
     let mut child = Child::default();
     // The child must not hold the parent's end, or it would never see that the parent is gone.
     let parents_end = parents_end.as_raw_fd() as u32;
-    let start = process::close_range(parents_end, parents_end).and_then(|()| process::unblock_signals());
+    let start = process::close_range(parents_end, parents_end).and_then(|()| process::reset_signals());
     if let Err(errno) = start {
         return fail(channel, 0, errno.into());
     }

@@ -69,8 +69,23 @@ pub(crate) fn execve(path: &CStr, argv: &CStrings, envp: &CStrings) -> Errno {
     }
 }
 
-/// Delivers every signal again: the caller may have blocked some for a signalfd.
-pub(crate) fn unblock_signals() -> SysResult<()> {
+/// Sets every signal to its default and delivers it: the caller may ignore some (Rust programs ignore `SIGPIPE`) and block
+/// others for a signalfd. Handlers are gone already; CLONE_CLEAR_SIGHAND leaves what is ignored.
+pub(crate) fn reset_signals() -> SysResult<()> {
+    // The kernel's own `struct sigaction`: handler, flags, restorer, mask.
+    let default = [0usize; 4];
+    for signal in 1..=64 {
+        // SAFETY: an all-zero action is SIG_DFL; the mask is 8 bytes. Failing for SIGKILL and SIGSTOP is expected.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null::<libc::sigaction>(),
+                size_of::<u64>(),
+            )
+        };
+    }
     let none = 0u64;
     // SAFETY: the mask is 8 bytes, as the last argument says.
     check(unsafe {

@@ -1,0 +1,13 @@
+//! The runtime against the real kernel, as root: each test makes containers from a busybox rootfs of its own, and checks in
+//! the end that no process, mount or cgroup is left.
+
+mod bundle;
+mod cgroups;
+mod exec;
+mod hooks;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
+mod seccomp;
+mod security;
