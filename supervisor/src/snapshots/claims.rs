@@ -1,11 +1,15 @@
 //! Who works on which snapshot right now, and which ones the collector has condemned.
 //!
-//! What always holds: no key is claimed and condemned at the same time.
+//! What always holds: no key is claimed and condemned at the same time, and none is condemned that was claimed since
+//! the collector looked: it may be another snapshot now, or labelled otherwise.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+
+/// Keys that one collection remembers as used since it looked; beyond them it condemns nothing.
+const MAX_USED: usize = 100_000;
 
 #[derive(Default)]
 pub struct Claims {
@@ -17,6 +21,32 @@ pub struct Claims {
 struct State {
     claimed: HashMap<String, usize>,
     condemned: BTreeSet<String>,
+    used: Used,
+}
+
+/// What was claimed since the collector looked.
+#[derive(Default)]
+enum Used {
+    /// It is not at work.
+    #[default]
+    Idle,
+    Since(HashSet<String>),
+    TooMany,
+}
+
+impl Used {
+    fn add(&mut self, key: &str) {
+        if let Self::Since(keys) = self {
+            keys.insert(key.to_owned());
+            if keys.len() > MAX_USED {
+                *self = Self::TooMany;
+            }
+        }
+    }
+
+    fn may_be_condemned(&self, key: &str) -> bool {
+        matches!(self, Self::Since(keys) if !keys.contains(key))
+    }
 }
 
 /// Keys that the collector leaves alone until this is dropped.
@@ -48,14 +78,26 @@ impl Claims {
         }
         for key in keys {
             *state.claimed.entry(key.clone()).or_default() += 1;
+            state.used.add(key);
         }
         true
     }
 
-    /// Condemns a key that nobody has claimed.
+    /// The collector is about to look: from now on is remembered what is used. What an earlier collection condemned and
+    /// did not come to remove is free again.
+    pub fn look(&self) {
+        let mut state = self.lock();
+        state.used = Used::Since(state.claimed.keys().cloned().collect());
+        state.condemned.clear();
+        drop(state);
+        self.reprieved.notify_waiters();
+    }
+
+    /// Condemns a key that nobody has claimed since the collector looked.
     pub fn condemn(&self, key: String) -> bool {
         let mut state = self.lock();
-        !state.claimed.contains_key(&key) && state.condemned.insert(key)
+        let free = !state.claimed.contains_key(&key) && state.used.may_be_condemned(&key);
+        free && state.condemned.insert(key)
     }
 
     /// Ends the condemnation of keys, removed or not.
@@ -95,8 +137,14 @@ mod tests {
     async fn what_is_claimed_cannot_be_condemned_and_the_other_way_round() {
         let claims = Arc::new(Claims::default());
         let hold = claims.claim(["a".to_owned(), "b".to_owned()]).await;
+        assert!(!claims.condemn("c".to_owned()), "nobody looked");
+        claims.look();
         assert!(!claims.condemn("a".to_owned()));
         drop(hold);
+        assert!(!claims.condemn("a".to_owned()), "it was in use when the collector looked");
+        claims.look();
+        drop(claims.claim(["b".to_owned()]).await);
+        assert!(!claims.condemn("b".to_owned()), "it was used since");
         assert!(claims.condemn("a".to_owned()));
         let waiting = tokio::spawn({
             let claims = Arc::clone(&claims);

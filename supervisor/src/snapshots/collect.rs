@@ -12,6 +12,7 @@ impl SnapshotSource for Snapshots {
     fn nodes(&self) -> Result<Vec<SnapshotNode>> {
         let mut nodes = Vec::new();
         for snapshotter in self.usable() {
+            snapshotter.0.claims.look();
             snapshotter.0.driver.walk(&mut |info| {
                 if let Some((namespace, key)) = split(&info.name) {
                     let parent = info.parent.as_deref().and_then(split);
