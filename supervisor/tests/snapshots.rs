@@ -279,7 +279,10 @@ async fn events_tell_of_prepare_commit_and_remove() {
         (envelope.topic, envelope.event.unwrap())
     };
     let (topic, event) = next().await;
-    assert_eq!((topic.as_str(), event.type_url.as_str()), ("/snapshot/prepare", "containerd.events.SnapshotPrepare"));
+    assert_eq!(
+        (topic.as_str(), event.type_url.as_str()),
+        ("/snapshot/prepare", "containerd.events.SnapshotPrepare")
+    );
     let event = events::SnapshotPrepare::decode(&*event.value).unwrap();
     assert_eq!((event.key.as_str(), event.snapshotter.as_str()), ("a", "overlayfs"));
     let (topic, event) = next().await;
