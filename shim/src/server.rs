@@ -39,6 +39,8 @@ pub struct Task {
     pub paused: bool,
     /// Whether processes outlive the first one, because they share someone else's pid namespace.
     pub shares_pids: bool,
+    /// The container's `oom_score_adj`, which its execs share.
+    pub oom_score: Option<i32>,
     /// Out-of-memory kills that were reported.
     pub ooms: u64,
 }

@@ -98,6 +98,7 @@ impl Shim {
             container: Some(container),
             paused: false,
             shares_pids: shares_pids(&spec),
+            oom_score: spec.process().as_ref().and_then(|process| process.oom_score_adj()),
         });
         self.processes.insert(INIT, process);
         self.resume_output(INIT);

@@ -31,6 +31,10 @@ impl Shim {
         let mut spec: ProcessSpec = serde_json::from_slice(json)
             .map_err(|source| Error::Json { what: "read the process of an exec", source })?;
         spec.set_terminal(Some(request.terminal));
+        if spec.oom_score_adj().is_none() {
+            // Else it would have the shim's own.
+            spec.set_oom_score_adj(self.task.as_ref().and_then(|task| task.oom_score));
+        }
         let paths = Paths {
             stdin: request.stdin,
             stdout: request.stdout,

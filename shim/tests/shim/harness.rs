@@ -99,6 +99,7 @@ impl Want {
 
 /// One container and its shim.
 pub struct Shim {
+    /// The shim, or who started it.
     pub child: Child,
     pub client: Client,
     pub bundle: PathBuf,
@@ -114,8 +115,13 @@ impl Shim {
     }
 
     pub fn with_binary(binary: &Path) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let (child, socket) = spawn(binary);
+        Self::with_child(child, socket)
+    }
+
+    /// A shim that this child is, or has started.
+    pub fn with_child(child: Child, socket: UnixStream) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = tempfile::Builder::new().prefix("longshore-test-").tempdir().unwrap();
         let bundle = dir.path().join("bundle");
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
@@ -292,6 +298,12 @@ impl Drop for Shim {
             }
             let _ = self.child.kill();
             let _ = self.child.wait();
+            if let Ok(pid) = fs::read_to_string(self.bundle.join("shim.pid"))
+                && let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw)
+                && pid != rustix::process::Pid::from_child(&self.child)
+            {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         for path in self.left_over() {

@@ -358,6 +358,43 @@ fn the_container_outlives_whoever_started_it() {
 }
 
 #[test]
+fn killing_the_starter_and_its_process_group_kills_nothing_else() {
+    use std::os::unix::process::CommandExt;
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let binary = env!("CARGO_BIN_EXE_containerd-shim-longshore-v1");
+    // The starter is a shell; the shim's socket comes as the shell's stdin.
+    let starter = std::process::Command::new("/bin/sh")
+        .args(["-c", "exec 3<&0 </dev/null; \"$0\" pool & exec 3<&-; wait", binary])
+        .stdin(std::os::fd::OwnedFd::from(theirs))
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut shim = Shim::with_child(starter, ours);
+    let pid = shim.assign().unwrap().pid;
+    shim.create(&Want::sh("sleep 1; exit 5")).unwrap();
+    let init = shim.start().unwrap().pid;
+    let group = rustix::process::Pid::from_child(&shim.child);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    shim.child.wait().unwrap();
+    shim.client.socket.shutdown(std::net::Shutdown::Both).unwrap();
+    for alive in [pid, init] {
+        assert!(std::path::Path::new(&format!("/proc/{alive}")).exists());
+    }
+    shim.client = shim.connect();
+    let events = shim.client.events(0);
+    assert_eq!(topics(&mut shim, events, 3), ["/tasks/create", "/tasks/start", "/tasks/exit"]);
+    assert_eq!(shim.wait("").unwrap().exit_status, 5);
+    shim.finish();
+    assert!(wait_until(Duration::from_secs(5), || !is_alive(pid)));
+}
+
+/// Whether a process runs; a zombie that waits for its reaper does not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+}
+
+#[test]
 fn an_assigned_shim_that_nobody_needs_leaves() {
     let mut shim = Shim::new();
     shim.assign().unwrap();
