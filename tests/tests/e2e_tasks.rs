@@ -1,7 +1,8 @@
 //! Tasks through containerd's API: what becomes of them when a shim hangs or dies, a caller goes away, or the daemon is
 //! killed.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -136,12 +137,20 @@ async fn a_task_that_cannot_be_made_leaves_nothing() {
     let checkpoint = tasks::CheckpointTaskRequest { container_id: "bad".into(), ..Default::default() };
     assert_eq!(api.tasks.checkpoint(checkpoint).await.unwrap_err().code(), Code::Unimplemented);
 
-    host.created(&mut api, "missing", &["/no/such/program"]).await;
-    let error = api.start("missing").await.unwrap_err();
+    api.container("missing", &host.spec("missing", &["/no/such/program"])).await.expect("a container");
+    let error = api.create("missing").await.unwrap_err();
     assert!(error.message().contains("/no/such/program"), "{error}");
-    assert_eq!(in_time("its end", api.wait("missing")).await.expect("an exit"), 127);
-    assert_eq!(api.delete("missing").await.expect("it is deleted"), 127);
     host.is_gone("missing");
+
+    // Only the kernel knows that this one cannot be executed.
+    fs::write(host.root.join("bin/broken"), "#!/no/such/interpreter\n").expect("a script");
+    fs::set_permissions(host.root.join("bin/broken"), Permissions::from_mode(0o755)).expect("its mode");
+    host.created(&mut api, "broken", &["/bin/broken"]).await;
+    let error = api.start("broken").await.unwrap_err();
+    assert!(error.message().contains("/bin/broken"), "{error}");
+    assert_eq!(in_time("its end", api.wait("broken")).await.expect("an exit"), 127);
+    assert_eq!(api.delete("broken").await.expect("it is deleted"), 127);
+    host.is_gone("broken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -175,7 +184,7 @@ async fn a_shim_that_hangs_hurts_its_own_callers_only() {
 async fn a_shim_that_dies_is_the_end_of_its_container_told_once() {
     let host = Host::new();
     let mut api = host.api().await;
-    let filters = vec!["topic==/tasks/exit".to_owned()];
+    let filters = vec!["topic==\"/tasks/exit\"".to_owned()];
     let mut events =
         api.events.subscribe(SubscribeRequest { filters }).await.expect("a subscription").into_inner();
     let pid = host.started(&mut api, "victim", &["sh", "-c", "sleep 1000 & sleep 1000"]).await;
