@@ -470,6 +470,11 @@ impl Parts {
         self.inner.write_at(offset, bytes)
     }
 
+    /// The parts that are not there yet, if the total is known.
+    pub fn missing(&self) -> Vec<Range<u64>> {
+        lock(&self.inner.written).ranges.missing(self.inner.info.total)
+    }
+
     /// Fills `buffer` from `offset`; the caller keeps below the frontier.
     pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         self.inner
