@@ -80,6 +80,7 @@ pub enum Error {
     #[error("building the runtime specification: {source}")]
     Spec { source: oci_spec::OciSpecError },
 
+    /// Docker's own words, which scripts look for.
     #[error(transparent)]
     Reference(#[from] crate::images::reference::ReferenceError),
 
@@ -89,6 +90,10 @@ pub enum Error {
     /// What else there is stands against it.
     #[error(transparent)]
     Conflict(#[from] crate::engine::conflict::Conflict),
+
+    /// Shared by all who waited for one pull.
+    #[error("{0}")]
+    Pull(#[from] std::sync::Arc<crate::images::pull::PullError>),
 
     /// A background thread or task of the daemon died; a defect.
     #[error("{what} ended before it answered")]
@@ -173,6 +178,7 @@ impl Error {
             Self::Canceled { .. } => Code::Cancelled,
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::Pull(error) => error.code(),
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
             Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,

@@ -7,6 +7,7 @@ use crate::containers::ContainerStore;
 use crate::content::ContentStore;
 use crate::events::EventBus;
 use crate::gc::Collector;
+use crate::images::pull::Puller;
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
@@ -26,6 +27,7 @@ pub struct Services {
     pub content: Arc<ContentStore>,
     pub images: Arc<ImageStore>,
     pub snapshots: Arc<Snapshots>,
+    pub puller: Arc<Puller>,
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,
     pub gc: Arc<Collector>,

@@ -1,5 +1,11 @@
 //! Images: their records, and how they come here.
 
+pub mod auth;
+pub mod detached;
+pub mod fetch;
+pub mod manifest;
 pub mod platform;
+pub mod pull;
 pub mod reference;
 pub mod store;
+pub mod unpack;

@@ -97,6 +97,11 @@ impl Remote {
         self.hosts.len()
     }
 
+    /// For messages.
+    pub fn host_name(&self, host: usize) -> String {
+        self.hosts[host].name.clone()
+    }
+
     /// Fetches a manifest or index by tag or digest. A digest is verified; so is what the registry says the digest of a tag is.
     pub async fn manifest(&self, object: &str, what: &str) -> Result<FetchedManifest, FetchError> {
         let mut first = None;
@@ -118,6 +123,20 @@ impl Remote {
             }
         }
         Err(first.unwrap_or_else(|| FetchError::Address { text: self.repository.clone() }))
+    }
+
+    /// Fetches a blob of a known small size; its digest is the caller's to verify.
+    pub async fn small_blob(&self, host: usize, digest: &Digest, size: u64) -> Result<Bytes, FetchError> {
+        let what = format!("blob {digest}");
+        let path = format!("v2/{}/blobs/{digest}", self.repository);
+        let answer = self.hosts[host].request(&what, &path, HeaderMap::new()).await?;
+        let limit = usize::try_from(size).unwrap_or(usize::MAX);
+        let body = read_body(answer, limit, &what).await?;
+        if body.len() < limit {
+            let host = self.hosts[host].name.clone();
+            return Err(FetchError::Short { what, host, got: body.len() as u64, wanted: size });
+        }
+        Ok(body.into())
     }
 
     async fn manifest_from(&self, host: &Host, index: usize, object: &str, what: &str) -> Result<FetchedManifest, FetchError> {

@@ -1,0 +1,155 @@
+//! How far a pull is, for whoever watches it.
+//!
+//! What always holds: the pull itself never waits for a watcher: each samples the state at its own pace, and sees every status
+//! that lasts, the plan before any layer, and in the end what has become of each layer.
+
+#![forbid(unsafe_code)]
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::content::Digest;
+use crate::images::fetch::feed::Feed;
+
+/// Between two samples of the same layer's bytes.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// One step of a pull, in the order in which they come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// The canonical reference that is being resolved.
+    Resolving(String),
+    Plan { familiar_name: String, tag: String, layers: Vec<LayerPlan> },
+    Layer { digest: Digest, status: LayerStatus, current: u64, total: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerPlan {
+    pub digest: Digest,
+    /// Compressed, in bytes.
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerStatus {
+    Pulling,
+    Waiting,
+    Downloading,
+    Downloaded,
+    Extracting,
+    Complete,
+    Exists,
+}
+
+/// The state of one pull.
+pub struct Progress {
+    reference: String,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Option<PullEvent>,
+    layers: Vec<LayerState>,
+}
+
+struct LayerState {
+    plan: LayerPlan,
+    status: LayerStatus,
+    feed: Option<Arc<Feed>>,
+    current: u64,
+}
+
+impl Progress {
+    pub fn new(reference: String) -> Progress {
+        Progress { reference, state: Mutex::default(), changed: watch::Sender::new(()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn plan(&self, familiar_name: String, tag: String, layers: Vec<LayerPlan>) {
+        let mut state = self.state();
+        let layer = |plan: &LayerPlan| LayerState { plan: plan.clone(), status: LayerStatus::Pulling, feed: None, current: 0 };
+        state.layers = layers.iter().map(layer).collect();
+        state.plan = Some(PullEvent::Plan { familiar_name, tag, layers });
+        drop(state);
+        self.changed.send_replace(());
+    }
+
+    pub fn set(&self, layer: usize, status: LayerStatus) {
+        if let Some(layer) = self.state().layers.get_mut(layer) {
+            layer.status = status;
+            if matches!(status, LayerStatus::Downloaded | LayerStatus::Complete | LayerStatus::Exists) {
+                layer.current = layer.plan.size;
+                layer.feed = None;
+            }
+        }
+        self.changed.send_replace(());
+    }
+
+    /// The layer is being downloaded into this feed.
+    pub fn downloading(&self, layer: usize, feed: &Arc<Feed>) {
+        if let Some(layer) = self.state().layers.get_mut(layer) {
+            layer.feed = Some(feed.clone());
+        }
+        self.set(layer, LayerStatus::Downloading);
+    }
+
+    /// Sends what happens until `ended` is set or the watcher is gone.
+    pub async fn report(&self, watcher: &mpsc::Sender<PullEvent>, mut ended: watch::Receiver<bool>) {
+        let mut changed = self.changed.subscribe();
+        let mut seen = Seen { planned: false, layers: Vec::new() };
+        if watcher.send(PullEvent::Resolving(self.reference.clone())).await.is_err() {
+            return;
+        }
+        loop {
+            let last = *ended.borrow();
+            for event in self.sample(&mut seen) {
+                if watcher.send(event).await.is_err() {
+                    return;
+                }
+            }
+            if last {
+                return;
+            }
+            tokio::select! {
+                _ = changed.changed() => {}
+                () = tokio::time::sleep(INTERVAL) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
+            }
+        }
+    }
+
+    fn sample(&self, seen: &mut Seen) -> Vec<PullEvent> {
+        let mut state = self.state();
+        let mut events = Vec::new();
+        let Some(plan) = &state.plan else { return events };
+        if !seen.planned {
+            events.push(plan.clone());
+            seen.planned = true;
+            seen.layers = vec![None; state.layers.len()];
+        }
+        for (layer, seen) in state.layers.iter_mut().zip(&mut seen.layers) {
+            if let Some(feed) = &layer.feed {
+                layer.current = feed.available();
+            }
+            let now = (layer.status, layer.current);
+            if *seen != Some(now) {
+                *seen = Some(now);
+                let LayerPlan { digest, size } = layer.plan.clone();
+                events.push(PullEvent::Layer { digest, status: now.0, current: now.1, total: size });
+            }
+        }
+        events
+    }
+}
+
+struct Seen {
+    planned: bool,
+    layers: Vec<Option<(LayerStatus, u64)>>,
+}
