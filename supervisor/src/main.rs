@@ -8,6 +8,7 @@ mod api;
 mod config;
 mod containers;
 mod content;
+mod diff;
 mod engine;
 mod error;
 mod events;

@@ -19,6 +19,7 @@ use crate::engine::Engine;
 use crate::events::EventBus;
 use crate::folders;
 use crate::gc::{Collector, SnapshotSource};
+use crate::images::pull::Puller;
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::listen::{Access, Socket};
@@ -100,6 +101,8 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     };
     let gc = Collector::new(Arc::clone(&db), Arc::clone(&content), Arc::clone(&images), &config.gc);
     gc.add_snapshots(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>);
+    let puller = Puller::new(config, &content, &images, &leases, &snapshots, &gc);
+    puller.recover(&namespaces).await?;
     let tasks = TaskManager::new(
         TaskOptions {
             state: config.state.clone(),
@@ -117,6 +120,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         content,
         images,
         snapshots,
+        puller,
         leases,
         containers,
         gc,

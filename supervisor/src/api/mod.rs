@@ -5,6 +5,7 @@
 mod containers;
 mod content;
 mod convert;
+mod diff;
 mod engine;
 mod events;
 mod images;
@@ -72,6 +73,7 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             wire::snapshots::v1::snapshots_server::SnapshotsServer::new(snapshots::Service(s())),
             services
         ))
+        .add_service(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
         .add_service(limited!(
             wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
             services

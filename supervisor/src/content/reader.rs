@@ -1,6 +1,7 @@
 //! Reading a committed blob through one open file, which stays readable when the blob is deleted meanwhile.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -27,6 +28,11 @@ impl Blob {
         Ok(bytes)
     }
 
+    /// Reads on from the beginning, on a thread that may block.
+    pub fn into_reader(self) -> BlobReader {
+        BlobReader { blob: self, position: 0 }
+    }
+
     /// The whole blob, if it is at most `limit` bytes: manifests, configs.
     pub async fn read_all(&self, limit: u64) -> Result<Bytes> {
         if self.size > limit {
@@ -40,5 +46,19 @@ impl Blob {
         let size = usize::try_from(self.size).unwrap_or(usize::MAX);
         let bytes = super::store::blocking(move || blob.read_at(0, size)).await?;
         Ok(bytes.into())
+    }
+}
+
+/// See [`Blob::into_reader`].
+pub struct BlobReader {
+    blob: Blob,
+    position: u64,
+}
+
+impl io::Read for BlobReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.blob.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
     }
 }

@@ -15,6 +15,7 @@ use crate::error::Error;
 const LONG: &[&str] = &[
     "/containerd.services.tasks.v1.Tasks/Wait",
     "/containerd.services.events.v1.Events/Subscribe",
+    "/containerd.services.diff.v1.Diff/Apply",
     "/longshore.engine.v1.Containers/Run",
     "/longshore.engine.v1.Containers/Attach",
     "/longshore.engine.v1.Containers/Wait",

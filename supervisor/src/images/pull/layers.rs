@@ -7,7 +7,6 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,7 +68,7 @@ impl Work<'_> {
                 self.progress.set(index, LayerStatus::Downloaded);
                 let Some(target) = target else { return Ok(Unpacked::Later) };
                 self.progress.set(index, LayerStatus::Extracting);
-                let reader = BlobReader { blob, position: 0 };
+                let reader = blob.into_reader();
                 let cancel = self.session.cancel_flag();
                 let applied = self.unpack(layer, reader, &target, cancel).await;
                 self.finish(layer, target.key, applied).await
@@ -213,10 +212,11 @@ impl Work<'_> {
             let work = self.unpack(layer, reader, target, cancel);
             tokio::pin!(work);
             let mut all_here = all_here;
+            let arrived = async { all_here.wait_for(|arrived| *arrived).await.is_ok() };
             tokio::select! {
                 result = &mut work => Some(result),
-                _ = all_here.wait_for(|arrived| *arrived) => {
-                    if *all_here.borrow() {
+                arrived = arrived => {
+                    if arrived {
                         self.progress.set(index, LayerStatus::Extracting);
                     }
                     Some(work.await)
@@ -314,7 +314,7 @@ impl Work<'_> {
         let digest = &layer.descriptor.digest;
         let blob = self.puller.content.reader(&self.session.namespace, digest).await?;
         let cancel = self.session.cancel_flag();
-        self.unpack(layer, BlobReader { blob, position: 0 }, &target, cancel).await
+        self.unpack(layer, blob.into_reader(), &target, cancel).await
     }
 }
 
@@ -323,19 +323,5 @@ struct CancelOnDrop(Arc<AtomicBool>);
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Reads a committed blob from its beginning.
-pub struct BlobReader {
-    pub blob: Blob,
-    pub position: u64,
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.blob.file.read_at(buffer, self.position)?;
-        self.position += count as u64;
-        Ok(count)
     }
 }
