@@ -142,7 +142,7 @@ mod tests {
     fn records_are_read_strictly() {
         let pax = parse(b"12 path=a/b\n20 SCHILY.xattr.u=1\n\n").unwrap_err();
         assert_eq!(pax, Rule::MalformedPax);
-        let pax = parse(b"12 path=a/b\n18 comment=hello\n").unwrap();
+        let pax = parse(b"12 path=a/b\n17 comment=hello\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         for bad in [&b"11 path=a/b\n"[..], b"99 path=a/b\n", b"x path=a\n", b"path=a\n", b"9 pathab\n", b"0 ", b" "] {
             assert!(parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
