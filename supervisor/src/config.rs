@@ -242,6 +242,17 @@ impl Config {
             let value = self.engine.namespace.clone();
             return Err(ConfigError::Value { key: "engine.namespace", value, why: "is no namespace" });
         }
+        let parent = &self.runtime.cgroup_parent;
+        let sane = |part: &str| !part.is_empty() && part != "." && part != "..";
+        if !parent.split('/').all(sane) || parent.contains(char::is_control) {
+            let why = "must be a relative path such as longshore or machines/longshore";
+            return Err(ConfigError::Value { key: "runtime.cgroup_parent", value: parent.clone(), why });
+        }
+        if self.engine.log_max_files == 0 || self.engine.log_max_size < 64 * 1024 {
+            let value = format!("{} files of {}", self.engine.log_max_files, self.engine.log_max_size);
+            let why = "a log needs one file or more of 65536 bytes or more";
+            return Err(ConfigError::Value { key: "engine.log_max_files, engine.log_max_size", value, why });
+        }
         if !matches!(self.snapshotter.default.as_str(), "overlayfs" | "native") {
             let value = self.snapshotter.default.clone();
             return Err(ConfigError::Value {
@@ -264,6 +275,27 @@ mod tests {
             Config::parse("root = \"/x\"\n\n[grpc]\ngruop = \"x\"\n", Path::new("/c.toml")).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("/c.toml") && text.contains("line 4") && text.contains("gruop"), "{text}");
+    }
+
+    /// docs/config.md shows every key with its default; the lines that are commented out there are valid, too.
+    #[test]
+    fn the_documented_configuration_is_the_default_one() {
+        let page = include_str!("../../docs/config.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (block, _) = rest.split_once("```").unwrap();
+        let documented = Config::parse(block, Path::new("docs/config.md")).unwrap();
+        assert_eq!(toml::to_string(&documented).unwrap(), toml::to_string(&Config::default()).unwrap());
+        let examples =
+            block.replace("insecure = []\n", "").replace("ca_files = []\n", "").replace("\n#! ", "\n");
+        let with_examples = Config::parse(&examples, Path::new("docs/config.md")).unwrap();
+        with_examples.check().unwrap();
+        for key in toml::to_string(&with_examples)
+            .unwrap()
+            .lines()
+            .filter_map(|line| Some(line.split_once(" = ")?.0))
+        {
+            assert!(page.contains(key), "{key} is not documented");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -43,4 +43,11 @@ pub fn private(folder: &Path) -> Result<()> {
         fs::set_permissions(folder, fs::Permissions::from_mode(mode & 0o700)).map_err(at)?;
     }
     Ok(())
+}
+
+/// Lets a group through `folder`, to a socket in it, without letting it read the folder.
+pub fn let_through(folder: &Path, group: u32) -> Result<()> {
+    let at = |source| Error::io("letting the socket's group into", folder, source);
+    chown(folder, None, Some(group)).map_err(at)?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o710)).map_err(at)
 }

@@ -43,6 +43,11 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let _state = folders::claim(&config.state, "--state")?;
     let _root = folders::claim(&config.root, "--root")?;
     let access = Access::new(config.grpc.group.as_deref())?;
+    if let Some(group) = access.group
+        && config.address.parent() == Some(&config.state)
+    {
+        folders::let_through(&config.state, group)?;
+    }
     let services = build(&config).await?;
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
     let engine = Engine::new(&services)?;

@@ -195,10 +195,39 @@ async fn long_lived_calls_keep_no_short_ones_out_and_have_their_own_bound() {
     let daemon = Daemon::with_config("[grpc]\nmax_requests = 2\nmax_streams = 3");
     let clients = daemon.clients().await;
     let mut subscriptions = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..3 {
         subscriptions.push(clients.events().subscribe(SubscribeRequest::default()).await.unwrap());
+    }
+    let refused = clients.events().subscribe(SubscribeRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("grpc.max_streams = 3"), "{}", refused.message());
+    for _ in 0..10 {
         clients.version().version(()).await.unwrap();
     }
+    drop(subscriptions);
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while clients.events().subscribe(SubscribeRequest::default()).await.is_err() {
+        assert!(std::time::Instant::now() < until, "the streams that ended still count");
+    }
+}
+
+#[tokio::test]
+async fn the_socket_in_the_state_folder_is_reachable_for_the_group() {
+    let mut daemon = Daemon::with_config("[grpc]\ngroup = \"54321\"");
+    assert!(daemon.stop());
+    let state = daemon.folder.path().join("state");
+    let mut command = command(daemon.folder.path(), "[grpc]\ngroup = \"54321\"");
+    command.args(["--root".as_ref(), daemon.root().as_os_str(), "--state".as_ref(), state.as_os_str()]);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while !state.join("longshore.sock").exists() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let metadata = std::fs::metadata(&state).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.gid()), (0o710, 54321));
 }
 
 #[tokio::test]

@@ -199,3 +199,19 @@ fn what_was_acknowledged_survives_kill_minus_nine() {
     }
     assert!(acknowledged.len() > 50, "only {} writes", acknowledged.len());
 }
+
+#[tokio::test]
+async fn a_snapshot_that_a_kill_left_unfinished_does_not_stop_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let ns = namespace();
+    {
+        let db = open(folder.path());
+        db.write(|tx| tx.put(&tables::NAMES, &ns, "k", &"v".to_owned())).await.unwrap();
+        db.close().unwrap();
+    }
+    let unfinished = folder.path().join("sled/snap.00000000000F4240.generating");
+    std::fs::write(&unfinished, b"half").unwrap();
+    let db = open(folder.path());
+    assert_eq!(db.get(&tables::NAMES, &ns, "k").unwrap().as_deref(), Some("v"));
+    assert!(!unfinished.exists());
+}

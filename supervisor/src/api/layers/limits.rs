@@ -1,10 +1,13 @@
 //! How many requests are answered at one time. What lives long by its nature (waits, subscriptions, attached streams)
-//! has a bound of its own, so that it never keeps short requests out.
+//! has a bound of its own, so that it never keeps short requests out; a request counts until its answer was sent.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::Semaphore;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -16,6 +19,9 @@ const LONG: &[&str] = &[
     "/containerd.services.tasks.v1.Tasks/Wait",
     "/containerd.services.events.v1.Events/Subscribe",
     "/containerd.services.diff.v1.Diff/Apply",
+    "/containerd.services.content.v1.Content/Read",
+    "/containerd.services.content.v1.Content/Write",
+    "/longshore.engine.v1.Containers/Create",
     "/longshore.engine.v1.Containers/Run",
     "/longshore.engine.v1.Containers/Attach",
     "/longshore.engine.v1.Containers/Wait",
@@ -23,10 +29,37 @@ const LONG: &[&str] = &[
     "/longshore.engine.v1.Containers/Exec",
     "/longshore.engine.v1.Containers/Stats",
     "/longshore.engine.v1.Containers/Stop",
+    "/longshore.engine.v1.Containers/Restart",
     "/longshore.engine.v1.Images/Pull",
     "/longshore.engine.v1.System/Events",
     "/grpc.health.v1.Health/Watch",
 ];
+
+/// An answer's body that holds its place until it was sent, or its client left.
+struct Counted {
+    body: Body,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
 
 #[derive(Clone)]
 pub struct LimitsLayer {
@@ -93,9 +126,8 @@ where
         };
         let future = self.inner.call(request);
         Answer::Inner(Box::pin(async move {
-            let answer = future.await;
-            drop(permit);
-            answer
+            let answer = future.await?;
+            Ok(answer.map(|body| Body::new(Counted { body, _permit: permit })))
         }))
     }
 }
