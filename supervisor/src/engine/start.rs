@@ -179,7 +179,10 @@ impl Engine {
             console: console.map(|size| shim::WindowSize { columns: size.columns, rows: size.rows }),
             seccomp_cache: self.seccomp_cache().display().to_string(),
             open_stdin: record.config.open_stdin,
-            stdin_once: record.config.open_stdin && join.is_some_and(|join| join.streams.stdin),
+            // Not on a terminal: who detaches from it comes back to a shell that still reads.
+            stdin_once: record.config.open_stdin
+                && !record.config.tty
+                && join.is_some_and(|join| join.streams.stdin),
             ..shim::CreateOptions::default()
         };
         Any::pack("longshore.shim.v1.CreateOptions", &options)
