@@ -57,7 +57,7 @@ pub struct Flags {
     /// Read in a line delimited file of labels
     #[arg(long, value_name = "FILE")]
     pub label_file: Vec<PathBuf>,
-    /// Log options: max-size (20m unless set, -1 for no rotation) and max-file (5 unless set)
+    /// Log options: max-size (-1 for no rotation) and max-file; without them the daemon rotates as it is configured
     #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::log_option)]
     pub log_opt: Vec<LogOption>,
     /// Memory limit
