@@ -28,6 +28,10 @@ impl Engine {
 
     pub(super) async fn remove_entry(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
         let turn = entry.turn.clone().lock_owned().await;
+        // Somebody was faster: `--rm` at its exit, or another rm. It is gone, as was asked.
+        if entry.watch().borrow().removed {
+            return Ok(());
+        }
         entry.change(|record| record.state.removing()).map_err(|why| refusal(entry, why))?;
         let (engine, entry) = (self.clone(), entry.clone());
         let work = async move {
