@@ -206,3 +206,13 @@ fn logs_follow_until_the_container_ends() {
     assert_eq!(followed.stdout, "1\n2\n3\n4\n5\n");
     assert_eq!(followed.stderr, "bad\n");
 }
+
+#[test]
+fn a_container_that_removes_itself_can_be_removed_by_force() {
+    let Fixture { daemon, registry: _registry, busybox } = &Fixture::pulled();
+    for _ in 0..5 {
+        daemon.ctl(&["run", "-d", "--rm", "--name", "short", busybox, "sleep", "1000"]).ok();
+        assert_eq!(daemon.ctl(&["rm", "-f", "short"]).ok().line(), "short");
+    }
+    assert_eq!(daemon.ctl(&["ps", "-a", "-q"]).ok().line(), "");
+}
