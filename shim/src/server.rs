@@ -172,6 +172,7 @@ impl Shim {
         self.scratch = Vec::new();
         self.processes.values_mut().for_each(|process| process.io.shrink());
         sys::trim_memory();
+        sys::trim_stack();
     }
 
     fn accept(&mut self) {

@@ -40,6 +40,23 @@ pub fn trim_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Gives back the pages of the stack below this call: a container's creation goes deep, the loop does not.
+#[inline(never)]
+pub fn trim_stack() {
+    const PAGE: usize = 4096;
+    /// Left alone below this frame: what this function and the system call's wrapper use themselves.
+    const MARGIN: usize = 2 * PAGE;
+    /// As deep as the shim ever goes.
+    const DEPTH: usize = 512 << 10;
+    let here = 0u8;
+    let end = (std::ptr::addr_of!(here).addr() - MARGIN) & !(PAGE - 1);
+    let start = end.saturating_sub(DEPTH);
+    // SAFETY: the range lies wholly below the frames in use, so nothing in it is read again before it is written. It
+    // is within the main thread's stack limit and the gap that the kernel keeps below the stack, so no other mapping
+    // is in it; parts that the stack has never grown to make the call fail without effect on others.
+    unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), DEPTH, libc::MADV_DONTNEED) };
+}
+
 /// Keeps the allocator to one arena that shrinks readily: small private memory matters more than speed here.
 pub fn tune_allocator() {
     // SAFETY: mallopt has no preconditions; called before any other thread could exist.

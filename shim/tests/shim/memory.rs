@@ -48,6 +48,7 @@ fn an_idle_shim_is_small() {
     let dirty = memory(shim.child.id(), "smaps_rollup", "Private_Dirty");
     let pss = memory(shim.child.id(), "smaps_rollup", "Pss:");
     eprintln!("idle shim: Private_Dirty {dirty} KiB, PSS {pss} KiB");
+    print_dirty_mappings(shim.child.id());
     assert!(dirty <= PRIVATE_DIRTY, "{dirty} KiB of Private_Dirty");
     shim.kill("", libc::SIGKILL).unwrap();
     shim.wait("").unwrap();
@@ -139,5 +140,19 @@ fn how_long_a_container_takes() {
         let mut column: Vec<Duration> = times.iter().map(|row| row[at]).collect();
         column.sort();
         eprintln!("{name}: median {:?}, best {:?}", column[column.len() / 2], column[0]);
+    }
+}
+
+/// Where the dirty pages are, for whoever wants them fewer.
+fn print_dirty_mappings(pid: u32) {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut mapping = "";
+    for line in smaps.lines() {
+        match line.strip_prefix("Private_Dirty:") {
+            Some(size) if !size.trim().starts_with("0 ") => eprintln!("  {} {mapping}", size.trim()),
+            Some(_) => {}
+            None if line.split(' ').next().is_some_and(|first| first.contains('-')) => mapping = line,
+            None => {}
+        }
     }
 }
