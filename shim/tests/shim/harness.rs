@@ -47,12 +47,12 @@ pub fn spawn(binary: &Path) -> (Child, UnixStream) {
 fn rootfs() -> &'static Path {
     static ROOTFS: OnceLock<PathBuf> = OnceLock::new();
     ROOTFS.get_or_init(|| {
-        let root = std::env::temp_dir().join("longshore-test-shim-rootfs");
+        let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shim-rootfs");
         let ready = root.join("ready-1");
         if ready.exists() {
             return root;
         }
-        let draft = tempfile::tempdir().unwrap();
+        let draft = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         for folder in ["bin", "dev", "proc", "sys", "tmp", "etc", "root"] {
             fs::create_dir(draft.path().join(folder)).unwrap();
         }
@@ -338,4 +338,11 @@ pub fn memory(pid: u32, file: &str, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let line = text.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Processor time that a process has used, in ticks of 10 ms.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }

@@ -186,6 +186,30 @@ fn a_wait_with_a_deadline_ends() {
 }
 
 #[test]
+fn other_users_are_turned_away_even_if_the_socket_is_open_to_them() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    let open = |path: &std::path::Path| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    let socket = shim.bundle.join("shim.sock");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    [shim.dir.path(), &shim.bundle, &socket].into_iter().for_each(open);
+    let other = std::thread::spawn(move || {
+        // SAFETY: the raw system call changes the effective user of this thread alone.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) }, 0);
+        let mut socket = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        std::io::Read::read(&mut socket, &mut [0]).unwrap()
+    });
+    assert_eq!(other.join().unwrap(), 0, "closed without a word");
+    shim.state("").unwrap();
+    shim.delete("").unwrap();
+    shim.shut_down();
+}
+
+#[test]
 fn signals_to_the_shim_do_not_end_the_container() {
     let mut shim = Shim::created(&Want::sh("sleep 100"));
     shim.start().unwrap();
@@ -198,5 +222,85 @@ fn signals_to_the_shim_do_not_end_the_container() {
     assert!(shim.state("").unwrap().pid > 0);
     shim.kill("", libc::SIGKILL).unwrap();
     shim.wait("").unwrap();
+    shim.finish();
+}
+
+/// Numbers below a bound, the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % bound
+    }
+}
+
+#[test]
+fn many_clients_at_random_leave_a_working_shim() {
+    use longshore_proto::longshore::shim::v1 as api;
+    let mut shim = Shim::created(&Want::sh("while read x; do echo $x; done"));
+    shim.start().unwrap();
+    let clients: Vec<_> = (0..6u64).map(|n| (n, shim.connect())).collect();
+    let threads = clients.into_iter().map(|(n, mut client)| {
+        std::thread::spawn(move || {
+            let mut dice = Dice(0x5851_f42d_4c95_7f2d ^ (n << 32));
+            for round in 0..12 {
+                let exec_id = format!("r{n}-{round}");
+                let script = ["exit 3", "cat", "head -c 300000 /dev/zero", "sleep 100", "echo x; echo y >&2"];
+                let script = script[dice.below(5) as usize];
+                let process = serde_json::json!({
+                    "terminal": dice.below(3) == 0, "user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", script],
+                    "cwd": "/", "env": ["PATH=/bin"],
+                });
+                let request = task::ExecProcessRequest {
+                    id: ID.into(),
+                    exec_id: exec_id.clone(),
+                    terminal: process["terminal"].as_bool().unwrap(),
+                    spec: Some(prost_types::Any { type_url: String::new(), value: process.to_string().into_bytes() }),
+                    ..Default::default()
+                };
+                client.task::<_, ()>("Exec", &request).unwrap();
+                let attached = (dice.below(3) > 0).then(|| {
+                    let window = [0, 70_000][dice.below(2) as usize];
+                    client.queue_attach(api::AttachStart {
+                        exec_id: exec_id.clone(),
+                        stdin: true,
+                        stdout: true,
+                        stderr: dice.below(2) == 0,
+                        window,
+                    })
+                });
+                client.flush();
+                let start = task::StartRequest { id: ID.into(), exec_id: exec_id.clone() };
+                client.task::<_, task::StartResponse>("Start", &start).unwrap();
+                if let Some(stream) = attached {
+                    match dice.below(3) {
+                        0 => client.send_stdin(stream, &[b'z'; 5000], dice.below(2) == 0),
+                        1 => client.queue_data(stream, &api::AttachInput { detach: true, ..Default::default() }),
+                        _ => client.queue_data(stream, &api::AttachInput { consumed: 1 << 20, ..Default::default() }),
+                    }
+                    client.flush();
+                }
+                if dice.below(2) == 0 {
+                    std::thread::sleep(Duration::from_millis(dice.below(20)));
+                }
+                let kill =
+                    task::KillRequest { id: ID.into(), exec_id: exec_id.clone(), signal: 9, ..Default::default() };
+                let _ = client.task::<_, ()>("Kill", &kill);
+                let wait = task::WaitRequest { id: ID.into(), exec_id: exec_id.clone() };
+                client.task::<_, task::WaitResponse>("Wait", &wait).unwrap();
+                let delete = task::DeleteRequest { id: ID.into(), exec_id };
+                client.task::<_, task::DeleteResponse>("Delete", &delete).unwrap();
+            }
+        })
+    });
+    threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().unwrap());
+    let stream =
+        shim.client.queue_attach(api::AttachStart { stdin: true, stdout: true, ..Default::default() });
+    shim.client.send_stdin(stream, b"still\n", true);
+    let all = shim.client.attach_all(stream);
+    assert_eq!(all.stdout, b"still\n");
     shim.finish();
 }

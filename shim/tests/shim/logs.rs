@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use longshore_proto::longshore::shim::v1 as shim;
 
-use crate::harness::{Shim, Want, wait_until};
+use crate::harness::{Shim, Want, cpu_ticks, wait_until};
 
 /// The text of one stream in all files of a log, oldest first.
 fn text(dir: &Path, stream: &str) -> Vec<u8> {
@@ -121,13 +121,6 @@ fn a_full_disk_holds_the_container_back_and_loses_nothing() {
     let expected: String = (1..=100_000).map(|n| format!("{n}\n")).collect();
     assert_eq!(text(&dir, "stdout"), expected.as_bytes());
     shim.shut_down();
-}
-
-/// Processor time that a process has used, in ticks of 10 ms.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 struct Unmount(std::path::PathBuf);

@@ -143,6 +143,39 @@ fn how_long_a_container_takes() {
     }
 }
 
+/// Not a test: prints how fast output moves to the log, and to a client.
+#[test]
+#[ignore = "a measurement"]
+fn how_fast_output_moves() {
+    const SIZE: usize = 400 << 20;
+    let binary = static_build().expect("needs the static build");
+    for logged in [true, false] {
+        let mut shim = Shim::with_binary(&binary);
+        shim.assign().unwrap();
+        let log = format!("log://{}/log?max-size=20000000&max-files=2", shim.dir.path().display());
+        let stdout = if logged { log } else { String::new() };
+        let script = format!("yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c {SIZE}");
+        shim.create(&Want { stdout, ..Want::sh(&script) }).unwrap();
+        let start =
+            longshore_proto::longshore::shim::v1::AttachStart { stdout: !logged, ..Default::default() };
+        let stream = shim.client.queue_attach(start);
+        let begin = std::time::Instant::now();
+        shim.start().unwrap();
+        let all = shim.client.attach_all(stream);
+        let seconds = begin.elapsed().as_secs_f64();
+        let bytes = if logged { SIZE } else { all.stdout.len() };
+        let ticks = crate::harness::cpu_ticks(shim.child.id());
+        let to = if logged { "log" } else { "client" };
+        let megabytes = bytes as f64 / 1e6;
+        eprintln!(
+            "to a {to}: {:.0} MB/s, {:.0} MB for a second of the shim's own processor time",
+            megabytes / seconds,
+            megabytes * 100.0 / ticks as f64
+        );
+        shim.finish();
+    }
+}
+
 /// Where the dirty pages are, for whoever wants them fewer.
 fn print_dirty_mappings(pid: u32) {
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
