@@ -22,6 +22,9 @@ pub struct Container {
     pub(crate) seccomp: Option<SeccompProgram>,
     pub(crate) personality: Option<u64>,
     pub(crate) new_keyring: bool,
+    /// Keeps the mount namespace until the container is deleted: its mounts are taken down then, and not while everybody
+    /// waits for the last process to exit.
+    pub(crate) _mount_namespace: Option<OwnedFd>,
     pub(crate) poststart: Option<HookList>,
     pub(crate) poststop: Option<HookList>,
 }

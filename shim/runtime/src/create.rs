@@ -14,6 +14,7 @@ use crate::sys::process::{self as sys, Exit, Reap};
 use crate::{Container, CreateOptions, Error, Process, Result, mounts, process, rootfs, seccomp};
 use oci_spec::runtime::{Linux, LinuxPersonalityDomain, Process as ProcessSpec, Spec};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -171,6 +172,7 @@ impl Builder<'_> {
             _ => Ok(()),
         })?;
         let seccomp = setup.seccomp();
+        let mount_namespace = setup.hold_mount_namespace();
         Ok(Container {
             init: setup.finish()?,
             id: self.options.id.into(),
@@ -181,6 +183,7 @@ impl Builder<'_> {
             seccomp,
             personality,
             new_keyring,
+            _mount_namespace: mount_namespace,
             poststart: self.hooks.poststart.take(),
             poststop: self.hooks.poststop.take(),
         })
@@ -377,6 +380,12 @@ impl Setup {
             }
             _ => None,
         })
+    }
+
+    /// A descriptor of the child's mount namespace; nice to have only.
+    fn hold_mount_namespace(&self) -> Option<OwnedFd> {
+        let path = format!("/proc/{}/ns/mnt", self.child.as_ref()?.pid);
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 
     /// The child waits at its gate.

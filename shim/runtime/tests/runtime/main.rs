@@ -1,6 +1,8 @@
 //! The runtime against the real kernel, as root: each test makes containers from a busybox rootfs of its own, and checks in
 //! the end that no process, mount or cgroup is left.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod bundle;
 mod cgroups;
 mod exec;
