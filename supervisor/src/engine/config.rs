@@ -132,6 +132,9 @@ pub struct Record {
     pub user: String,
     /// Signal number.
     pub stop_signal: i32,
+    /// Whether stdin ends with the client that sends it. Not so for a container that was begun detached.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// The image's volumes: folders of the writable layer.
     #[serde(default)]
     pub volumes: Vec<String>,

@@ -137,7 +137,7 @@ impl Engine {
         let of_image = &image.config;
         let process_args =
             env::words(config.entrypoint.as_deref(), &config.args, &of_image.entrypoint, &of_image.cmd);
-        if process_args.first().is_none_or(String::is_empty) {
+        if process_args.is_empty() {
             return Err(Error::invalid(
                 "no command specified",
                 "neither the image nor the command line names a program",
@@ -166,6 +166,7 @@ impl Engine {
             process_cwd: absolute(&cwd)?,
             user: first_set(&config.user, &of_image.user),
             stop_signal,
+            stdin_once: config.open_stdin,
             volumes: of_image.volumes.keys().cloned().collect(),
             created_at: Timestamp::now(),
             state: State::created(),
@@ -199,11 +200,18 @@ impl Engine {
         let snapshotter = self.snapshotter()?;
         let hold = snapshotter.hold(&self.namespace, &id).await;
         let parent = image.chain_id.clone().unwrap_or_default();
-        let labels = [("longshore.io/container".to_owned(), id.clone())].into();
-        let mounts = snapshotter
-            .prepare(&self.namespace, &id, &parent, labels, None)
-            .instrument(tracing::debug_span!("run.snapshot"))
-            .await?;
+        let labels = crate::labels::Labels::from([("longshore.io/container".to_owned(), id.clone())]);
+        let prepare = || snapshotter.prepare(&self.namespace, &id, &parent, labels.clone(), None);
+        let mounts = async {
+            match prepare().await {
+                Err(error) if error.is_not_found() => {
+                    self.unpack(&record.image_ref, &record.config.platform).await?;
+                    prepare().await
+                }
+                prepared => prepared,
+            }
+        };
+        let mounts = mounts.instrument(tracing::debug_span!("run.snapshot")).await?;
         let mut undo = Undo { engine: self.clone(), id: Some(id.clone()) };
         let bundle = self.bundle(&id, &record, &mounts, First::Yes).await?;
         undo.id = None;

@@ -56,6 +56,7 @@ use crate::content::ContentStore;
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::gc::Collector;
+use crate::images::pull::Puller;
 use crate::images::store::ImageStore;
 use crate::metadata::Db;
 use crate::namespaces::Namespace;
@@ -82,6 +83,7 @@ pub struct Engine {
     images: Arc<ImageStore>,
     snapshots: Arc<Snapshots>,
     tasks: Arc<TaskManager>,
+    puller: Arc<Puller>,
     gc: Arc<Collector>,
     bus: Arc<EventBus>,
     registry: Arc<Registry>,
@@ -102,6 +104,7 @@ impl Engine {
             images: services.images.clone(),
             snapshots: services.snapshots.clone(),
             tasks: services.tasks.clone(),
+            puller: services.puller.clone(),
             gc: services.gc.clone(),
             bus: services.events.clone(),
             registry: Arc::default(),

@@ -87,8 +87,6 @@ impl Engine {
                     self.conclude(entry, exit.into()).await;
                 }
                 None if task.is_some() => self.delete_task(&entry.id).await,
-                // Made to be removed at its exit, and never started: nobody waits for it any more.
-                None if status == Status::Created && entry.read(|record| record.config.auto_remove) => {}
                 None => {}
             },
         }

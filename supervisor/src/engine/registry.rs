@@ -275,6 +275,7 @@ mod tests {
             process_cwd: "/".to_owned(),
             user: String::new(),
             stop_signal: 15,
+            stdin_once: false,
             volumes: Vec::new(),
             created_at: jiff::Timestamp::UNIX_EPOCH,
             state: State::created(),

@@ -30,6 +30,9 @@ impl Engine {
     ) -> Result<Run> {
         let span = tracing::debug_span!("run");
         let making = self.make(&request, &progress).instrument(span.clone()).await?;
+        if join.is_none() {
+            making.entry.change(|record| record.stdin_once = false);
+        }
         drop(progress);
         let engine = self.clone();
         // From the record on nothing depends on the client any more: it may go away at any moment.

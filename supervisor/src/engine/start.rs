@@ -180,9 +180,7 @@ impl Engine {
             seccomp_cache: self.seccomp_cache().display().to_string(),
             open_stdin: record.config.open_stdin,
             // Not on a terminal: who detaches from it comes back to a shell that still reads.
-            stdin_once: record.config.open_stdin
-                && !record.config.tty
-                && join.is_some_and(|join| join.streams.stdin),
+            stdin_once: record.stdin_once && !record.config.tty,
             ..shim::CreateOptions::default()
         };
         Any::pack("longshore.shim.v1.CreateOptions", &options)

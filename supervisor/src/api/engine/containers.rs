@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, Told};
-use super::session::{self, Ended, Out, Target, Wire};
+use super::session::{self, Ended, Out, StdinEnd, Target, Wire};
 use super::{Answer, STREAM_BUFFER, Stream, empty, status};
 use crate::engine::Engine;
 use crate::engine::attach::Begin;
@@ -332,12 +332,17 @@ async fn run(
         },
         output: |stdio| wire::RunOutput { what: Some(What::Stdio(stdio)) },
     };
-    let target = Target { engine: &engine, entry: &created.entry, exec_id: "" };
+    let stdin = stdin_end(&created.entry);
+    let target = Target { engine: &engine, entry: &created.entry, exec_id: "", stdin };
     let ended = session::carry(&target, stream, &mut inputs, &out, &wire).await;
     if let Some(exited) = container_end(&engine, &created.entry, ended).await {
         send(&out, message(What::Exited(exited))).await;
     }
     Ok(())
+}
+
+fn stdin_end(entry: &Entry) -> StdinEnd {
+    if entry.read(|record| record.stdin_once) { StdinEnd::Closes } else { StdinEnd::Stays }
 }
 
 /// What an attached client is told at the end; `None` if it left before.
@@ -383,7 +388,8 @@ async fn attach(
         },
         output: |stdio| wire::AttachOutput { what: Some(What::Stdio(stdio)) },
     };
-    let target = Target { engine: &engine, entry: &attached.entry, exec_id: "" };
+    let stdin = stdin_end(&attached.entry);
+    let target = Target { engine: &engine, entry: &attached.entry, exec_id: "", stdin };
     let ended = session::carry(&target, stream, &mut inputs, &out, &wire).await;
     if let Some(exited) = container_end(&engine, &attached.entry, ended).await {
         send(&out, message(What::Exited(exited))).await;
@@ -429,7 +435,8 @@ async fn exec(
         },
         output: |stdio| wire::ExecOutput { what: Some(What::Stdio(stdio)) },
     };
-    let target = Target { engine: &engine, entry: &executed.entry, exec_id: &executed.exec_id };
+    let (entry, exec_id) = (&executed.entry, executed.exec_id.as_str());
+    let target = Target { engine: &engine, entry, exec_id, stdin: StdinEnd::Closes };
     match session::carry(&target, stream, &mut inputs, &out, &wire).await {
         Ended::Exited(exit) => {
             send(&out, message(What::Exited(convert::exited(exit.into())))).await;

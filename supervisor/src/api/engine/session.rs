@@ -39,6 +39,15 @@ pub struct Target<'a> {
     pub engine: &'a Arc<Engine>,
     pub entry: &'a Entry,
     pub exec_id: &'a str,
+    /// Whether the client's end of stdin is the process's: it is not for a container that was begun detached.
+    pub stdin: StdinEnd,
+}
+
+/// What the end of a client's stdin does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StdinEnd {
+    Closes,
+    Stays,
 }
 
 /// Carries bytes both ways until one side ends.
@@ -99,7 +108,7 @@ async fn one_input(
     if !message.stdin.is_empty() {
         input.send(AttachInput::Stdin(Bytes::from(message.stdin))).await?;
     }
-    if message.close_stdin {
+    if message.close_stdin && target.stdin == StdinEnd::Closes {
         input.send(AttachInput::CloseStdin).await?;
     }
     if let Some(size) = message.resize {

@@ -6,9 +6,15 @@ use tokio::sync::mpsc;
 
 use crate::engine::Engine;
 use crate::engine::create::Progress;
-use crate::error::{Error, Result};
+use super::Layer;
+use crate::error::Result;
+use crate::images::platform::Platform;
+use crate::images::pull as puller;
 use crate::images::reference::Reference;
 use crate::images::store::Image;
+
+/// Events that wait for a client to read them.
+const WAITING: usize = 64;
 
 /// Whether a registry is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +70,7 @@ pub enum PullEvent {
     Plan {
         familiar_name: String,
         tag: String,
-        layers: Vec<super::Layer>,
+        layers: Vec<Layer>,
     },
     Layer {
         digest: String,
@@ -88,8 +94,8 @@ impl Engine {
         progress: &mpsc::Sender<Progress>,
     ) -> Result<Image> {
         if policy != Policy::Always {
-            match self.find_image(&request.reference).await {
-                Ok((image, _)) => return self.usable(image, &request.platform).await,
+            match self.local_image(&request).await {
+                Ok(image) => return Ok(image),
                 Err(error) if !error.is_not_found() || policy == Policy::Never => return Err(error),
                 Err(_) => {
                     let reference = Reference::parse(&request.reference)?;
@@ -98,8 +104,8 @@ impl Engine {
                 }
             }
         }
-        let (events, mut reported) = mpsc::channel(64);
-        let pull = self.pull(request.clone(), events);
+        let (events, mut reported) = mpsc::channel(WAITING);
+        let pull = self.pull(request, events);
         let forward = async {
             while let Some(event) = reported.recv().await {
                 if progress.send(Progress::Pull(event)).await.is_err() {
@@ -111,19 +117,90 @@ impl Engine {
         pulled
     }
 
-    /// Fetches an image and unpacks it.
-    pub async fn pull(
-        self: &Arc<Self>,
-        request: PullRequest,
-        events: mpsc::Sender<PullEvent>,
-    ) -> Result<Image> {
-        let _ = events;
-        Err(Error::Unimplemented { what: format!("pulling {}", request.reference) })
+    /// The image as it is here, if it is here for the platform.
+    async fn local_image(&self, request: &PullRequest) -> Result<Image> {
+        let (image, _) = self.find_image(&request.reference).await?;
+        self.open_image(&image, &request.platform).await?;
+        Ok(image)
     }
 
-    /// Makes sure that the image is unpacked.
-    async fn usable(self: &Arc<Self>, image: Image, platform: &str) -> Result<Image> {
-        let _ = self.open_image(&image, platform).await?;
-        Ok(image)
+    /// Fetches an image and unpacks it. Dropping the future ends the pull unless others wait for the same one.
+    pub async fn pull(self: &Arc<Self>, request: PullRequest, events: mpsc::Sender<PullEvent>) -> Result<Image> {
+        let wanted = puller::PullRequest {
+            reference: Reference::parse(&request.reference)?,
+            platform: platform(&request.platform)?,
+            auth: request.auth.and_then(|auth| {
+                puller::Auth::from_parts(&auth.username, &auth.password, &auth.identity_token)
+            }),
+        };
+        let (sender, mut reported) = mpsc::channel(WAITING);
+        let forward = async {
+            while let Some(event) = reported.recv().await {
+                if events.send(event.into()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let (pulled, ()) = tokio::join!(self.puller.pull(&self.namespace, wanted, Some(sender)), forward);
+        let pulled = pulled?;
+        let familiar = Reference::parse(&pulled.image.name).map(|reference| reference.familiar());
+        let familiar = familiar.unwrap_or_else(|_| pulled.image.name.clone());
+        self.image_happened(&familiar, "pull", &familiar);
+        let done = PullEvent::Done {
+            digest: pulled.image.target.digest.as_str().to_owned(),
+            canonical_reference: pulled.image.name.clone(),
+            was_up_to_date: pulled.was_up_to_date,
+        };
+        // Who went away does not want to know.
+        let _ = events.send(done).await;
+        Ok(pulled.image)
+    }
+
+    /// Unpacks an image that is here but was not unpacked, as one that containerd's clients imported.
+    pub(in crate::engine) async fn unpack(&self, image_ref: &str, wanted: &str) -> Result<()> {
+        let image = self.images.get(&self.namespace, image_ref)?;
+        self.puller.unpack(&self.namespace, &image, &platform(wanted)?, None).await?;
+        Ok(())
+    }
+}
+
+fn platform(text: &str) -> Result<Platform> {
+    if text.is_empty() { Ok(Platform::host()) } else { Ok(text.parse()?) }
+}
+
+impl From<puller::PullEvent> for PullEvent {
+    fn from(event: puller::PullEvent) -> PullEvent {
+        let bytes = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        match event {
+            puller::PullEvent::Resolving(reference) => PullEvent::Resolving(reference),
+            puller::PullEvent::Plan { familiar_name, tag, layers } => PullEvent::Plan {
+                familiar_name,
+                tag,
+                layers: layers
+                    .into_iter()
+                    .map(|layer| Layer { digest: layer.digest.as_str().to_owned(), size: bytes(layer.size) })
+                    .collect(),
+            },
+            puller::PullEvent::Layer { digest, status, current, total } => PullEvent::Layer {
+                digest: digest.as_str().to_owned(),
+                step: status.into(),
+                current: bytes(current),
+                total: bytes(total),
+            },
+        }
+    }
+}
+
+impl From<puller::LayerStatus> for LayerStep {
+    fn from(status: puller::LayerStatus) -> LayerStep {
+        match status {
+            puller::LayerStatus::Pulling => LayerStep::Pulling,
+            puller::LayerStatus::Waiting => LayerStep::Waiting,
+            puller::LayerStatus::Downloading => LayerStep::Downloading,
+            puller::LayerStatus::Downloaded => LayerStep::Downloaded,
+            puller::LayerStatus::Extracting => LayerStep::Extracting,
+            puller::LayerStatus::Complete => LayerStep::Complete,
+            puller::LayerStatus::Exists => LayerStep::Exists,
+        }
     }
 }

@@ -45,7 +45,15 @@ impl Engine {
         let users = self.users_of(group.local.id.as_str());
         let removed = match &named {
             Named::Reference(reference) => {
-                if group.names.len() == 1
+                let last = group.names.len() == 1;
+                if last
+                    && force == Force::Yes
+                    && let Some(user) = users.iter().find(|entry| entry.status().is_live())
+                {
+                    let image = short(group.local.id.digits());
+                    return Err(Conflict::ImageOfRunning { image, container: short(&user.id) }.into());
+                }
+                if last
                     && force == Force::No
                     && let Some(user) = users.first()
                 {
