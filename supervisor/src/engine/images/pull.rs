@@ -133,7 +133,7 @@ impl Engine {
                 puller::Auth::from_parts(&auth.username, &auth.password, &auth.identity_token)
             }),
         };
-        let (sender, mut reported) = mpsc::channel(WAITING);
+        let (sender, mut reported) = mpsc::channel::<puller::PullEvent>(WAITING);
         let forward = async {
             while let Some(event) = reported.recv().await {
                 if events.send(event.into()).await.is_err() {
