@@ -40,10 +40,7 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     let path = linux.cgroups_path().as_deref().and_then(|path| path.to_str()).filter(|path| !path.is_empty());
     let cgroups = Undo(Some(CgroupPaths::create(path.unwrap_or(&default_path))?));
     cgroups.get()?.enable_usual_controllers()?;
-    let mut warnings = match linux.resources() {
-        Some(resources) => cgroups.get()?.limit(resources)?,
-        None => Vec::new(),
-    };
+    let mut warnings = cgroups.get()?.limit_new(linux.resources().as_ref())?;
     let builder = Builder { options, linux, process, namespaces, seccomp, hooks };
     builder.build(cgroups, &mut warnings).map(|mut container| {
         container.warnings = warnings;

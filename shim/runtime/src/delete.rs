@@ -1,10 +1,11 @@
 //! Back to nothing: processes, cgroups, then the poststop hooks.
 
-use crate::sys::process::{Reap, wait};
 use crate::{Container, Result};
-use rustix::fd::AsFd;
 
 /// Every piece may be gone already. Each is tried; the first failure is what is reported.
+///
+/// The first process is not waited for: the kernel lets it end only after every process of its pid namespace was reaped,
+/// and those that came by `exec` are reaped by the caller, who is here. Leaving the cgroups is what counts.
 pub(crate) fn delete(mut container: Container) -> Result<()> {
     drop(container.init.gate.take());
     let _ = container.init.kill(libc::SIGKILL);
@@ -12,8 +13,6 @@ pub(crate) fn delete(mut container: Container) -> Result<()> {
         Ok(false) => Ok(()),
         _ => container.cgroups.kill_all(libc::SIGKILL),
     };
-    // The caller's zombie stays. With a pid namespace the end of its first process is the end of all.
-    let _ = wait(container.init.pidfd.as_fd(), Reap::Leave);
     let removed = container.cgroups.remove();
     let hooked = match container.poststop.take() {
         Some(hooks) => hooks.run(0),

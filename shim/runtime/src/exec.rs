@@ -42,6 +42,7 @@ fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<Stri
     let mut steps = Vec::with_capacity(32);
     steps.push(Step::NewSession);
     steps.extend(container.cgroups.plan_joins()?);
+    process::plan_affinity(options.process, &mut steps)?;
     process::plan_early(options.process, &mut steps)?;
     let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0;
     let pidfd = container.init.pidfd.try_clone();

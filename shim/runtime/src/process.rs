@@ -32,13 +32,17 @@ pub(crate) struct Context<'a> {
     pub(crate) last: Option<Step>,
 }
 
-/// Steps that must run while the host's `/proc` is in sight.
-pub(crate) fn plan_early(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
-    if let Some(affinity) = process.exec_cpu_affinity()
-        && let Some(list) = affinity.cpu_affinity_final().as_deref().or(affinity.initial().as_deref())
-    {
+/// The processors that a further process is bound to; the first process's come from its cgroup.
+pub(crate) fn plan_affinity(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    if let Some(list) = affinity.cpu_affinity_final().as_deref().or(affinity.initial().as_deref()) {
         steps.push(Step::Affinity(Box::new(cpu_list(list)?)));
     }
+    Ok(())
+}
+
+/// Steps that must run while the host's `/proc` is in sight.
+pub(crate) fn plan_early(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
     let (label, path) = match (filled(process.apparmor_profile()), filled(process.selinux_label())) {
         (None, None) => return Ok(()),
         (Some(_), Some(_)) => {

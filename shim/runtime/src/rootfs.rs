@@ -173,7 +173,11 @@ fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Re
             },
         }
     }
-    fsconfig_create(&context).map_err(|errno| Refusal::Errno(errno, log_of(&context)))?;
+    fsconfig_create(&context).map_err(|errno| match log_of(&context) {
+        // Before Linux 6.5 overlay takes any parameter and finds out now, without a word.
+        log if errno == Errno::INVAL && mount.kind == "overlay" && log.is_empty() => Refusal::Parameter,
+        log => Refusal::Errno(errno, log),
+    })?;
     let attributes = MountAttrFlags::from_bits_retain(options.attr.set as u32);
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }

@@ -7,13 +7,13 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often the processes are listed and killed again when some forked meanwhile.
 const KILL_ROUNDS: u32 = 100;
-/// How long removal waits for processes that are about to vanish: tries, and microseconds between them (doubling).
-const REMOVE_TRIES: u32 = 16;
-const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
+/// How long removal waits for processes that are about to vanish, and how long between two tries at most.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
+const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 impl CgroupPaths {
     /// Sends a signal to every process in them; with `SIGKILL` also to those that fork meanwhile.
@@ -75,19 +75,16 @@ fn remove_children(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A process that was killed leaves its cgroup a moment after it can be waited for.
+/// A process that was killed leaves its cgroup a moment later, one with much memory several moments.
 fn retry(remove: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let deadline = Instant::now() + REMOVE_PATIENCE;
     let mut pause = Duration::from_micros(50);
-    for _ in 1..REMOVE_TRIES {
+    loop {
         match remove() {
-            Err(Errno::BUSY) => std::thread::sleep(pause),
+            Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(pause),
             Err(Errno::NOENT | Errno::NODEV) => return Ok(()),
             other => return other,
         }
         pause = (pause * 2).min(REMOVE_PAUSE_MAX);
-    }
-    match remove() {
-        Err(Errno::NOENT | Errno::NODEV) => Ok(()),
-        other => other,
     }
 }

@@ -12,8 +12,18 @@ use rustix::io::Errno;
 use std::path::Path;
 
 impl CgroupPaths {
-    /// Applies the limits; answers what this host left out.
-    pub(crate) fn limit(&self, resources: &LinuxResources) -> Result<Vec<String>> {
+    /// Applies the limits of a new container; answers what this host left out. Devices are denied even if the config says
+    /// nothing of them.
+    pub(crate) fn limit_new(&self, resources: Option<&LinuxResources>) -> Result<Vec<String>> {
+        let rules = resources.and_then(|resources| resources.devices().as_deref());
+        if rules.is_some() || self.v1("devices").is_some() || self.mode == super::Mode::V2 {
+            devices::apply(self, rules.unwrap_or_default())?;
+        }
+        resources.map_or(Ok(Vec::new()), |resources| self.limit(resources))
+    }
+
+    /// Applies the limits but for devices; answers what this host left out.
+    fn limit(&self, resources: &LinuxResources) -> Result<Vec<String>> {
         let mut writer = Writer { cgroups: self, warnings: Vec::new() };
         if let Some(memory) = resources.memory() {
             writer.memory(memory)?;
@@ -64,10 +74,20 @@ impl CgroupPaths {
             writer.both("linux.resources.rdma", "rdma", "rdma.max", "rdma.max", &value)?;
         }
         writer.unified(resources)?;
-        if let Some(rules) = resources.devices() {
+        Ok(writer.warnings)
+    }
+
+    /// Applies limits; fields that are not set stay as they are.
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
+            if self.v1("devices").is_none() {
+                return Err(Error::NotBuilt {
+                    feature: "changing linux.resources.devices on cgroup v2".into(),
+                });
+            }
             devices::apply(self, rules)?;
         }
-        Ok(writer.warnings)
+        self.limit(resources).map(drop)
     }
 }
 

@@ -21,7 +21,6 @@ pub use stats::{BlkioEntry, BlkioStats, CpuStats, HugetlbStats, MemoryEntry, Mem
 use crate::init::Step;
 use crate::{Error, Result};
 use host::HostHierarchy;
-use oci_spec::runtime::LinuxResources;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::io::Errno;
@@ -154,11 +153,6 @@ impl CgroupPaths {
     /// The hierarchies in which they exist: `memory`, `cpu,cpuacct`, `name=systemd`, and an empty name for v2.
     pub fn hierarchies(&self) -> Vec<&str> {
         self.groups.iter().map(|group| group.controllers.as_str()).collect()
-    }
-
-    /// Applies limits; fields that are not set stay as they are.
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        self.limit(resources).map(drop)
     }
 
     /// Removes them and cgroups below them; not there is success. Fails if a process is left in one.

@@ -104,7 +104,7 @@ impl Child {
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
             Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes())?,
             Step::WriteProc { path, value } => write_proc(path, value.to_bytes())?,
-            Step::OpenLabel { path } => self.label = Some(open_proc(path)?),
+            Step::OpenLabel { path } => self.label = Some(super::channel::above_stdio(open_proc(path)?)?),
             Step::SetLabel { value } => {
                 write_all(self.label.as_ref().ok_or(Errno::BADF)?.as_fd(), value.to_bytes())?
             }

@@ -36,6 +36,7 @@ pub struct Bundle {
     pub spec: Value,
     pub rootfs_mounts: Vec<RootfsMount>,
     pub seccomp_cache: Option<PathBuf>,
+    pub no_pivot: bool,
 }
 
 /// A container whose first process writes to files of the test.
@@ -64,7 +65,7 @@ impl Bundle {
         }
         let id = format!("longshore-test-{}", unique());
         let spec = spec(&id, script);
-        Bundle { dir, id, spec, rootfs_mounts: Vec::new(), seccomp_cache: None }
+        Bundle { dir, id, spec, rootfs_mounts: Vec::new(), seccomp_cache: None, no_pivot: false }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -108,7 +109,7 @@ impl Bundle {
             stdio,
             console_size: None,
             seccomp_cache: self.seccomp_cache.as_deref(),
-            no_pivot: false,
+            no_pivot: self.no_pivot,
             no_new_keyring: false,
             systemd_cgroup: false,
         })

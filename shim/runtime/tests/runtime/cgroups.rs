@@ -212,3 +212,12 @@ fn without_a_cgroup_path_there_is_a_default() {
     assert_eq!(running.container().cgroups().path(), format!("longshore/{}", bundle.id));
     running.finish();
 }
+
+#[test]
+fn devices_are_denied_if_the_config_says_nothing_of_them() {
+    let mut bundle = Bundle::new(
+        "mknod /tmp/x c 10 229 && (: < /tmp/x) 2>&1 | grep -c 'not permitted'; echo x > /dev/null",
+    );
+    bundle.spec["linux"].as_object_mut().unwrap().remove("resources");
+    assert_eq!(bundle.output(), "1");
+}

@@ -215,3 +215,27 @@ fn containers_one_after_the_other_leave_no_descriptors() {
     }
     assert_eq!(count(), before);
 }
+
+#[test]
+fn delete_does_not_wait_for_processes_that_the_caller_has_yet_to_reap() {
+    // The kernel keeps the first process of a pid namespace until all others are reaped, and those are the caller's.
+    let bundle = Bundle::new("echo ready; sleep 100");
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let (other, _, _) = running.exec_process(crate::bundle::shell("sleep 100")).unwrap();
+    let container = running.container.take().unwrap();
+    let (pid, pidfd) = (container.pid(), container.pidfd().try_clone_to_owned().unwrap());
+    container.delete().unwrap();
+    assert_eq!(wait(other.pid(), other.pidfd()), 137);
+    assert_eq!(wait(pid, std::os::fd::AsFd::as_fd(&pidfd)), 137);
+}
+
+#[test]
+fn without_pivot_root() {
+    let mut bundle =
+        Bundle::new("ls / | tr '\\n' ' '; touch /made; grep -c longshore-test /proc/self/mountinfo");
+    bundle.no_pivot = true;
+    let outcome = bundle.run();
+    assert!(outcome.stdout.starts_with("bin dev etc proc root sys tmp "), "{outcome:?}");
+    assert!(bundle.root().join("made").exists());
+}
