@@ -154,7 +154,12 @@ async fn images_keep_their_content_until_a_sync_delete() {
     assert_eq!(left, expected);
     assert_eq!(code(clients.get(&stray).await), Code::NotFound);
     let update = images::UpdateImageRequest {
-        image: Some(images::Image { labels: labels(&[("k", "v")]), ..image("i:1", b"manifest") }),
+        image: Some(images::Image {
+            name: "i:1".into(),
+            labels: labels(&[("k", "v")]),
+            target: Some(Descriptor::default()),
+            ..Default::default()
+        }),
         update_mask: mask(&["labels.k"]),
         source_date_epoch: None,
     };
@@ -188,14 +193,19 @@ async fn expired_leases_and_images_keep_nothing() {
         .unwrap()
         .into_inner();
     let kept = clients.with_lease("new").put("k", b"kept", &[]).await.unwrap();
+    let labelled = clients.put("by-label", b"kept by a label of a lease", &[]).await.unwrap();
+    let by_label = labels(&[("containerd.io/gc.ref.content", &labelled)]);
+    clients.leases().create(leases::CreateRequest { id: "by-label".into(), labels: by_label }).await.unwrap();
     clients.with_lease("old").put("g", b"gone", &[]).await.unwrap();
     let expired = images::Image { labels: past, ..image("expired", b"kept") };
     let create = images::CreateImageRequest { image: Some(expired), source_date_epoch: None };
     clients.images().create(create).await.unwrap();
     clients.collect().await;
-    assert_eq!(clients.digests().await, [kept]);
+    let mut expected = [kept, labelled];
+    expected.sort();
+    assert_eq!(clients.digests().await, expected);
     let listed = clients.leases().list(leases::ListRequest::default()).await.unwrap().into_inner().leases;
-    assert_eq!(listed.iter().map(|lease| lease.id.as_str()).collect::<Vec<_>>(), ["new"]);
+    assert_eq!(listed.iter().map(|lease| lease.id.as_str()).collect::<Vec<_>>(), ["by-label", "new"]);
     assert!(
         clients
             .images()

@@ -60,7 +60,9 @@ impl wire::images_server::Images for Service {
         let namespace = namespace(&request)?;
         let request = request.into_inner();
         let asked = required(request.image, "image")?;
-        let target = asked.target.map(convert::from_descriptor).transpose()?;
+        // A client that changes only labels sends an empty target.
+        let target = asked.target.filter(|target| !target.digest.is_empty());
+        let target = target.map(convert::from_descriptor).transpose()?;
         let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
         let image =
             self.0.images.update(&namespace, &asked.name, target, from_hash(asked.labels), &mask).await?;

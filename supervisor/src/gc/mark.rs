@@ -141,6 +141,8 @@ fn add_leases(marked: &mut Marked, db: &Db) -> Result<()> {
         if labels::is_expired(&row.record.labels, now) {
             scope.candidates.push(node);
         } else {
+            // A lease may also say what it keeps by labels; `ctr images mount` does.
+            scope.add_labels(&node, &row.record.labels);
             scope.graph.root(node, Reach::Deep);
             let reach = if labels::is_flat(&row.record.labels) { Reach::Flat } else { Reach::Deep };
             flat.insert((row.namespace, row.key), reach);

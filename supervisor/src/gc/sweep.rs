@@ -75,7 +75,9 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
             (Node::Container(key), edges)
         })
     } else if tables::LEASES.has(tag) {
-        tx.contains(&tables::LEASES, &namespace, &key)?.then(|| (Node::Lease(key), Vec::new()))
+        let labels =
+            tx.get(&tables::LEASES.view::<LabelsView>(), &namespace, &key)?.map(|record| record.labels);
+        labels.map(|labels| (Node::Lease(key), labels::references(&labels).collect()))
     } else if tables::LEASE_RESOURCES.has(tag) {
         // What a lease let go of is kept until the next collection: it may have been handed over.
         leases::split(&key).map(|(_, resource)| Node::from(&resource)).map(|node| (node, Vec::new()))
