@@ -221,7 +221,9 @@ pub fn main(arguments: Vec<OsString>) -> u8 {
         Ok(matches) => matches,
         Err(error) => return refuse::refuse(&error, &arguments),
     };
-    let host = matches.remove_one::<String>("host").unwrap_or_else(|| DEFAULT_HOST.into());
+    // An empty LONGSHORE_HOST is as none.
+    let host = matches.remove_one::<String>("host").filter(|host| !host.is_empty());
+    let host = host.unwrap_or_else(|| DEFAULT_HOST.into());
     let Some((path, entry, mut matches)) = find(matches) else { return OWN_FAULT };
     let result = Context::new(&host).and_then(|context| execute(&context, &entry, &mut matches));
     match result {

@@ -38,7 +38,8 @@ pub async fn apply(
     mounts: Vec<Mount>,
     durability: Durability,
 ) -> Result<Descriptor> {
-    let compression = Compression::of_media_type(&diff.media_type).map_err(|source| refused(&diff.digest, source))?;
+    let compression =
+        Compression::of_media_type(&diff.media_type).map_err(|source| refused(&diff.digest, source))?;
     let blob = content.reader(namespace, &diff.digest).await?;
     if diff.size > 0 && blob.size != diff.size {
         let (digest, got, expected) = (diff.digest.clone(), blob.size, diff.size);
@@ -52,7 +53,8 @@ pub async fn apply(
         let root = detached::open(&mounts)?;
         let (form, compressed, limits) = (Form::Merged, blob.size, Limits::default());
         let options = Options { form, compression, compressed, limits, cancel: &cancel };
-        let applied = unpack::apply_layer(blob.into_reader(), root.as_fd(), options).map_err(|source| refused(&digest, source))?;
+        let applied = unpack::apply_layer(blob.into_reader(), root.as_fd(), options)
+            .map_err(|source| refused(&digest, source))?;
         if durability == Durability::Now {
             rustix::fs::syncfs(&root).map_err(|errno| Error::io("syncing", "the snapshot", errno.into()))?;
         }
@@ -67,7 +69,12 @@ fn refused(digest: &Digest, source: UnpackError) -> Error {
 }
 
 // Checked against what was known of the layer, and noted if nothing was.
-async fn describe(content: &ContentStore, namespace: &Namespace, diff: &Descriptor, applied: &Applied) -> Result<Descriptor> {
+async fn describe(
+    content: &ContentStore,
+    namespace: &Namespace,
+    diff: &Descriptor,
+    applied: &Applied,
+) -> Result<Descriptor> {
     let diff_id = applied.diff_id();
     let info = content.info(namespace, &diff.digest)?;
     match info.labels.get(UNCOMPRESSED) {

@@ -22,6 +22,9 @@ pub struct Progress {
     reference: String,
     layers: HashMap<String, Layer>,
     bars: Option<MultiProgress>,
+    /// Layers of which nothing has been said yet, in their order: as long as nothing is fetched there may be
+    /// nothing to say, because the image is up to date.
+    unsaid: Vec<(String, LayerStatus)>,
 }
 
 struct Layer {
@@ -32,7 +35,13 @@ struct Layer {
 impl Progress {
     /// `reference` is what the user wrote, until the daemon says what it stands for.
     pub fn new(target: Target, reference: &str) -> Progress {
-        Progress { target, reference: reference.to_string(), layers: HashMap::new(), bars: None }
+        Progress {
+            target,
+            reference: reference.to_string(),
+            layers: HashMap::new(),
+            bars: None,
+            unsaid: Vec::new(),
+        }
     }
 
     /// Shows one message; the end of the pull is returned.
@@ -96,27 +105,58 @@ impl Progress {
             self.add(&progress.digest);
         }
         let Some(layer) = self.layers.get_mut(&progress.digest) else { return };
-        let changed = layer.status != Some(progress.status());
+        // A layer that is there stays there, whatever else is done about it.
+        let settled = matches!(layer.status, Some(LayerStatus::Exists | LayerStatus::Complete));
+        if settled || (layer.bar.is_none() && layer.status == Some(progress.status())) {
+            return;
+        }
         layer.status = Some(progress.status());
-        let name = human::short_id(&progress.digest);
         match &layer.bar {
             Some(bar) => {
-                bar.set_message(format!("{name}: {}", on_terminal(progress)));
+                bar.set_message(format!("{}: {}", human::short_id(&progress.digest), on_terminal(progress)));
                 if matches!(progress.status(), LayerStatus::Complete | LayerStatus::Exists) {
                     bar.abandon();
                 }
             }
-            None => {
-                if let (true, Some(words)) = (changed, as_line(progress.status())) {
-                    let line = format!("{name}: {words}");
-                    self.line(&line);
+            None => self.step(progress),
+        }
+    }
+
+    /// A layer's step as a line; what went before it is said first.
+    fn step(&mut self, progress: &LayerProgress) {
+        match progress.status() {
+            status @ (LayerStatus::Pulling | LayerStatus::Waiting | LayerStatus::Exists) => {
+                match self.unsaid.iter_mut().find(|(digest, _)| *digest == progress.digest) {
+                    Some((_, unsaid)) if status != LayerStatus::Waiting => *unsaid = status,
+                    Some(_) => {}
+                    None => self.unsaid.push((progress.digest.clone(), status)),
                 }
+            }
+            status => {
+                self.say_unsaid();
+                self.say(&progress.digest, status);
             }
         }
     }
 
+    fn say_unsaid(&mut self) {
+        for (digest, status) in std::mem::take(&mut self.unsaid) {
+            self.say(&digest, status);
+        }
+    }
+
+    fn say(&self, digest: &str, status: LayerStatus) {
+        if let Some(words) = as_line(status) {
+            self.line(&format!("{}: {words}", human::short_id(digest)));
+        }
+    }
+
     fn done(&mut self, done: &PullDone) {
-        self.bars = None;
+        match (self.bars.take(), done.was_up_to_date) {
+            (Some(bars), true) => drop(bars.clear()),
+            (None, false) => self.say_unsaid(),
+            (Some(_), false) | (None, true) => {}
+        }
         let name = reference::familiar(&done.canonical_reference);
         self.line(&format!("Digest: {}", done.digest));
         self.line(&match done.was_up_to_date {

@@ -304,6 +304,34 @@ fn pull_messages() -> Vec<PullProgress> {
     .collect()
 }
 
+/// The messages of a pull of an image that is there already.
+fn known_image_messages() -> Vec<PullProgress> {
+    let mut messages = pull_messages();
+    let layer = |status: LayerStatus| {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        PullProgress {
+            what: Some(pull_progress::What::Layer(LayerProgress {
+                digest,
+                status: status.into(),
+                current: 0,
+                total: 100,
+            })),
+        }
+    };
+    let mut done = messages.pop().unwrap();
+    if let Some(pull_progress::What::Done(done)) = &mut done.what {
+        done.was_up_to_date = true;
+    }
+    messages.truncate(2);
+    messages.extend([
+        layer(LayerStatus::Pulling),
+        layer(LayerStatus::Exists),
+        layer(LayerStatus::Downloaded),
+        done,
+    ]);
+    messages
+}
+
 fn run_output(said: Said) -> RunOutput {
     let what = match said {
         Said::Stdio(stdio) => run_output::What::Stdio(stdio),
@@ -608,7 +636,11 @@ impl Images for Fake {
         let (out, stream) = mpsc::channel(1);
         tokio::spawn(async move {
             let fails = request.reference.contains("broken");
-            for message in pull_messages().into_iter().take(if fails { 4 } else { usize::MAX }) {
+            let messages = match request.reference.as_str() {
+                "known" => known_image_messages(),
+                _ => pull_messages(),
+            };
+            for message in messages.into_iter().take(if fails { 4 } else { usize::MAX }) {
                 drop(out.send(Ok(message)).await);
             }
             if fails {

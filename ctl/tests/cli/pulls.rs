@@ -39,3 +39,17 @@ fn a_pull_that_breaks_off_is_an_error() {
     let said = call(&engine, &["pull", "broken"]);
     assert_eq!((said.code, said.err.as_str()), (1, "Error response from daemon: registry answered 500\n"));
 }
+
+#[test]
+fn of_an_image_that_is_up_to_date_no_layers_are_listed() {
+    let engine = Engine::start();
+    let said = call(&engine, &["pull", "known"]);
+    assert_eq!(
+        said.out,
+        "Using default tag: latest\n\
+         latest: Pulling from library/hello-world\n\
+         Digest: sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd\n\
+         Status: Image is up to date for hello-world:latest\n\
+         docker.io/library/hello-world:latest\n"
+    );
+}

@@ -14,11 +14,16 @@ pub struct Service(pub Services);
 
 #[tonic::async_trait]
 impl wire::diff_server::Diff for Service {
-    async fn apply(&self, request: Request<wire::ApplyRequest>) -> Result<Response<wire::ApplyResponse>, Status> {
+    async fn apply(
+        &self,
+        request: Request<wire::ApplyRequest>,
+    ) -> Result<Response<wire::ApplyResponse>, Status> {
         let namespace = namespace(&request)?;
         let asked = request.into_inner();
         if let Some(kind) = asked.payloads.keys().next() {
-            return Err(Error::Unimplemented { what: format!("a payload for {kind:?} (stream processors)") }.into());
+            return Err(
+                Error::Unimplemented { what: format!("a payload for {kind:?} (stream processors)") }.into()
+            );
         }
         let diff = convert::from_descriptor(required(asked.diff, "diff")?)?;
         let mounts = asked.mounts.into_iter().map(from_wire).collect();

@@ -26,7 +26,10 @@ const CLIENT_ID: &str = "longshore";
 /// What a user has for a registry.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
-    Password { username: String, password: String },
+    Password {
+        username: String,
+        password: String,
+    },
     /// An OAuth2 refresh token.
     Identity(String),
 }
@@ -73,7 +76,12 @@ struct Current {
 pub struct Sent(u64);
 
 impl Authorizer {
-    pub fn new(http: Arc<Http>, host: &str, repository: &str, credentials: Option<Credentials>) -> Authorizer {
+    pub fn new(
+        http: Arc<Http>,
+        host: &str,
+        repository: &str,
+        credentials: Option<Credentials>,
+    ) -> Authorizer {
         let (host, repository) = (host.to_owned(), repository.to_owned());
         Authorizer { http, host, repository, credentials, current: Mutex::default() }
     }
@@ -95,14 +103,20 @@ impl Authorizer {
             return Ok(true);
         }
         let header = match challenge(refused) {
-            Some(Challenge::Bearer { realm, service, scope }) => Some(self.token(&realm, service, scope).await?),
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                Some(self.token(&realm, service, scope).await?)
+            }
             Some(Challenge::Basic) => self.basic(),
             None => {
-                let challenge = refused.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+                let challenge =
+                    refused.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).unwrap_or_default();
                 if challenge.is_empty() {
                     return Ok(false);
                 }
-                return Err(FetchError::Challenge { host: self.host.clone(), challenge: challenge.chars().take(200).collect() });
+                return Err(FetchError::Challenge {
+                    host: self.host.clone(),
+                    challenge: challenge.chars().take(200).collect(),
+                });
             }
         };
         if header.is_none() || (current.generation > 0 && header == current.header) {
@@ -119,9 +133,16 @@ impl Authorizer {
         }
     }
 
-    async fn token(&self, realm: &str, service: Option<String>, scope: Option<String>) -> Result<HeaderValue, FetchError> {
-        let mut url = Url::parse(realm)
-            .map_err(|_| FetchError::Challenge { host: self.host.clone(), challenge: realm.chars().take(200).collect() })?;
+    async fn token(
+        &self,
+        realm: &str,
+        service: Option<String>,
+        scope: Option<String>,
+    ) -> Result<HeaderValue, FetchError> {
+        let mut url = Url::parse(realm).map_err(|_| FetchError::Challenge {
+            host: self.host.clone(),
+            challenge: realm.chars().take(200).collect(),
+        })?;
         self.http.check(&url)?;
         let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
         let mut form: Vec<(&str, &str)> = Vec::new();
@@ -133,7 +154,11 @@ impl Authorizer {
         }
         let answer = match &self.credentials {
             Some(Credentials::Identity(token)) => {
-                form.extend([("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", CLIENT_ID)]);
+                form.extend([
+                    ("grant_type", "refresh_token"),
+                    ("refresh_token", token),
+                    ("client_id", CLIENT_ID),
+                ]);
                 let mut encoder = url.clone();
                 encoder.set_query(None);
                 encoder.query_pairs_mut().extend_pairs(form);
@@ -159,16 +184,22 @@ impl Authorizer {
         let body = read_body(answer, MAX_TOKEN, "the token server's answer").await?;
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             let detail = format!("the token server {} says: {}", shown(url), response::detail(&body));
-            return Err(FetchError::Unauthorized { what: self.repository.clone(), host: self.host.clone(), detail });
+            return Err(FetchError::Unauthorized {
+                what: self.repository.clone(),
+                host: self.host.clone(),
+                detail,
+            });
         }
         let refuse = |detail| FetchError::TokenServer { url: shown(url), status: status.as_u16(), detail };
         if !status.is_success() {
             return Err(refuse(format!("{}: {}", status, response::detail(&body))));
         }
-        let token: TokenAnswer = serde_json::from_slice(&body).map_err(|_| refuse("its answer is not a token".to_owned()))?;
+        let token: TokenAnswer =
+            serde_json::from_slice(&body).map_err(|_| refuse("its answer is not a token".to_owned()))?;
         let token = [token.token, token.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let token = token.ok_or_else(|| refuse("its answer has no token".to_owned()))?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| refuse("its token is malformed".to_owned()))?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| refuse("its token is malformed".to_owned()))?;
         header.set_sensitive(true);
         Ok(header)
     }
@@ -181,7 +212,9 @@ struct TokenAnswer {
 }
 
 fn basic_header(username: &str, password: &str) -> Option<HeaderValue> {
-    let mut header = HeaderValue::from_str(&format!("Basic {}", base64(format!("{username}:{password}").as_bytes()))).ok()?;
+    let mut header =
+        HeaderValue::from_str(&format!("Basic {}", base64(format!("{username}:{password}").as_bytes())))
+            .ok()?;
     header.set_sensitive(true);
     Some(header)
 }
@@ -190,7 +223,8 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
+        let bits =
+            group.iter().fold(0u32, |bits, &byte| bits << 8 | u32::from(byte)) << (8 * (3 - group.len()));
         for index in 0..4 {
             if index > group.len() {
                 text.push('=');
@@ -217,7 +251,9 @@ fn challenge(headers: &HeaderMap) -> Option<Challenge> {
             if scheme.eq_ignore_ascii_case("basic") {
                 basic = Some(Challenge::Basic);
             } else if scheme.eq_ignore_ascii_case("bearer") {
-                let get = |key: &str| parameters.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.clone());
+                let get = |key: &str| {
+                    parameters.iter().find(|(k, _)| k.eq_ignore_ascii_case(key)).map(|(_, v)| v.clone())
+                };
                 if let Some(realm) = get("realm") {
                     return Some(Challenge::Bearer { realm, service: get("service"), scope: get("scope") });
                 }
@@ -295,12 +331,17 @@ mod tests {
         assert_eq!(of(text), Some(bearer));
         assert_eq!(of("Negotiate"), None);
         assert_eq!(of("===,,,"), None);
-        assert_eq!(of("Bearer realm=\"unterminated"), Some(Challenge::Bearer { realm: "unterminated".to_owned(), service: None, scope: None }));
+        assert_eq!(
+            of("Bearer realm=\"unterminated"),
+            Some(Challenge::Bearer { realm: "unterminated".to_owned(), service: None, scope: None })
+        );
     }
 
     #[test]
     fn base64_is_padded() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("me:secret", "bWU6c2VjcmV0")] {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("me:secret", "bWU6c2VjcmV0")]
+        {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

@@ -11,7 +11,10 @@ use std::path::PathBuf;
 
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen,
+};
 
 use crate::error::{Error, Result};
 use crate::snapshots::Mount;
@@ -38,7 +41,8 @@ pub fn open(mounts: &[Mount]) -> Result<OwnedFd> {
 }
 
 fn overlay(options: &[String]) -> Result<OwnedFd> {
-    let failed = |errno: Errno| Error::io("mounting the snapshot", PathBuf::from("overlay"), io::Error::from(errno));
+    let failed =
+        |errno: Errno| Error::io("mounting the snapshot", PathBuf::from("overlay"), io::Error::from(errno));
     let fd = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(failed)?;
     for option in options {
         match option.split_once('=') {
@@ -49,7 +53,9 @@ fn overlay(options: &[String]) -> Result<OwnedFd> {
         }
     }
     fsconfig_create(&fd).map_err(failed)?;
-    let flags = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let flags = MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let mount = fsmount(&fd, FsMountFlags::FSMOUNT_CLOEXEC, flags).map_err(failed)?;
     // From O_PATH to one that can be listed and synced.
     fs::openat(&mount, ".", DIRECTORY, Mode::empty()).map_err(failed)
@@ -59,7 +65,9 @@ fn overlay(options: &[String]) -> Result<OwnedFd> {
 fn lower(fd: &OwnedFd, list: &str) -> Result<(), Errno> {
     for (index, directory) in split(list).iter().enumerate() {
         match fsconfig_set_string(fd, "lowerdir+", directory.as_str()) {
-            Err(Errno::INVAL) if index == 0 && list.len() <= MAX_VALUE => return fsconfig_set_string(fd, "lowerdir", list),
+            Err(Errno::INVAL) if index == 0 && list.len() <= MAX_VALUE => {
+                return fsconfig_set_string(fd, "lowerdir", list);
+            }
             result => result?,
         }
     }
@@ -106,7 +114,8 @@ mod tests {
         }
         let path = |name: &str| folder.path().join(name).display().to_string();
         let options = vec!["index=off".to_owned(), format!("lowerdir={}:{}", path("high"), path("low"))];
-        let mount = Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options };
+        let mount =
+            Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options };
         let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let root = match open(&[mount]) {
             Ok(root) => root,

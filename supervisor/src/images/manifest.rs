@@ -127,7 +127,8 @@ pub fn parse(bytes: &[u8], expected: &str) -> Result<(Document, String), Manifes
         }
     }
     let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
-    let schema1 = |media_type: &str| media_type.starts_with("application/vnd.docker.distribution.manifest.v1+");
+    let schema1 =
+        |media_type: &str| media_type.starts_with("application/vnd.docker.distribution.manifest.v1+");
     if shape.schema_version == Some(1) || shape.fs_layers.is_some() || schema1(expected) {
         return Err(ManifestRule::Schema1);
     }
@@ -173,8 +174,14 @@ fn media_type(index: bool, own: Option<&str>, expected: &str) -> Result<String, 
     }
 }
 
-fn descriptor(media_type: String, digest: &str, size: i64, annotations: Option<BTreeMap<String, String>>) -> Result<Descriptor, ManifestRule> {
-    let parsed = Digest::parse(digest).map_err(|_| ManifestRule::BadDigest(digest.chars().take(150).collect()))?;
+fn descriptor(
+    media_type: String,
+    digest: &str,
+    size: i64,
+    annotations: Option<BTreeMap<String, String>>,
+) -> Result<Descriptor, ManifestRule> {
+    let parsed =
+        Digest::parse(digest).map_err(|_| ManifestRule::BadDigest(digest.chars().take(150).collect()))?;
     let size = u64::try_from(size).map_err(|_| ManifestRule::BadSize(size))?;
     Ok(Descriptor { media_type, digest: parsed, size, annotations: annotations.unwrap_or_default() })
 }
@@ -261,7 +268,8 @@ struct RootFs {
 
 /// The diffIDs of a config, one for each layer of its manifest.
 pub fn diff_ids(config: &[u8], layers: usize) -> Result<Vec<String>, ManifestRule> {
-    let config: Config = serde_json::from_slice(config).map_err(|error| ManifestRule::Malformed(error.to_string()))?;
+    let config: Config =
+        serde_json::from_slice(config).map_err(|error| ManifestRule::Malformed(error.to_string()))?;
     let diff_ids = config.rootfs.diff_ids;
     if diff_ids.len() != layers {
         return Err(ManifestRule::LayerCount { diff_ids: diff_ids.len(), layers });
@@ -331,7 +339,10 @@ mod tests {
         let served_as_index = parse(manifest().to_string().as_bytes(), OCI_INDEX).unwrap_err();
         assert!(matches!(served_as_index, ManifestRule::MediaType { .. }));
         assert!(matches!(parse(b"{\"layers\":[],\"layers\":[]", ""), Err(ManifestRule::Malformed(_))));
-        assert!(matches!(parse(b"{\"schemaVersion\":2,\"schemaVersion\":2}", ""), Err(ManifestRule::Malformed(_))));
+        assert!(matches!(
+            parse(b"{\"schemaVersion\":2,\"schemaVersion\":2}", ""),
+            Err(ManifestRule::Malformed(_))
+        ));
         assert!(matches!(parse(b"[]", ""), Err(ManifestRule::Malformed(_))));
     }
 
@@ -344,7 +355,10 @@ mod tests {
             }
             rule(&manifest)
         };
-        assert_eq!(layer(json!({"digest": "sha256:../../etc"})), ManifestRule::BadDigest("sha256:../../etc".to_owned()));
+        assert_eq!(
+            layer(json!({"digest": "sha256:../../etc"})),
+            ManifestRule::BadDigest("sha256:../../etc".to_owned())
+        );
         assert_eq!(layer(json!({"size": -1})), ManifestRule::BadSize(-1));
         assert_eq!(layer(json!({"urls": ["https://x/"]})), ManifestRule::ForeignUrl(A.to_owned()));
         let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
@@ -375,11 +389,16 @@ mod tests {
         ]});
         let (document, _) = parse(index.to_string().as_bytes(), DOCKER_LIST).unwrap();
         let Document::Index(entries) = document else { panic!("an index") };
-        let chosen = |platform: &str| select(&entries, &platform.parse().unwrap()).map(|e| e.platform.unwrap().to_string());
+        let chosen = |platform: &str| {
+            select(&entries, &platform.parse().unwrap()).map(|e| e.platform.unwrap().to_string())
+        };
         assert_eq!(chosen("linux/arm64").unwrap(), "linux/arm64");
         assert_eq!(chosen("linux/arm/v8").unwrap(), "linux/arm/v7");
         let error = chosen("linux/amd64").unwrap_err().to_string();
-        assert!(error.contains("linux/amd64") && error.contains("linux/arm/v6") && !error.contains("unknown"), "{error}");
+        assert!(
+            error.contains("linux/amd64") && error.contains("linux/arm/v6") && !error.contains("unknown"),
+            "{error}"
+        );
     }
 
     #[test]

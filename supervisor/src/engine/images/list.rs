@@ -48,19 +48,13 @@ impl Engine {
         let dangling = filters.flag("dangling")?;
         let mut found = Vec::new();
         for group in self.image_groups().await? {
-            let summary = self.image_summary(&group).await;
+            let mut summary = self.image_summary(&group).await;
             let selected = before.is_none_or(|moment| summary.created_at < moment)
                 && since.is_none_or(|moment| summary.created_at > moment)
                 && until.is_none_or(|moment| summary.created_at < moment)
                 && dangling.is_none_or(|wanted| summary.tags.is_empty() == wanted)
                 && filters.labels(|key| summary.labels.get(key))
-                && filters.any("reference", |pattern| {
-                    summary
-                        .tags
-                        .iter()
-                        .chain(&summary.repo_digests)
-                        .any(|name| matches_reference(pattern, name))
-                });
+                && keep_names(&mut summary, &filters);
             if selected {
                 found.push(summary);
             }
@@ -137,14 +131,32 @@ impl Engine {
     }
 }
 
+/// Leaves an image the names that the reference filter selects; false if it had some and none is left.
+fn keep_names(summary: &mut ImageSummary, filters: &Filters) -> bool {
+    if filters.values("reference").is_empty() {
+        return true;
+    }
+    let selected = |name: &String| filters.any("reference", |pattern| matches_reference(pattern, name));
+    summary.tags.retain(selected);
+    let tags = &summary.tags;
+    let of_a_tag = |name: &String| tags.iter().any(|tag| repository(tag) == repository(name));
+    summary.repo_digests.retain(|name| selected(name) || of_a_tag(name));
+    !summary.tags.is_empty() || !summary.repo_digests.is_empty()
+}
+
 /// Docker's reference filter: shell patterns (`*`, `?`) over the name, with or without its tag.
 fn matches_reference(pattern: &str, name: &str) -> bool {
     let bare = name.split('@').next().unwrap_or(name);
-    let without_tag = match bare.rsplit_once(':') {
+    glob(pattern, name) || glob(pattern, bare) || glob(pattern, repository(name))
+}
+
+/// A name without its tag and digest.
+fn repository(name: &str) -> &str {
+    let bare = name.split('@').next().unwrap_or(name);
+    match bare.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,
         _ => bare,
-    };
-    glob(pattern, name) || glob(pattern, bare) || glob(pattern, without_tag)
+    }
 }
 
 fn glob(pattern: &str, text: &str) -> bool {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::Layer;
 use crate::engine::Engine;
 use crate::engine::create::Progress;
-use super::Layer;
 use crate::error::Result;
 use crate::images::platform::Platform;
 use crate::images::pull as puller;
@@ -125,7 +125,11 @@ impl Engine {
     }
 
     /// Fetches an image and unpacks it. Dropping the future ends the pull unless others wait for the same one.
-    pub async fn pull(self: &Arc<Self>, request: PullRequest, events: mpsc::Sender<PullEvent>) -> Result<Image> {
+    pub async fn pull(
+        self: &Arc<Self>,
+        request: PullRequest,
+        events: mpsc::Sender<PullEvent>,
+    ) -> Result<Image> {
         let wanted = puller::PullRequest {
             reference: Reference::parse(&request.reference)?,
             platform: platform(&request.platform)?,

@@ -130,7 +130,10 @@ impl BlobFetch<'_> {
         }
     }
 
-    async fn connect(&self, range: Option<&Range<u64>>) -> Result<(Response, Option<tokio::sync::SemaphorePermit<'_>>), FetchError> {
+    async fn connect(
+        &self,
+        range: Option<&Range<u64>>,
+    ) -> Result<(Response, Option<tokio::sync::SemaphorePermit<'_>>), FetchError> {
         let permit = self.connections.acquire().await.ok();
         Ok((self.request(range).await?, permit))
     }
@@ -140,7 +143,9 @@ impl BlobFetch<'_> {
         let (mut at, mut counted) = (range.start, range.start);
         loop {
             let error = match self.connect(Some(&(at..range.end))).await {
-                Ok((answer, _)) if answer.status() == StatusCode::OK => return Ok(Part::Whole(Box::new(answer))),
+                Ok((answer, _)) if answer.status() == StatusCode::OK => {
+                    return Ok(Part::Whole(Box::new(answer)));
+                }
                 Ok((mut answer, _permit)) => {
                     self.check_range(&answer, at..range.end)?;
                     match self.receive(&mut answer, &mut at, range.end).await {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    #[error("{url}: plain http is only spoken to loopback addresses and to hosts in the configuration's `registry.insecure`")]
+    #[error(
+        "{url}: plain http is only spoken to loopback addresses and to hosts in the configuration's `registry.insecure`"
+    )]
     Scheme { url: String },
     #[error("{url}: redirected too often or to nowhere")]
     Redirects { url: String },
@@ -26,7 +28,9 @@ pub enum FetchError {
     Denied { what: String, host: String, detail: String },
     #[error("{what} not found: {detail}")]
     NotFound { what: String, detail: String },
-    #[error("{what}: toomanyrequests: {host} limits requests{limit} and asks to wait {wait} s; a pull waits {budget} s in all: {detail}")]
+    #[error(
+        "{what}: toomanyrequests: {host} limits requests{limit} and asks to wait {wait} s; a pull waits {budget} s in all: {detail}"
+    )]
     RateLimited { what: String, host: String, limit: String, wait: u64, budget: u64, detail: String },
     #[error("{what}: {host} answered {status}: {detail}")]
     Status { what: String, host: String, status: u16, detail: String },

@@ -105,7 +105,8 @@ impl Read for FeedReader {
         if length == 0 {
             return Ok(0);
         }
-        let count = self.feed.parts.read_at(self.position, &mut buffer[..length]).map_err(io::Error::other)?;
+        let count =
+            self.feed.parts.read_at(self.position, &mut buffer[..length]).map_err(io::Error::other)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

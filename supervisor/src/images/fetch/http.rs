@@ -112,13 +112,19 @@ impl Http {
         for path in &self.ca_files {
             let failed = |why| FetchError::CaFile { path: path.clone(), why };
             let pem = std::fs::read(path).map_err(|source| failed(source.to_string()))?;
-            certificates.extend(Certificate::from_pem_bundle(&pem).map_err(|source| failed(causes(&source)))?);
+            certificates
+                .extend(Certificate::from_pem_bundle(&pem).map_err(|source| failed(causes(&source)))?);
         }
         Ok(certificates)
     }
 
     /// Sends a request without a body and follows redirects. The answer's headers have arrived when this returns.
-    pub async fn get(&self, method: Method, url: &Url, mut headers: HeaderMap) -> Result<Response, FetchError> {
+    pub async fn get(
+        &self,
+        method: Method,
+        url: &Url,
+        mut headers: HeaderMap,
+    ) -> Result<Response, FetchError> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             self.check(&url)?;
@@ -143,7 +149,10 @@ impl Http {
     }
 }
 
-async fn answer(url: &Url, send: impl Future<Output = reqwest::Result<Response>>) -> Result<Response, FetchError> {
+async fn answer(
+    url: &Url,
+    send: impl Future<Output = reqwest::Result<Response>>,
+) -> Result<Response, FetchError> {
     match tokio::time::timeout(STALL, send).await {
         Ok(answer) => answer.map_err(|source| transport(url, &source)),
         Err(_) => Err(FetchError::Stalled { url: shown(url), seconds: STALL.as_secs() }),

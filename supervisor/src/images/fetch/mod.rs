@@ -139,13 +139,22 @@ impl Remote {
         Ok(body.into())
     }
 
-    async fn manifest_from(&self, host: &Host, index: usize, object: &str, what: &str) -> Result<FetchedManifest, FetchError> {
+    async fn manifest_from(
+        &self,
+        host: &Host,
+        index: usize,
+        object: &str,
+        what: &str,
+    ) -> Result<FetchedManifest, FetchError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(MANIFESTS));
         let path = format!("v2/{}/manifests/{object}", self.repository);
         let answer = host.request(what, &path, headers).await?;
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let media_type = header(CONTENT_TYPE.as_str()).split(';').next().unwrap_or_default().trim().to_owned();
+        let header = |name: &str| {
+            answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+        };
+        let media_type =
+            header(CONTENT_TYPE.as_str()).split(';').next().unwrap_or_default().trim().to_owned();
         let claimed = header("docker-content-digest");
         let bytes = Bytes::from(read_body(answer, MAX_MANIFEST, &format!("the manifest of {what}")).await?);
         let expected = if object.contains(':') { object } else { claimed.as_str() };
@@ -156,7 +165,11 @@ impl Remote {
                 let digest = hasher.digest();
                 if digest != expected {
                     let got = digest.to_string();
-                    return Err(FetchError::Digest { what: format!("manifest {expected}"), host: host.name.clone(), got });
+                    return Err(FetchError::Digest {
+                        what: format!("manifest {expected}"),
+                        host: host.name.clone(),
+                        got,
+                    });
                 }
                 digest
             }
@@ -182,7 +195,8 @@ impl Host {
             (None, Trust::Insecure) => &["https", "http"],
         };
         let parse = |scheme: &&str| {
-            Url::parse(&format!("{scheme}://{host}/")).map_err(|_| FetchError::Address { text: host.to_owned() })
+            Url::parse(&format!("{scheme}://{host}/"))
+                .map_err(|_| FetchError::Address { text: host.to_owned() })
         };
         let candidates: Vec<Url> = schemes.iter().map(parse).collect::<Result<_, _>>()?;
         let authorizer = Authorizer::new(http.clone(), host, repository, credentials);
@@ -243,10 +257,13 @@ impl Host {
 
     async fn refusal(&self, what: &str, answer: Response) -> FetchError {
         let status = answer.status();
-        let host = answer.url().host_str().map_or_else(|| self.name.clone(), |host| match answer.url().port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        });
+        let host = answer.url().host_str().map_or_else(
+            || self.name.clone(),
+            |host| match answer.url().port() {
+                Some(port) => format!("{host}:{port}"),
+                None => host.to_owned(),
+            },
+        );
         let wait = response::retry_after(answer.headers()).unwrap_or(Duration::from_secs(5));
         let limit = response::rate_limit(answer.headers());
         let body = read_body(answer, MAX_ERROR_BODY, "the error").await.unwrap_or_default();
@@ -255,9 +272,14 @@ impl Host {
             StatusCode::UNAUTHORIZED => FetchError::Unauthorized { what, host, detail },
             StatusCode::FORBIDDEN => FetchError::Denied { what, host, detail },
             StatusCode::NOT_FOUND => FetchError::NotFound { what, detail },
-            StatusCode::TOO_MANY_REQUESTS => {
-                FetchError::RateLimited { what, host, limit, wait: wait.as_secs(), budget: retry::BUDGET.as_secs(), detail }
-            }
+            StatusCode::TOO_MANY_REQUESTS => FetchError::RateLimited {
+                what,
+                host,
+                limit,
+                wait: wait.as_secs(),
+                budget: retry::BUDGET.as_secs(),
+                detail,
+            },
             status => FetchError::Status { what, host, status: status.as_u16(), detail },
         }
     }

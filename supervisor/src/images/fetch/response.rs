@@ -88,7 +88,10 @@ mod tests {
     fn a_registrys_words_are_found() {
         let oci = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown","detail":{}}]}"#;
         assert_eq!(detail(oci), "manifest unknown: manifest unknown");
-        assert_eq!(detail(br#"{"details":"incorrect username or password"}"#), "incorrect username or password");
+        assert_eq!(
+            detail(br#"{"details":"incorrect username or password"}"#),
+            "incorrect username or password"
+        );
         assert_eq!(detail(b"plain\x1b words"), "plain words");
         assert_eq!(detail(b""), "no reason given");
     }

@@ -66,13 +66,21 @@ impl Puller {
         result
     }
 
-    async fn pull_in(&self, session: &Session, request: &PullRequest, progress: &Progress) -> Result<Pulled, PullError> {
+    async fn pull_in(
+        &self,
+        session: &Session,
+        request: &PullRequest,
+        progress: &Progress,
+    ) -> Result<Pulled, PullError> {
         let reference = &request.reference;
         let remote = Remote::new(&self.http, &self.config.registry, reference, request.auth.clone())?;
         let (bytes, target, host) = self.ask(&remote, reference).await?;
         let origin = Origin::Registry { remote: &remote, reference, host };
         let resolved = self.resolve(session, origin, (bytes, target), &request.platform).await?;
-        let plan = |layer: &Layer| LayerPlan { digest: layer.descriptor.digest.clone(), size: layer.descriptor.size };
+        let plan = |layer: &Layer| LayerPlan {
+            digest: layer.descriptor.digest.clone(),
+            size: layer.descriptor.size,
+        };
         let layers = resolved.manifest.layers.iter().map(plan).collect();
         progress.plan(reference.familiar_name(), reference.object().to_owned(), layers);
         let was_there = self.unpack_all(session, origin, &resolved, progress).await?;
@@ -86,7 +94,9 @@ impl Puller {
         let was_up_to_date = was_there && same.is_some();
         let image = match same {
             Some(image) => image,
-            None => self.images.put(&session.namespace, &name, resolved.target.clone(), Labels::new()).await?,
+            None => {
+                self.images.put(&session.namespace, &name, resolved.target.clone(), Labels::new()).await?
+            }
         };
         Ok(Pulled {
             image,
@@ -109,7 +119,8 @@ impl Puller {
         let result = async {
             let blob = self.content.reader(namespace, &image.target.digest).await?;
             let bytes = blob.read_all(MAX_MANIFEST as u64).await?;
-            let resolved = self.resolve(&session, Origin::Local, (bytes, image.target.clone()), platform).await?;
+            let resolved =
+                self.resolve(&session, Origin::Local, (bytes, image.target.clone()), platform).await?;
             let progress = Progress::new(image.name.clone());
             self.unpack_all(&session, Origin::Local, &resolved, &progress).await?;
             Ok(resolved.chain_ids.last().cloned().unwrap_or_default())
@@ -137,7 +148,8 @@ impl Puller {
         for (index, layer) in layers.iter().enumerate() {
             let here = self.content.exists(&session.namespace, &layer.descriptor.digest)?;
             was_there &= here;
-            progress.set(index, if here && index < done { LayerStatus::Exists } else { LayerStatus::Waiting });
+            progress
+                .set(index, if here && index < done { LayerStatus::Exists } else { LayerStatus::Waiting });
         }
         let mut unpacked = fetch_all(&work, resolved, done).await?;
         let mut stack = Stack { work: &work, resolved, pending: Vec::new() };
@@ -177,7 +189,8 @@ impl Puller {
             }
         }
         let root = &self.config.root;
-        let stat = statvfs(root).map_err(|errno| Error::io("looking at the free space of", root, errno.into()))?;
+        let stat =
+            statvfs(root).map_err(|errno| Error::io("looking at the free space of", root, errno.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if needed <= free {
             return Ok(());
@@ -188,7 +201,8 @@ impl Puller {
     // The diffIDs are verified now: they are written down.
     async fn label_layers(&self, session: &Session, resolved: &Resolved) -> Result<(), PullError> {
         let label = |(layer, diff_id): (&Layer, &String)| {
-            let (digest, labels) = (layer.descriptor.digest.clone(), Labels::from([(UNCOMPRESSED.to_owned(), diff_id.clone())]));
+            let (digest, labels) =
+                (layer.descriptor.digest.clone(), Labels::from([(UNCOMPRESSED.to_owned(), diff_id.clone())]));
             async move { self.merge_labels(&session.namespace, &digest, labels).await }
         };
         try_join_all(resolved.manifest.layers.iter().zip(&resolved.diff_ids).map(label)).await?;
@@ -209,7 +223,11 @@ async fn committed(session: &Session, chain_ids: &[String]) -> Result<usize, Pul
 }
 
 // All layers, several at one time, from the bottom. Those below `done` only need their blobs.
-async fn fetch_all(work: &Work<'_>, resolved: &Resolved, done: usize) -> Result<Vec<Option<Unpacked>>, PullError> {
+async fn fetch_all(
+    work: &Work<'_>,
+    resolved: &Resolved,
+    done: usize,
+) -> Result<Vec<Option<Unpacked>>, PullError> {
     let layers = &resolved.manifest.layers;
     let limit = match work.puller.config.registry.max_downloads {
         0 => LAYERS,
@@ -223,7 +241,8 @@ async fn fetch_all(work: &Work<'_>, resolved: &Resolved, done: usize) -> Result<
             && let Some((index, layer)) = next.next()
         {
             running.push(async move {
-                let target = if index < done { None } else { side_target(work, &resolved.chain_ids[index]).await? };
+                let target =
+                    if index < done { None } else { side_target(work, &resolved.chain_ids[index]).await? };
                 Ok::<_, PullError>((index, work.layer(index, layer, target).await?))
             });
         }
@@ -301,7 +320,8 @@ impl Stack<'_> {
         let session = self.work.session;
         let (namespace, parent) = (&session.namespace, &self.resolved.chain_ids[index - 1]);
         let view = format!("look-{} {parent}", crate::hex::encode(&rand::random::<[u8; 8]>()));
-        let mounts = session.snapshotter.view(namespace, &view, parent, Labels::new(), Some(&session.lease)).await?;
+        let mounts =
+            session.snapshotter.view(namespace, &view, parent, Labels::new(), Some(&session.lease)).await?;
         let upper = session.target(key.to_owned(), Form::Upper).await;
         let paths = applied.implicit.clone();
         let result = match upper {
@@ -318,9 +338,10 @@ impl Stack<'_> {
         match result? {
             Ok(()) => Ok(true),
             Err(UnpackError::NeedsParent { .. }) => Ok(false),
-            Err(source) => {
-                Err(PullError::Layer { digest: self.resolved.manifest.layers[index].descriptor.digest.clone(), source })
-            }
+            Err(source) => Err(PullError::Layer {
+                digest: self.resolved.manifest.layers[index].descriptor.digest.clone(),
+                source,
+            }),
         }
     }
 
@@ -353,7 +374,8 @@ impl Stack<'_> {
         if pending.is_empty() {
             return Ok(());
         }
-        match session.snapshotter.commit_all(&session.namespace, pending.clone(), Some(&session.lease)).await {
+        match session.snapshotter.commit_all(&session.namespace, pending.clone(), Some(&session.lease)).await
+        {
             Ok(()) => {
                 pending.iter().for_each(|commit| session.committed(&commit.key));
                 return Ok(());

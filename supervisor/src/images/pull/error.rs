@@ -24,7 +24,9 @@ pub enum PullError {
     Layer { digest: Digest, source: UnpackError },
     #[error("layer {digest} refused: it unpacks to the diffID {got}, but the image's config says {expected}")]
     DiffId { digest: Digest, got: String, expected: String },
-    #[error("no space left on device: the image needs at least {needed} bytes in {path}, {free} are free: free some (`longshore image prune`) and try again")]
+    #[error(
+        "no space left on device: the image needs at least {needed} bytes in {path}, {free} are free: free some (`longshore image prune`) and try again"
+    )]
     NoSpace { path: String, needed: u64, free: u64 },
     #[error(transparent)]
     Store(#[from] Error),
@@ -42,9 +44,15 @@ impl PullError {
         match self {
             PullError::Fetch(error) => fetch_code(error),
             PullError::Manifest { rule: ManifestRule::NoPlatform { .. }, .. } => Code::NotFound,
-            PullError::Layer { source: UnpackError::Full { .. }, .. } | PullError::NoSpace { .. } => Code::ResourceExhausted,
-            PullError::Layer { source: UnpackError::Cancelled, .. } | PullError::Canceled(_) => Code::Cancelled,
-            PullError::Layer { source: UnpackError::Write { .. } | UnpackError::Thread(_), .. } => Code::Internal,
+            PullError::Layer { source: UnpackError::Full { .. }, .. } | PullError::NoSpace { .. } => {
+                Code::ResourceExhausted
+            }
+            PullError::Layer { source: UnpackError::Cancelled, .. } | PullError::Canceled(_) => {
+                Code::Cancelled
+            }
+            PullError::Layer { source: UnpackError::Write { .. } | UnpackError::Thread(_), .. } => {
+                Code::Internal
+            }
             PullError::Manifest { .. }
             | PullError::Config { .. }
             | PullError::Size { .. }

@@ -50,7 +50,8 @@ fn begin(puller: &Arc<Puller>, (namespace, request): &Key) -> Arc<Flight> {
     let progress = Arc::new(Progress::new(request.reference.canonical()));
     let (report, outcome) = watch::channel(None);
     let (cancel, mut cancelled) = watch::channel(());
-    let (puller, namespace, request, seen) = (puller.clone(), namespace.clone(), request.clone(), progress.clone());
+    let (puller, namespace, request, seen) =
+        (puller.clone(), namespace.clone(), request.clone(), progress.clone());
     tokio::spawn(async move {
         let abandoned = async {
             // Nothing is ever sent: an error means that nobody waits.

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::Puller;
 use super::error::PullError;
 use super::progress::{LayerStatus, Progress};
 use super::resolve::{Origin, source_label};
 use super::session::Session;
-use super::Puller;
 use crate::content::{Blob, CommitOptions, Digest, Hasher, Writer, WriterOptions};
 use crate::error::Error;
 use crate::images::fetch::blob::BlobFetch;
@@ -58,7 +58,12 @@ pub struct Target {
 
 impl Work<'_> {
     /// Makes a layer's blob present, and unpacks it if there is a target. Without a target the result is [`Unpacked::Later`].
-    pub async fn layer(&self, index: usize, layer: &Layer, target: Option<Target>) -> Result<Unpacked, PullError> {
+    pub async fn layer(
+        &self,
+        index: usize,
+        layer: &Layer,
+        target: Option<Target>,
+    ) -> Result<Unpacked, PullError> {
         let digest = &layer.descriptor.digest;
         let lock = self.puller.locks.lock(format!("{} {digest}", self.session.namespace)).await;
         match self.open_local(digest).await? {
@@ -107,7 +112,13 @@ impl Work<'_> {
 
     // Fetches from one host, and after wrong data once more from the beginning: from another host, or where an earlier, interrupted
     // fetch may be to blame.
-    async fn fetch(&self, index: usize, layer: &Layer, mut target: Option<Target>, host: usize) -> Result<Unpacked, PullError> {
+    async fn fetch(
+        &self,
+        index: usize,
+        layer: &Layer,
+        mut target: Option<Target>,
+        host: usize,
+    ) -> Result<Unpacked, PullError> {
         let Origin::Registry { remote, .. } = self.origin else { return Ok(Unpacked::Later) };
         let mut hosts: Vec<usize> = (0..remote.hosts()).filter(|other| *other != host).take(1).collect();
         let mut host = host;
@@ -199,7 +210,12 @@ impl Work<'_> {
             let got = got?;
             if got != *digest {
                 writer.abort().await?;
-                return Err(FetchError::Digest { what: format!("blob {digest}"), host: remote.host_name(host), got: got.to_string() }.into());
+                return Err(FetchError::Digest {
+                    what: format!("blob {digest}"),
+                    host: remote.host_name(host),
+                    got: got.to_string(),
+                }
+                .into());
             }
             self.progress.set(index, LayerStatus::Downloaded);
             arrived.send_replace(true);
@@ -248,7 +264,12 @@ impl Work<'_> {
             Origin::Registry { reference, .. } => Labels::from([source_label(reference)]),
             Origin::Local => Labels::new(),
         };
-        let options = CommitOptions { size: Some(layer.descriptor.size), hashed: Some(got), labels, ..CommitOptions::default() };
+        let options = CommitOptions {
+            size: Some(layer.descriptor.size),
+            hashed: Some(got),
+            labels,
+            ..CommitOptions::default()
+        };
         match writer.commit(options).await {
             Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -256,7 +277,11 @@ impl Work<'_> {
     }
 
     // Hashes what arrives, on a thread of its own.
-    fn hash(&self, digest: &Digest, feed: &Arc<Feed>) -> impl Future<Output = Result<Digest, PullError>> + use<> {
+    fn hash(
+        &self,
+        digest: &Digest,
+        feed: &Arc<Feed>,
+    ) -> impl Future<Output = Result<Digest, PullError>> + use<> {
         let mut reader = FeedReader::new(feed.clone(), self.session.cancel_flag());
         let mut hasher = Hasher::new(digest.algorithm());
         let job = self.session.tracker.spawn_blocking(move || {
@@ -270,7 +295,8 @@ impl Work<'_> {
         });
         let digest = digest.clone();
         async move {
-            let result: std::io::Result<Digest> = job.await.map_err(|_| Error::Lost { what: "hashing a layer" })?;
+            let result: std::io::Result<Digest> =
+                job.await.map_err(|_| Error::Lost { what: "hashing a layer" })?;
             result.map_err(|source| PullError::Layer { digest, source: UnpackError::Read(source) })
         }
     }
@@ -288,7 +314,8 @@ impl Work<'_> {
         let (form, compression, compressed) = (target.form, layer.compression, layer.descriptor.size);
         let guard = CancelOnDrop(cancel.clone());
         let job = self.session.tracker.spawn_blocking(move || {
-            let options = Options { form, compression, compressed, limits: Limits::default(), cancel: &cancel };
+            let options =
+                Options { form, compression, compressed, limits: Limits::default(), cancel: &cancel };
             unpack::apply_layer(reader, directory.as_fd(), options)
         });
         let result = job.await;
@@ -297,11 +324,19 @@ impl Work<'_> {
         applied.map_err(|source| PullError::Layer { digest: digest.clone(), source })
     }
 
-    async fn finish(&self, layer: &Layer, key: String, applied: Result<Applied, PullError>) -> Result<Unpacked, PullError> {
+    async fn finish(
+        &self,
+        layer: &Layer,
+        key: String,
+        applied: Result<Applied, PullError>,
+    ) -> Result<Unpacked, PullError> {
         match applied {
             Ok(applied) => Ok(Unpacked::Applied { key, applied }),
             Err(PullError::Layer { source: UnpackError::NeedsParent { entry }, .. }) => {
-                tracing::debug!("{} is unpacked again on top of its parent: {entry}", layer.descriptor.digest);
+                tracing::debug!(
+                    "{} is unpacked again on top of its parent: {entry}",
+                    layer.descriptor.digest
+                );
                 self.session.remove(&key).await;
                 Ok(Unpacked::Later)
             }

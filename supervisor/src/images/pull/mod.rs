@@ -147,7 +147,8 @@ impl Puller {
 
     // Gives what was fetched, but no snapshot, to a lease that ends soon.
     async fn keep_for_resuming(&self, namespace: &Namespace, held: Vec<Resource>) -> Result<()> {
-        let fetched: Vec<_> = held.into_iter().filter(|resource| !matches!(resource, Resource::Snapshot { .. })).collect();
+        let fetched: Vec<_> =
+            held.into_iter().filter(|resource| !matches!(resource, Resource::Snapshot { .. })).collect();
         if fetched.is_empty() {
             return Ok(());
         }

@@ -21,8 +21,17 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub enum PullEvent {
     /// The canonical reference that is being resolved.
     Resolving(String),
-    Plan { familiar_name: String, tag: String, layers: Vec<LayerPlan> },
-    Layer { digest: Digest, status: LayerStatus, current: u64, total: u64 },
+    Plan {
+        familiar_name: String,
+        tag: String,
+        layers: Vec<LayerPlan>,
+    },
+    Layer {
+        digest: Digest,
+        status: LayerStatus,
+        current: u64,
+        total: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +83,12 @@ impl Progress {
 
     pub fn plan(&self, familiar_name: String, tag: String, layers: Vec<LayerPlan>) {
         let mut state = self.state();
-        let layer = |plan: &LayerPlan| LayerState { plan: plan.clone(), status: LayerStatus::Pulling, feed: None, current: 0 };
+        let layer = |plan: &LayerPlan| LayerState {
+            plan: plan.clone(),
+            status: LayerStatus::Pulling,
+            feed: None,
+            current: 0,
+        };
         state.layers = layers.iter().map(layer).collect();
         state.plan = Some(PullEvent::Plan { familiar_name, tag, layers });
         drop(state);

@@ -7,9 +7,9 @@
 
 use bytes::Bytes;
 
+use super::Puller;
 use super::error::PullError;
 use super::session::Session;
-use super::Puller;
 use crate::content::{CommitOptions, Descriptor, Digest, Hasher, WriterOptions};
 use crate::error::Error;
 use crate::images::fetch::error::FetchError;
@@ -29,7 +29,11 @@ const MAX_SOURCE: usize = 2048;
 /// Where documents and blobs come from.
 #[derive(Clone, Copy)]
 pub enum Origin<'a> {
-    Registry { remote: &'a Remote, reference: &'a Reference, host: usize },
+    Registry {
+        remote: &'a Remote,
+        reference: &'a Reference,
+        host: usize,
+    },
     /// Only what is here already.
     Local,
 }
@@ -52,12 +56,20 @@ struct Read {
 
 impl Puller {
     /// Asks the registry what the reference stands for. The second value is the host that has answered.
-    pub(super) async fn ask(&self, remote: &Remote, reference: &Reference) -> Result<(Bytes, Descriptor, usize), PullError> {
+    pub(super) async fn ask(
+        &self,
+        remote: &Remote,
+        reference: &Reference,
+    ) -> Result<(Bytes, Descriptor, usize), PullError> {
         let what = format!("manifest for {}", reference.familiar());
         let fetched = remote.manifest(reference.object(), &what).await?;
         let size = fetched.bytes.len() as u64;
-        let descriptor =
-            Descriptor { media_type: fetched.media_type, digest: fetched.digest, size, annotations: Labels::new() };
+        let descriptor = Descriptor {
+            media_type: fetched.media_type,
+            digest: fetched.digest,
+            size,
+            annotations: Labels::new(),
+        };
         Ok((fetched.bytes, descriptor, fetched.host))
     }
 
@@ -73,15 +85,22 @@ impl Puller {
         let target = read.descriptor.clone();
         for _ in 0..=manifest::MAX_DEPTH {
             let entries = match read.document {
-                Document::Image(manifest) => return self.image(session, origin, target, read.descriptor, read.bytes, manifest).await,
+                Document::Image(manifest) => {
+                    return self.image(session, origin, target, read.descriptor, read.bytes, manifest).await;
+                }
                 Document::Index(ref entries) => entries,
             };
             let refuse = |rule| PullError::manifest(&read.descriptor.digest, rule);
             let chosen = manifest::select(entries, platform).map_err(refuse)?;
-            let index = entries.iter().position(|entry| entry.descriptor.digest == chosen.descriptor.digest).unwrap_or_default();
-            let labels = Labels::from([(format!("{REFERS}.m.{index}"), chosen.descriptor.digest.to_string())]);
+            let index = entries
+                .iter()
+                .position(|entry| entry.descriptor.digest == chosen.descriptor.digest)
+                .unwrap_or_default();
+            let labels =
+                Labels::from([(format!("{REFERS}.m.{index}"), chosen.descriptor.digest.to_string())]);
             self.store(session, origin, "index", &read.descriptor, read.bytes.clone(), labels).await?;
-            let bytes = self.document(session, origin, "manifest", &chosen.descriptor, MAX_MANIFEST as u64).await?;
+            let bytes =
+                self.document(session, origin, "manifest", &chosen.descriptor, MAX_MANIFEST as u64).await?;
             read = self.read(bytes, chosen.descriptor)?;
         }
         Err(PullError::manifest(&target.digest, manifest::ManifestRule::TooDeep))
@@ -114,7 +133,10 @@ impl Puller {
         let chain_ids = manifest::chain_ids(&diff_ids);
         let mut labels = Labels::new();
         if let Some(chain_id) = chain_ids.last() {
-            labels.insert(format!("containerd.io/gc.ref.snapshot.{}", session.snapshotter.name()), chain_id.clone());
+            labels.insert(
+                format!("containerd.io/gc.ref.snapshot.{}", session.snapshotter.name()),
+                chain_id.clone(),
+            );
         }
         self.store(session, origin, "config", &manifest.config, config, labels).await?;
         Ok(Resolved { target, manifest_digest: descriptor.digest, manifest, diff_ids, chain_ids })
@@ -155,7 +177,12 @@ impl Puller {
             }
         };
         if bytes.len() as u64 != *size {
-            return Err(PullError::Size { what, digest: digest.clone(), got: bytes.len() as u64, expected: *size });
+            return Err(PullError::Size {
+                what,
+                digest: digest.clone(),
+                got: bytes.len() as u64,
+                expected: *size,
+            });
         }
         Ok(bytes)
     }
@@ -174,7 +201,12 @@ impl Puller {
         let mut hasher = Hasher::new(digest.algorithm());
         hasher.update(&bytes);
         if hasher.digest() != *digest {
-            return Err(FetchError::Digest { what: format!("{what} {digest}"), host: "the source".into(), got: hasher.digest().to_string() }.into());
+            return Err(FetchError::Digest {
+                what: format!("{what} {digest}"),
+                host: "the source".into(),
+                got: hasher.digest().to_string(),
+            }
+            .into());
         }
         if let Origin::Registry { reference, .. } = origin {
             labels.extend([source_label(reference)]);
@@ -205,13 +237,23 @@ impl Puller {
     }
 
     /// Holds a blob that was here before for the session, and adds labels to it.
-    pub(super) async fn add_labels(&self, session: &Session, digest: &Digest, labels: Labels) -> Result<(), Error> {
+    pub(super) async fn add_labels(
+        &self,
+        session: &Session,
+        digest: &Digest,
+        labels: Labels,
+    ) -> Result<(), Error> {
         let resource = crate::leases::Resource::Content(digest.clone());
         self.leases.add(&session.namespace, &session.lease, &resource).await?;
         self.merge_labels(&session.namespace, digest, labels).await
     }
 
-    pub(super) async fn merge_labels(&self, namespace: &Namespace, digest: &Digest, mut labels: Labels) -> Result<(), Error> {
+    pub(super) async fn merge_labels(
+        &self,
+        namespace: &Namespace,
+        digest: &Digest,
+        mut labels: Labels,
+    ) -> Result<(), Error> {
         let info = self.content.info(namespace, digest)?;
         for (key, value) in &mut labels {
             if let Some(before) = info.labels.get(key).filter(|_| key.starts_with(SOURCE)) {

@@ -35,7 +35,11 @@ pub struct Session {
 }
 
 impl Session {
-    pub async fn begin(puller: &Arc<Puller>, namespace: &Namespace, snapshotter: Snapshotter) -> Result<Session> {
+    pub async fn begin(
+        puller: &Arc<Puller>,
+        namespace: &Namespace,
+        snapshotter: Snapshotter,
+    ) -> Result<Session> {
         let expire = Timestamp::now().checked_add(LEASE_LIFE).unwrap_or(Timestamp::MAX);
         let labels = Labels::from([(super::PURPOSE.to_owned(), "pull".to_owned())]);
         let lease = puller.leases.create(namespace, None, labels, Some(expire)).await?.id;

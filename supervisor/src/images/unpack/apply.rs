@@ -37,7 +37,12 @@ pub struct Applier<'a> {
 }
 
 impl<'a> Applier<'a> {
-    pub fn new(root: BorrowedFd<'_>, form: Form, limits: Limits, cancel: &'a AtomicBool) -> Result<Applier<'a>, UnpackError> {
+    pub fn new(
+        root: BorrowedFd<'_>,
+        form: Form,
+        limits: Limits,
+        cancel: &'a AtomicBool,
+    ) -> Result<Applier<'a>, UnpackError> {
         Ok(Applier {
             tree: Tree::new(root, form)?,
             limits,
@@ -84,17 +89,23 @@ impl<'a> Applier<'a> {
             Kind::File(contents) => self.file(entry, &parent, leaf, contents, archive)?,
             Kind::HardLink(target) => self.hard_link(entry, &parent, leaf, target)?,
             Kind::Symlink(target) => {
-                self.fresh(entry, &parent, leaf, "make the link", |fd| fs::symlinkat(target.as_slice(), fd, leaf))?;
+                self.fresh(entry, &parent, leaf, "make the link", |fd| {
+                    fs::symlinkat(target.as_slice(), fd, leaf)
+                })?;
                 self.attributes_by_name(entry, &parent, leaf, None)?;
             }
             Kind::Device { character, major, minor } => {
                 let kind = if *character { FileType::CharacterDevice } else { FileType::BlockDevice };
                 let device = fs::makedev(*major, *minor);
-                self.fresh(entry, &parent, leaf, "make the device", |fd| fs::mknodat(fd, leaf, kind, Mode::empty(), device))?;
+                self.fresh(entry, &parent, leaf, "make the device", |fd| {
+                    fs::mknodat(fd, leaf, kind, Mode::empty(), device)
+                })?;
                 self.attributes_by_name(entry, &parent, leaf, Some(entry.mode))?;
             }
             Kind::Fifo => {
-                self.fresh(entry, &parent, leaf, "make the FIFO", |fd| fs::mknodat(fd, leaf, FileType::Fifo, Mode::empty(), 0))?;
+                self.fresh(entry, &parent, leaf, "make the FIFO", |fd| {
+                    fs::mknodat(fd, leaf, FileType::Fifo, Mode::empty(), 0)
+                })?;
                 self.attributes_by_name(entry, &parent, leaf, Some(entry.mode))?;
             }
         }
@@ -137,7 +148,13 @@ impl<'a> Applier<'a> {
         .map_err(|errno| UnpackError::write(doing, &entry.name, errno))
     }
 
-    fn directory(&mut self, entry: &Entry, parent: &Rc<Directory>, leaf: &[u8], path: &[u8]) -> Result<(), UnpackError> {
+    fn directory(
+        &mut self,
+        entry: &Entry,
+        parent: &Rc<Directory>,
+        leaf: &[u8],
+        path: &[u8],
+    ) -> Result<(), UnpackError> {
         let failed = |errno| UnpackError::write("make the directory", &entry.name, errno);
         let fd = match tree::make_directory(&parent.fd, leaf) {
             Ok(fd) => {
@@ -180,7 +197,9 @@ impl<'a> Applier<'a> {
             return Err(UnpackError::refused(&entry.name, Rule::TooLarge(self.limits.total)));
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = self.fresh(entry, parent, leaf, "make the file", |fd| fs::openat(fd, leaf, flags, Mode::RUSR | Mode::WUSR))?;
+        let fd = self.fresh(entry, parent, leaf, "make the file", |fd| {
+            fs::openat(fd, leaf, flags, Mode::RUSR | Mode::WUSR)
+        })?;
         let whole = [(0, contents.size)];
         let parts = contents.sparse.as_ref().map_or(&whole[..], |map| &map.parts);
         for &(offset, length) in parts {
@@ -188,13 +207,22 @@ impl<'a> Applier<'a> {
             self.applied.size += length.div_ceil(PAGE) * PAGE;
         }
         if contents.sparse.is_some() {
-            fs::ftruncate(&fd, contents.size).map_err(|errno| UnpackError::write("set the size of", &entry.name, errno))?;
+            fs::ftruncate(&fd, contents.size)
+                .map_err(|errno| UnpackError::write("set the size of", &entry.name, errno))?;
         }
         self.attributes(entry, fd.as_fd())?;
-        fs::futimens(&fd, &timestamps(entry.mtime)).map_err(|errno| UnpackError::write("set the times of", &entry.name, errno))
+        fs::futimens(&fd, &timestamps(entry.mtime))
+            .map_err(|errno| UnpackError::write("set the times of", &entry.name, errno))
     }
 
-    fn write_part<I: Input>(&self, entry: &Entry, fd: &OwnedFd, mut offset: u64, length: u64, archive: &mut Archive<I>) -> Result<(), UnpackError> {
+    fn write_part<I: Input>(
+        &self,
+        entry: &Entry,
+        fd: &OwnedFd,
+        mut offset: u64,
+        length: u64,
+        archive: &mut Archive<I>,
+    ) -> Result<(), UnpackError> {
         archive.data(length, |mut bytes| {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(UnpackError::Cancelled);
@@ -213,14 +241,25 @@ impl<'a> Applier<'a> {
         })
     }
 
-    fn hard_link(&mut self, entry: &Entry, parent: &Directory, leaf: &[u8], target: &[u8]) -> Result<(), UnpackError> {
-        let (from, from_leaf) = tree::locate(&mut self.tree, target, Missing::Refuse).map_err(|error| match error {
-            UnpackError::Refused { entry, rule: Rule::ParentEscapes } => UnpackError::Refused { entry, rule: Rule::HardLinkEscapes },
-            other => other,
-        })?;
+    fn hard_link(
+        &mut self,
+        entry: &Entry,
+        parent: &Directory,
+        leaf: &[u8],
+        target: &[u8],
+    ) -> Result<(), UnpackError> {
+        let (from, from_leaf) =
+            tree::locate(&mut self.tree, target, Missing::Refuse).map_err(|error| match error {
+                UnpackError::Refused { entry, rule: Rule::ParentEscapes } => {
+                    UnpackError::Refused { entry, rule: Rule::HardLinkEscapes }
+                }
+                other => other,
+            })?;
         let failed = |errno| UnpackError::write("make the hard link", &entry.name, errno);
         match tree::stat(&from.fd, from_leaf).map_err(failed)? {
-            Some(stat) if tree::is_directory(&stat) => return Err(UnpackError::refused(&entry.name, Rule::HardLinkToDirectory)),
+            Some(stat) if tree::is_directory(&stat) => {
+                return Err(UnpackError::refused(&entry.name, Rule::HardLinkToDirectory));
+            }
             // A link to what this layer has removed is one to nothing.
             Some(stat) if self.tree.form() == Form::Upper && tree::is_whiteout(&stat) => {
                 return Err(UnpackError::refused(&entry.name, Rule::HardLinkToNothing));
@@ -234,14 +273,18 @@ impl<'a> Applier<'a> {
             }
             None => return Err(UnpackError::refused(&entry.name, Rule::HardLinkToNothing)),
         }
-        self.fresh(entry, parent, leaf, "make the hard link", |fd| fs::linkat(&from.fd, from_leaf, fd, leaf, AtFlags::empty()))
-            .map_err(|error| match error {
-                // Removing what was in the way has removed the target with it.
-                UnpackError::Write { source, .. } if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {
-                    UnpackError::refused(&entry.name, Rule::HardLinkToNothing)
-                }
-                other => other,
-            })?;
+        self.fresh(entry, parent, leaf, "make the hard link", |fd| {
+            fs::linkat(&from.fd, from_leaf, fd, leaf, AtFlags::empty())
+        })
+        .map_err(|error| match error {
+            // Removing what was in the way has removed the target with it.
+            UnpackError::Write { source, .. }
+                if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) =>
+            {
+                UnpackError::refused(&entry.name, Rule::HardLinkToNothing)
+            }
+            other => other,
+        })?;
         self.applied.inodes = self.applied.inodes.saturating_sub(1); // No inode of its own.
         Ok(())
     }
@@ -254,11 +297,18 @@ impl<'a> Applier<'a> {
             unless_unsupported(fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()))
                 .map_err(|errno| UnpackError::write("set an extended attribute of", &entry.name, errno))?;
         }
-        fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(|errno| UnpackError::write("set the mode of", &entry.name, errno))
+        fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+            .map_err(|errno| UnpackError::write("set the mode of", &entry.name, errno))
     }
 
     // Of what cannot be opened without side effects, by name.
-    fn attributes_by_name(&self, entry: &Entry, parent: &Directory, leaf: &[u8], mode: Option<u32>) -> Result<(), UnpackError> {
+    fn attributes_by_name(
+        &self,
+        entry: &Entry,
+        parent: &Directory,
+        leaf: &[u8],
+        mode: Option<u32>,
+    ) -> Result<(), UnpackError> {
         let owner = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
         fs::chownat(&parent.fd, leaf, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| UnpackError::write("set the owner of", &entry.name, errno))?;
@@ -284,7 +334,8 @@ impl<'a> Applier<'a> {
         }
         let directory = self.tree.directory(parent, Missing::Create, name)?;
         match self.tree.form() {
-            Form::Upper => tree::set_opaque(directory.fd.as_fd()).map_err(|errno| UnpackError::write("hide what is below", name, errno)),
+            Form::Upper => tree::set_opaque(directory.fd.as_fd())
+                .map_err(|errno| UnpackError::write("hide what is below", name, errno)),
             Form::Merged => {
                 self.note(directory.path.clone());
                 self.clear(&directory.fd, &directory.path, name)
@@ -300,12 +351,13 @@ impl<'a> Applier<'a> {
             return match existing {
                 None => {
                     self.applied.inodes += 1;
-                    fs::mknodat(&directory.fd, hidden, FileType::CharacterDevice, Mode::empty(), 0).map_err(failed)
+                    fs::mknodat(&directory.fd, hidden, FileType::CharacterDevice, Mode::empty(), 0)
+                        .map_err(failed)
                 }
                 // This layer has a directory of that name: it stays, what is below does not.
-                Some(stat) if tree::is_directory(&stat) => {
-                    tree::open_directory(&directory.fd, hidden).and_then(|fd| tree::set_opaque(fd.as_fd())).map_err(failed)
-                }
+                Some(stat) if tree::is_directory(&stat) => tree::open_directory(&directory.fd, hidden)
+                    .and_then(|fd| tree::set_opaque(fd.as_fd()))
+                    .map_err(failed),
                 Some(_) => Ok(()),
             };
         }
@@ -352,7 +404,8 @@ impl<'a> Applier<'a> {
         for (path, mtime) in times {
             // What was removed or replaced later has no time to set.
             let Some(fd) = self.tree.existing(&path) else { continue };
-            fs::futimens(&fd, &timestamps(mtime)).map_err(|errno| UnpackError::write("set the times of", &path, errno))?;
+            fs::futimens(&fd, &timestamps(mtime))
+                .map_err(|errno| UnpackError::write("set the times of", &path, errno))?;
         }
         Ok(())
     }

@@ -46,7 +46,11 @@ pub enum Kind {
     Symlink(Vec<u8>),
     /// The target, as a checked name.
     HardLink(Vec<u8>),
-    Device { character: bool, major: u32, minor: u32 },
+    Device {
+        character: bool,
+        major: u32,
+        minor: u32,
+    },
     Fifo,
 }
 
@@ -120,7 +124,11 @@ impl<I: Input> Archive<I> {
     }
 
     /// Hands the current entry's data to `sink`, in pieces as they come.
-    pub fn data(&mut self, mut length: u64, mut sink: impl FnMut(&[u8]) -> Result<(), UnpackError>) -> Result<(), UnpackError> {
+    pub fn data(
+        &mut self,
+        mut length: u64,
+        mut sink: impl FnMut(&[u8]) -> Result<(), UnpackError>,
+    ) -> Result<(), UnpackError> {
         debug_assert!(length <= self.data);
         while length > 0 {
             let chunk = self.input.chunk()?;
@@ -168,11 +176,19 @@ impl<I: Input> Archive<I> {
         let mut zeroes = 0;
         loop {
             let Some(block) = self.block()? else {
-                return if pending { Err(UnpackError::refused(b"", Rule::DanglingExtension)) } else { Ok(None) };
+                return if pending {
+                    Err(UnpackError::refused(b"", Rule::DanglingExtension))
+                } else {
+                    Ok(None)
+                };
             };
             if block.iter().any(|&b| b != 0) {
                 // Data after a single zero block is not the end: other readers refuse it as well.
-                return if zeroes == 0 { Ok(Some(block)) } else { Err(UnpackError::refused(b"", Rule::BadChecksum)) };
+                return if zeroes == 0 {
+                    Ok(Some(block))
+                } else {
+                    Err(UnpackError::refused(b"", Rule::BadChecksum))
+                };
             }
             zeroes += 1;
             if pending {
@@ -190,7 +206,11 @@ impl<I: Input> Archive<I> {
         while filled < BLOCK {
             let chunk = self.input.chunk()?;
             if chunk.is_empty() {
-                return if filled == 0 { Ok(None) } else { Err(UnpackError::Truncated { within: "a header" }) };
+                return if filled == 0 {
+                    Ok(None)
+                } else {
+                    Err(UnpackError::Truncated { within: "a header" })
+                };
             }
             let count = chunk.len().min(BLOCK - filled);
             block[filled..filled + count].copy_from_slice(&chunk[..count]);
@@ -219,7 +239,13 @@ impl<I: Input> Archive<I> {
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
     }
 
-    fn entry(&mut self, header: &Header, size: u64, extensions: Extensions, shown: &[u8]) -> Result<Entry, UnpackError> {
+    fn entry(
+        &mut self,
+        header: &Header,
+        size: u64,
+        extensions: Extensions,
+        shown: &[u8],
+    ) -> Result<Entry, UnpackError> {
         let pax = extensions.pax.unwrap_or_default();
         let raw_name = match (&pax.path, extensions.long_name, pax.sparse.get(&b"name"[..])) {
             (_, _, Some(name)) => name.clone(),
@@ -234,14 +260,18 @@ impl<I: Input> Archive<I> {
         let name = names::normalize(&raw_name, self.limits.depth).map_err(refuse)?;
         let size = entry_size(size, &pax).map_err(refuse)?;
         let link = match (&pax.link, extensions.long_link) {
-            (Some(pax), Some(long)) if *pax != long => return Err(refuse(Rule::ContradictoryPax("link target"))),
+            (Some(pax), Some(long)) if *pax != long => {
+                return Err(refuse(Rule::ContradictoryPax("link target")));
+            }
             (Some(pax), _) => pax.clone(),
             (None, Some(long)) => long,
             (None, None) => header.link_name_bytes().unwrap_or_default().into_owned(),
         };
         let mut entry = metadata(header, &pax, name).map_err(refuse)?;
         entry.kind = match header.entry_type() {
-            EntryType::Regular if header.as_old().linkflag[0] == 0 && raw_name.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular if header.as_old().linkflag[0] == 0 && raw_name.ends_with(b"/") => {
+                Kind::Directory
+            }
             EntryType::Regular | EntryType::Continuous => {
                 self.expect_data(size);
                 self.contents(size, &pax, &raw_name)?
@@ -253,7 +283,9 @@ impl<I: Input> Archive<I> {
             }
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(names::symlink_target(link).map_err(refuse)?),
-            EntryType::Link => Kind::HardLink(names::hard_link_target(&link, self.limits.depth).map_err(refuse)?),
+            EntryType::Link => {
+                Kind::HardLink(names::hard_link_target(&link, self.limits.depth).map_err(refuse)?)
+            }
             EntryType::Char => device(header, true).map_err(refuse)?,
             EntryType::Block => device(header, false).map_err(refuse)?,
             EntryType::Fifo => Kind::Fifo,
@@ -271,11 +303,12 @@ impl<I: Input> Archive<I> {
         let sparse = match sparse::from_pax(pax, size).map_err(refuse)? {
             PaxMap::None => return Ok(Kind::File(Contents { size, sparse: None })),
             PaxMap::Here(map) => map,
-            PaxMap::InData(real) => sparse::from_data(real, size, || self.data_block())
-                .map_err(|error: MapError| match error {
+            PaxMap::InData(real) => sparse::from_data(real, size, || self.data_block()).map_err(
+                |error: MapError| match error {
                     MapError::Rule(rule) => refuse(rule),
                     MapError::Read(error) => error,
-                })?,
+                },
+            )?,
         };
         Ok(Kind::File(Contents { size: sparse.size, sparse: Some(sparse) }))
     }

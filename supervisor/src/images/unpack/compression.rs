@@ -49,7 +49,10 @@ pub type Inflater<'a> = Box<dyn Read + Send + 'a>;
 
 /// Opens a layer. The first bytes decide, as with other engines, since media types are often wrong about compression; but what
 /// is declared compressed and is not compressed at all is an error.
-pub fn open<'a>(mut source: impl Read + Send + 'a, declared: Compression) -> io::Result<(Inflater<'a>, Compression)> {
+pub fn open<'a>(
+    mut source: impl Read + Send + 'a,
+    declared: Compression,
+) -> io::Result<(Inflater<'a>, Compression)> {
     let mut start = [0; 4];
     let mut filled = 0;
     while filled < start.len() {

@@ -106,14 +106,18 @@ pub enum UnpackError {
     Damaged { format: &'static str, source: io::Error },
     #[error("the archive ends in the middle of {within}")]
     Truncated { within: &'static str },
-    #[error("the layer unpacks to more than {limit} bytes, the limit for one of {compressed} bytes: it looks like a decompression bomb")]
+    #[error(
+        "the layer unpacks to more than {limit} bytes, the limit for one of {compressed} bytes: it looks like a decompression bomb"
+    )]
     Bomb { limit: u64, compressed: u64 },
     #[error("the layer's media type {0} is not supported")]
     MediaType(String),
     /// The layer means something only on top of its parent: it must be applied to a mount of that.
     #[error("entry {entry} depends on the layers below")]
     NeedsParent { entry: EntryName },
-    #[error("no space left on the device while writing entry {entry}: free some (`longshore image prune`) and try again")]
+    #[error(
+        "no space left on the device while writing entry {entry}: free some (`longshore image prune`) and try again"
+    )]
     Full { entry: EntryName },
     #[error("cannot {doing} {entry}: {source}")]
     Write { doing: &'static str, entry: EntryName, source: io::Error },

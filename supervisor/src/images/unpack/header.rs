@@ -21,7 +21,10 @@ pub fn number(field: &[u8], what: &'static str) -> Result<u64, Rule> {
         }
         let mut value = u64::from(first & 0x3f);
         for &byte in &field[1..] {
-            value = value.checked_mul(256).and_then(|v| v.checked_add(u64::from(byte))).ok_or(Rule::BadNumber(what))?;
+            value = value
+                .checked_mul(256)
+                .and_then(|v| v.checked_add(u64::from(byte)))
+                .ok_or(Rule::BadNumber(what))?;
         }
         return Ok(value);
     }
@@ -32,7 +35,10 @@ pub fn number(field: &[u8], what: &'static str) -> Result<u64, Rule> {
         if !(b'0'..=b'7').contains(&byte) {
             return Err(bad);
         }
-        value = value.checked_mul(8).and_then(|v| v.checked_add(u64::from(byte - b'0'))).ok_or(Rule::BadNumber(what))?;
+        value = value
+            .checked_mul(8)
+            .and_then(|v| v.checked_add(u64::from(byte - b'0')))
+            .ok_or(Rule::BadNumber(what))?;
     }
     Ok(value)
 }
@@ -85,7 +91,11 @@ pub fn check_sum(header: &Header) -> Result<(), Rule> {
         unsigned += u64::from(byte);
         signed += i64::from(byte as i8);
     }
-    if recorded == unsigned || i64::try_from(recorded) == Ok(signed) { Ok(()) } else { Err(Rule::BadChecksum) }
+    if recorded == unsigned || i64::try_from(recorded) == Ok(signed) {
+        Ok(())
+    } else {
+        Err(Rule::BadChecksum)
+    }
 }
 
 #[cfg(test)]

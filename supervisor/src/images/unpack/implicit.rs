@@ -9,7 +9,8 @@ use rustix::io::Errno;
 
 use super::error::{EntryName, UnpackError};
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const MAX_XATTRS: usize = 64 * 1024;
 
 /// Copies owner, mode, extended attributes and times of each directory in `paths` from `below` to `upper`. Where `below` has
@@ -22,7 +23,9 @@ pub fn inherit(upper: BorrowedFd<'_>, below: BorrowedFd<'_>, paths: &[Vec<u8>]) 
         match open(below, path) {
             Ok(Some(source)) => copy(&source, &target).map_err(failed)?,
             Ok(None) => {}
-            Err(Errno::LOOP | Errno::NOTDIR) => return Err(UnpackError::NeedsParent { entry: EntryName::new(path) }),
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(UnpackError::NeedsParent { entry: EntryName::new(path) });
+            }
             Err(errno) => return Err(failed(errno)),
         }
     }

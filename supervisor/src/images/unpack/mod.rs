@@ -102,7 +102,11 @@ impl Applied {
 
 /// Applies the layer that `source` yields to the directory `destination`. All of `source` is read, also after the end of the
 /// archive, so that damage anywhere in it is found; the caller compares [`Applied::diff_id`].
-pub fn apply_layer<R: Read + Send>(source: R, destination: BorrowedFd<'_>, options: Options<'_>) -> Result<Applied, UnpackError> {
+pub fn apply_layer<R: Read + Send>(
+    source: R,
+    destination: BorrowedFd<'_>,
+    options: Options<'_>,
+) -> Result<Applied, UnpackError> {
     let applier = apply::Applier::new(destination, options.form, options.limits, options.cancel)?;
     thread::scope(|scope| {
         let bound = options.limits.bound(options.compressed);

@@ -63,7 +63,11 @@ pub fn hard_link_target(raw: &[u8], max_depth: usize) -> Result<Vec<u8>, Rule> {
 }
 
 pub fn symlink_target(target: Vec<u8>) -> Result<Vec<u8>, Rule> {
-    if target.is_empty() || target.len() > 4095 || target.contains(&0) { Err(Rule::BadSymlinkTarget) } else { Ok(target) }
+    if target.is_empty() || target.len() > 4095 || target.contains(&0) {
+        Err(Rule::BadSymlinkTarget)
+    } else {
+        Ok(target)
+    }
 }
 
 /// Attributes with which an image could speak to overlayfs or to the host.

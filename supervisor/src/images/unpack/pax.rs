@@ -90,7 +90,8 @@ fn other(pax: &mut Pax, key: &[u8], value: &[u8]) -> Result<(), Rule> {
         }
     } else if let Some(name) = key.strip_prefix(b"GNU.sparse.") {
         if name == b"offset" || name == b"numbytes" {
-            let expected: &[u8] = if pax.sparse_map.len().is_multiple_of(2) { b"offset" } else { b"numbytes" };
+            let expected: &[u8] =
+                if pax.sparse_map.len().is_multiple_of(2) { b"offset" } else { b"numbytes" };
             if name != expected {
                 return Err(Rule::BadSparseMap);
             }
@@ -144,7 +145,9 @@ mod tests {
         assert_eq!(pax, Rule::MalformedPax);
         let pax = parse(b"12 path=a/b\n17 comment=hello\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
-        for bad in [&b"11 path=a/b\n"[..], b"99 path=a/b\n", b"x path=a\n", b"path=a\n", b"9 pathab\n", b"0 ", b" "] {
+        for bad in
+            [&b"11 path=a/b\n"[..], b"99 path=a/b\n", b"x path=a\n", b"path=a\n", b"9 pathab\n", b"0 ", b" "]
+        {
             assert!(parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
         assert_eq!(parse(b"10 size=1\n10 size=2\n").unwrap_err(), Rule::ContradictoryPax("size"));

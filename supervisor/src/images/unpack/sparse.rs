@@ -89,7 +89,10 @@ pub fn from_pax(pax: &Pax, data: u64) -> Result<PaxMap, Rule> {
         };
     }
     let numbers: Vec<u64> = if let Some(map) = get(b"map") {
-        map.split(|&b| b == b',').take(2 * MAX_PARTS + 2).map(|n| decimal(n, "sparse map")).collect::<Result<_, _>>()?
+        map.split(|&b| b == b',')
+            .take(2 * MAX_PARTS + 2)
+            .map(|n| decimal(n, "sparse map"))
+            .collect::<Result<_, _>>()?
     } else if !pax.sparse_map.is_empty() {
         pax.sparse_map.iter().map(|n| decimal(n, "sparse map")).collect::<Result<_, _>>()?
     } else if pax.sparse.is_empty() {
@@ -106,7 +109,11 @@ pub fn from_pax(pax: &Pax, data: u64) -> Result<PaxMap, Rule> {
 }
 
 /// Reads a 1.0 map: a count, then that many offsets and lengths, a number a line. `more` yields the data's next block.
-pub fn from_data<E: From<Rule>>(size: u64, data: u64, mut more: impl FnMut() -> Result<[u8; 512], E>) -> Result<Map, E> {
+pub fn from_data<E: From<Rule>>(
+    size: u64,
+    data: u64,
+    mut more: impl FnMut() -> Result<[u8; 512], E>,
+) -> Result<Map, E> {
     let (mut used, mut line) = (0u64, Vec::with_capacity(20));
     let (mut count, mut numbers): (Option<usize>, Vec<u64>) = (None, Vec::new());
     loop {

@@ -20,7 +20,8 @@ const MAX_LINKS: usize = 40;
 const MAX_REAL_DEPTH: usize = 1024;
 /// Open directories kept; layers list a directory's entries together, so few are enough.
 const CACHED: usize = 64;
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 pub const OVERLAY_OPAQUE: &str = "trusted.overlay.opaque";
 
 /// Where the layer is applied.
@@ -55,7 +56,8 @@ pub enum Missing {
 
 impl Tree {
     pub fn new(root: BorrowedFd<'_>, form: Form) -> Result<Tree, UnpackError> {
-        let fd = fs::openat(root, ".", DIRECTORY, Mode::empty()).map_err(|errno| UnpackError::write("open", b"/", errno))?;
+        let fd = fs::openat(root, ".", DIRECTORY, Mode::empty())
+            .map_err(|errno| UnpackError::write("open", b"/", errno))?;
         let root = Rc::new(Directory { fd, path: Vec::new() });
         Ok(Tree { root, form, cache: HashMap::new(), implicit: HashSet::new() })
     }
@@ -69,7 +71,12 @@ impl Tree {
     }
 
     /// Opens a directory by its name in the layer. `entry` is for messages.
-    pub fn directory(&mut self, name: &[u8], missing: Missing, entry: &[u8]) -> Result<Rc<Directory>, UnpackError> {
+    pub fn directory(
+        &mut self,
+        name: &[u8],
+        missing: Missing,
+        entry: &[u8],
+    ) -> Result<Rc<Directory>, UnpackError> {
         if name.is_empty() {
             return Ok(self.root.clone());
         }
@@ -110,22 +117,26 @@ impl Tree {
                 Ok(fd) => fd,
                 Err(Errno::NOENT) if missing == Missing::Refuse => return Err(self.absent(entry)),
                 Err(Errno::NOENT) => self.make_implicit(&here, &component, entry)?,
-                Err(Errno::LOOP | Errno::NOTDIR) => match fs::readlinkat(&here.fd, component.as_slice(), Vec::new()) {
-                    Ok(target) => {
-                        links += 1;
-                        if links > MAX_LINKS {
-                            return Err(UnpackError::refused(entry, Rule::LinkLoop));
+                Err(Errno::LOOP | Errno::NOTDIR) => {
+                    match fs::readlinkat(&here.fd, component.as_slice(), Vec::new()) {
+                        Ok(target) => {
+                            links += 1;
+                            if links > MAX_LINKS {
+                                return Err(UnpackError::refused(entry, Rule::LinkLoop));
+                            }
+                            let target = target.into_bytes();
+                            if target.first() == Some(&b'/') {
+                                stack.truncate(1);
+                            }
+                            todo.extend(target.split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
+                            continue;
                         }
-                        let target = target.into_bytes();
-                        if target.first() == Some(&b'/') {
-                            stack.truncate(1);
+                        Err(Errno::INVAL) => self.replace_whiteout(&here, &component, missing, entry)?,
+                        Err(errno) => {
+                            return Err(UnpackError::write("read the parent link of", entry, errno));
                         }
-                        todo.extend(target.split(|&b| b == b'/').rev().map(<[u8]>::to_vec));
-                        continue;
                     }
-                    Err(Errno::INVAL) => self.replace_whiteout(&here, &component, missing, entry)?,
-                    Err(errno) => return Err(UnpackError::write("read the parent link of", entry, errno)),
-                },
+                }
                 Err(errno) => return Err(UnpackError::write("open the parent of", entry, errno)),
             };
             if stack.len() > MAX_REAL_DEPTH {
@@ -149,15 +160,28 @@ impl Tree {
         }
     }
 
-    fn make_implicit(&mut self, here: &Directory, component: &[u8], entry: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let fd = make_directory(&here.fd, component).map_err(|errno| UnpackError::write("make the parent of", entry, errno))?;
+    fn make_implicit(
+        &mut self,
+        here: &Directory,
+        component: &[u8],
+        entry: &[u8],
+    ) -> Result<OwnedFd, UnpackError> {
+        let fd = make_directory(&here.fd, component)
+            .map_err(|errno| UnpackError::write("make the parent of", entry, errno))?;
         self.implicit.insert(join(&here.path, component));
         Ok(fd)
     }
 
     // A parent is not a directory: fine only where this layer itself has hidden what was there.
-    fn replace_whiteout(&mut self, here: &Directory, component: &[u8], missing: Missing, entry: &[u8]) -> Result<OwnedFd, UnpackError> {
-        let stat = stat(&here.fd, component).map_err(|errno| UnpackError::write("look at the parent of", entry, errno))?;
+    fn replace_whiteout(
+        &mut self,
+        here: &Directory,
+        component: &[u8],
+        missing: Missing,
+        entry: &[u8],
+    ) -> Result<OwnedFd, UnpackError> {
+        let stat = stat(&here.fd, component)
+            .map_err(|errno| UnpackError::write("look at the parent of", entry, errno))?;
         if self.form != Form::Upper || !stat.as_ref().is_some_and(is_whiteout) {
             return Err(UnpackError::refused(entry, Rule::ParentNotDirectory));
         }
@@ -176,7 +200,8 @@ impl Tree {
     /// Removes a name and all below it; nothing there is fine.
     pub fn remove(&mut self, directory: &Directory, leaf: &[u8], entry: &[u8]) -> Result<(), UnpackError> {
         self.cache.clear();
-        remove_all(directory.fd.as_fd(), leaf).map_err(|errno| UnpackError::write("remove what was at", entry, errno))
+        remove_all(directory.fd.as_fd(), leaf)
+            .map_err(|errno| UnpackError::write("remove what was at", entry, errno))
     }
 
     /// Removes the oldest way to reach directories after one was replaced.
@@ -275,7 +300,12 @@ pub fn remove_all(parent: BorrowedFd<'_>, leaf: &[u8]) -> Result<(), Errno> {
 }
 
 /// Removes from a directory all that `keep` does not name; directories that it names are visited as well unless `skip`.
-pub fn prune(directory: &OwnedFd, path: &[u8], keep: &dyn Fn(&[u8]) -> bool, skip: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), Errno> {
+pub fn prune(
+    directory: &OwnedFd,
+    path: &[u8],
+    keep: &dyn Fn(&[u8]) -> bool,
+    skip: &mut dyn FnMut(&[u8]) -> bool,
+) -> Result<(), Errno> {
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let mut todo = vec![Vec::new()];
     while let Some(inner) = todo.pop() {
@@ -303,7 +333,11 @@ pub fn prune(directory: &OwnedFd, path: &[u8], keep: &dyn Fn(&[u8]) -> bool, ski
 }
 
 /// The parent's name and the last component, for an entry that is not the root.
-pub fn locate<'a>(tree: &mut Tree, name: &'a [u8], missing: Missing) -> Result<(Rc<Directory>, &'a [u8]), UnpackError> {
+pub fn locate<'a>(
+    tree: &mut Tree,
+    name: &'a [u8],
+    missing: Missing,
+) -> Result<(Rc<Directory>, &'a [u8]), UnpackError> {
     let (parent, leaf) = names::split(name);
     Ok((tree.directory(parent, missing, name)?, leaf))
 }
