@@ -459,8 +459,8 @@ fn enable(group: &Group, path: &str, controller: &str) -> Result<bool> {
 }
 
 /// A new v1 cpuset has no processors and takes no process: give it those of its parent, unless it got them by
-/// `cgroup.clone_children`.
-pub(super) fn inherit_cpuset(path: &Path) -> Result<()> {
+/// `cgroup.clone_children`. A parent that another process has just made and not yet filled is filled first.
+pub(super) fn inherit_cpuset(root: &Path, path: &Path) -> Result<()> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let read = |path: std::path::PathBuf| {
             std::fs::read_to_string(&path).map_err(|source| Error::Io {
@@ -472,7 +472,10 @@ pub(super) fn inherit_cpuset(path: &Path) -> Result<()> {
         if !read(path.join(file))?.trim().is_empty() {
             continue;
         }
-        let parent = path.parent().unwrap_or(Path::new("/"));
+        let parent = path.parent().unwrap_or(root);
+        if parent != root {
+            inherit_cpuset(root, parent)?;
+        }
         write_path(&path.join(file), read(parent.join(file))?.trim())?;
     }
     Ok(())

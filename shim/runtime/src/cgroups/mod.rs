@@ -26,6 +26,9 @@ use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 
+/// How often a cgroup is made whose parent vanishes.
+const MAKE_TRIES: u32 = 10;
+
 /// How this host arranges its cgroups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -204,19 +207,7 @@ fn io(doing: &'static str, path: PathBuf, errno: Errno) -> Error {
 
 fn create_one(hierarchy: HostHierarchy, path: &str) -> Result<Group> {
     let full = hierarchy.root.join(path);
-    let mode = FileMode::from_raw_mode(0o755);
-    let existed = match rustix::fs::mkdir(&full, mode) {
-        Ok(()) => false,
-        Err(Errno::EXIST) => true,
-        Err(Errno::NOENT) => {
-            create_parents(&hierarchy, path)?;
-            match rustix::fs::mkdir(&full, mode) {
-                Ok(()) | Err(Errno::EXIST) => false,
-                Err(errno) => return Err(io("make the cgroup", full, errno)),
-            }
-        }
-        Err(errno) => return Err(io("make the cgroup", full, errno)),
-    };
+    let existed = make(&hierarchy, path, &full)? == Made::Before;
     let dir = open_dir(&full).map_err(|errno| io("open the cgroup", full.clone(), errno))?;
     let group = Group { controllers: hierarchy.controllers, root: hierarchy.root, dir };
     if existed && !read::pids_of(group.dir())?.is_empty() {
@@ -226,9 +217,29 @@ fn create_one(hierarchy: HostHierarchy, path: &str) -> Result<Group> {
         });
     }
     if group.has("cpuset") {
-        limits::inherit_cpuset(&full)?;
+        limits::inherit_cpuset(&group.root, &full)?;
     }
     Ok(group)
+}
+
+/// Whether a cgroup is new.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Now,
+    Before,
+}
+
+/// Makes a cgroup and what is above it. Somebody may remove an empty parent at any moment: then once more.
+fn make(hierarchy: &HostHierarchy, path: &str, full: &Path) -> Result<Made> {
+    for _ in 1..MAKE_TRIES {
+        match rustix::fs::mkdir(full, FileMode::from_raw_mode(0o755)) {
+            Ok(()) => return Ok(Made::Now),
+            Err(Errno::EXIST) => return Ok(Made::Before),
+            Err(Errno::NOENT) => create_parents(hierarchy, path)?,
+            Err(errno) => return Err(io("make the cgroup", full.into(), errno)),
+        }
+    }
+    Err(io("make the cgroup", full.into(), Errno::NOENT))
 }
 
 /// Makes the folders above a cgroup. Those of the cpuset controller hand their processors down to what is made below.
@@ -239,10 +250,12 @@ fn create_parents(hierarchy: &HostHierarchy, path: &str) -> Result<()> {
         at.push(part);
         match rustix::fs::mkdir(&at, FileMode::from_raw_mode(0o755)) {
             Ok(()) if hierarchy.controllers.split(',').any(|c| c == "cpuset") => {
-                limits::inherit_cpuset(&at)?;
+                limits::inherit_cpuset(&hierarchy.root, &at)?;
                 write_path(&at.join("cgroup.clone_children"), "1")?;
             }
             Ok(()) | Err(Errno::EXIST) => {}
+            // Removed above us meanwhile: the caller tries again.
+            Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(io("make the cgroup", at, errno)),
         }
     }

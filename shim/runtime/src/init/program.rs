@@ -7,7 +7,7 @@ use super::run::{Child, Trouble};
 use crate::paths::{self, Kind, Links};
 use crate::sys::process;
 use rustix::fd::BorrowedFd;
-use rustix::fs::{Access, AtFlags, CWD, FileType, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
 
@@ -121,7 +121,11 @@ fn search_passwd(root: BorrowedFd<'_>, uid: u32, line: &mut Line) -> Result<bool
     }
 }
 
+/// Whether this process may execute a path. Magic links are refused: `/proc/self/exe` is the runtime's own program, as
+/// long as this process has not become another (CVE-2019-5736).
 fn executable(path: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    drop(rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?);
     let stat = rustix::fs::statat(CWD, path, AtFlags::empty())?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Err(Errno::ISDIR),

@@ -73,7 +73,7 @@ impl Bundle {
     }
 
     pub fn cgroups_path(&self) -> String {
-        format!("/longshore-test/{}", self.id)
+        format!("/{}/container", self.id)
     }
 
     pub fn args(&mut self, args: &[&str]) -> &mut Self {
@@ -158,11 +158,13 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let _ = longshore_runtime::cgroups::remove_orphan(&self.cgroups_path());
+            let _ = longshore_runtime::cgroups::remove_orphan(&format!("/{}", self.id));
             return;
         }
         let left = CgroupPaths::open(&self.cgroups_path()).unwrap();
         assert!(left.hierarchies().is_empty(), "cgroups are left: {:?}", left.hierarchies());
+        // The folder above was made on the way.
+        longshore_runtime::cgroups::remove_orphan(&format!("/{}", self.id)).unwrap();
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         let dir = self.dir.path().to_str().unwrap();
         assert!(!mounts.contains(dir), "a mount is left below {dir}");
@@ -312,7 +314,7 @@ fn spec(id: &str, script: &str) -> Value {
             { "destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"] }
         ],
         "linux": {
-            "cgroupsPath": format!("/longshore-test/{id}"),
+            "cgroupsPath": format!("/{id}/container"),
             "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
             "namespaces": [
                 { "type": "mount" }, { "type": "network" }, { "type": "uts" }, { "type": "pid" }, { "type": "ipc" }, { "type": "cgroup" }

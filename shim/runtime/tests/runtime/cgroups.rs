@@ -211,6 +211,11 @@ fn without_a_cgroup_path_there_is_a_default() {
     let mut running = bundle.start();
     assert_eq!(running.container().cgroups().path(), format!("longshore/{}", bundle.id));
     running.finish();
+    // Unless somebody else uses it, the default parent goes too.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
+        let _ = std::fs::remove_dir(hierarchy.unwrap().path().join("longshore"));
+    }
+    let _ = std::fs::remove_dir("/sys/fs/cgroup/longshore");
 }
 
 #[test]

@@ -33,25 +33,20 @@ fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
 
 #[test]
 fn cve_2019_5736_the_runtime_cannot_be_reached_through_proc_self_exe() {
-    let mut bundle = Bundle::new("");
-    // The program is a link to the executable of whoever executes it: inside the container that is the container's own.
+    let mut bundle = Bundle::new("echo ready; sleep 100");
     symlink("/proc/self/exe", bundle.root().join("evil")).unwrap();
-    bundle.args(&["/evil", "-c", "echo never"]);
-    let error = match bundle.create() {
-        Err(error) => error,
-        Ok(mut running) => match running.container().start() {
-            Err(error) => {
-                running.finish();
-                error
-            }
-            // The copy of the test program started, without anything to write to; it is not writable from inside.
-            Ok(()) => {
-                running.kill();
-                return;
-            }
-        },
-    };
-    assert!(matches!(error, Error::Exec { .. }), "{error}");
+    for program in ["/evil", "/proc/self/exe", "/proc/1/exe"] {
+        bundle.args(&[program, "-c", "echo never"]);
+        let error = bundle.failure();
+        assert!(matches!(error, Error::Exec { errno: libc::ELOOP, .. }), "{error}");
+    }
+    bundle.args(&["/bin/sh", "-c", "echo ready; sleep 100"]);
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let mut process = shell("");
+    process["args"] = json!(["/evil"]);
+    assert!(matches!(running.exec(process).unwrap_err(), Error::Exec { errno: libc::ELOOP, .. }));
+    running.kill();
 }
 
 #[test]
