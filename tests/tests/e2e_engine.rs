@@ -45,7 +45,10 @@ fn the_daemon_dies_and_every_container_keeps_its_state() {
     assert_eq!(status(d, "waits"), "created 0");
     assert_eq!(status(d, "frozen"), "paused 0");
     assert_eq!(status(d, "keeps"), "running 0");
-    assert!(!names(d, &[]).iter().any(|line| line.starts_with("goes")), "removed by the daemon that came back");
+    assert!(
+        !names(d, &[]).iter().any(|line| line.starts_with("goes")),
+        "removed by the daemon that came back"
+    );
     assert_eq!(d.ctl(&["start", "-a", "waits"]).ok().stdout, "later\n");
     d.ctl(&["unpause", "frozen"]).ok();
     d.ctl(&["exec", "keeps", "true"]).ok();
@@ -58,7 +61,11 @@ fn several_clients_attach_and_a_detached_containers_stdin_stays_open() {
     let d = &f.daemon;
     let script = "while read line; do echo got $line; done";
     d.ctl(&["run", "-di", "--name", "reader", &f.busybox, "sh", "-c", script]).ok();
-    let listener = d.ctl_command(&["attach", "--no-stdin", "reader"]).stdout(Stdio::piped()).spawn().expect("a listener");
+    let listener = d
+        .ctl_command(&["attach", "--no-stdin", "reader"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a listener");
     std::thread::sleep(Duration::from_millis(300));
     for line in ["one\n", "two\n"] {
         let mut writer = d
@@ -92,8 +99,16 @@ fn exec_knows_its_user_environment_folder_and_exit_code() {
     let id = d.ctl(&["exec", "-u", "1:0", "c", "id", "-u"]).ok();
     assert_eq!(id.line(), "1", "CVE-2026-30892: not 0");
     let capabilities = d.ctl(&["exec", "c", "grep", "-E", "CapInh|CapEff", "/proc/self/status"]).ok();
-    assert!(capabilities.stdout.contains("CapInh:\t0000000000000000"), "CVE-2022-24769: {}", capabilities.stdout);
-    assert!(capabilities.stdout.contains("CapEff:\t00000000a80425fb"), "docker's fourteen: {}", capabilities.stdout);
+    assert!(
+        capabilities.stdout.contains("CapInh:\t0000000000000000"),
+        "CVE-2022-24769: {}",
+        capabilities.stdout
+    );
+    assert!(
+        capabilities.stdout.contains("CapEff:\t00000000a80425fb"),
+        "docker's fourteen: {}",
+        capabilities.stdout
+    );
     d.ctl(&["exec", "-d", "c", "sh", "-c", "echo done > /tmp/done"]).ok();
     eventually("the detached exec has run", || d.ctl(&["exec", "c", "cat", "/tmp/done"]).stdout == "done\n");
     d.ctl(&["pause", "c"]).ok();
@@ -120,11 +135,19 @@ fn hostile_users_of_images_are_refused_and_nothing_is_left() {
         (build("negative", image::Layer::new(), "-1"), "unable to find user -1"),
         (build("huge", image::Layer::new().file("etc/passwd", 0o644, &huge), "web"), "larger than 10 MiB"),
         (
-            build("fifo", image::Layer::new().raw("etc/passwd", tar::EntryType::Fifo, 0o644, (0, 0), "", b""), "web"),
+            build(
+                "fifo",
+                image::Layer::new().raw("etc/passwd", tar::EntryType::Fifo, 0o644, (0, 0), "", b""),
+                "web",
+            ),
             "is not a regular file",
         ),
         (
-            build("number", image::Layer::new().file("etc/passwd", 0o644, b"1000:x:0:0::/:\n"), "1000:nogroup"),
+            build(
+                "number",
+                image::Layer::new().file("etc/passwd", 0o644, b"1000:x:0:0::/:\n"),
+                "1000:nogroup",
+            ),
             "unable to find group nogroup",
         ),
     ];
@@ -136,7 +159,11 @@ fn hostile_users_of_images_are_refused_and_nothing_is_left() {
     let escaping = build("escape", link, "root");
     d.ctl(&["run", "--rm", &escaping, "id"]).expect(125);
     let named = build("named", image::Layer::new().file("etc/passwd", 0o644, b"1000:x:0:0::/:\n"), "1000");
-    assert_eq!(d.ctl(&["run", "--rm", &named, "id", "-u"]).ok().line(), "1000", "CVE-2026-46680: a number is no name");
+    assert_eq!(
+        d.ctl(&["run", "--rm", &named, "id", "-u"]).ok().line(),
+        "1000",
+        "CVE-2026-46680: a number is no name"
+    );
     let groups = d.ctl(&["run", "--rm", "-u", "12:34", &f.busybox, "id", "-G"]).ok();
     assert_eq!(groups.line(), "34", "CVE-2022-36109");
     assert!(names(d, &[]).is_empty());
@@ -183,17 +210,29 @@ fn removal_asks_first_and_prune_takes_what_stopped() {
     d.ctl(&["run", "--name", "old", &f.busybox, "true"]).ok();
     d.ctl(&["run", "--name", "kept", "--label", "keep=1", &f.busybox, "true"]).ok();
     let refused = d.ctl(&["rm", "runs"]).expect(1);
-    assert!(refused.stderr.contains("container is running: stop the container before removing"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("container is running: stop the container before removing"),
+        "{}",
+        refused.stderr
+    );
     let pruned = d.ctl(&["container", "prune", "-f", "--filter", "label!=keep"]).ok();
     assert_eq!(pruned.stdout.lines().filter(|line| line.len() == 64).count(), 1, "{}", pruned.stdout);
     assert_eq!(names(d, &["--filter", "status=exited"]).len(), 1);
     let busy = d.ctl(&["rmi", &f.busybox]).expect(1);
     assert!(busy.stderr.contains("(must force) - container"), "{}", busy.stderr);
     let running = d.ctl(&["rmi", "-f", &f.busybox]).expect(1);
-    assert!(running.stderr.contains("(cannot be forced) - image is being used by running container"), "{}", running.stderr);
+    assert!(
+        running.stderr.contains("(cannot be forced) - image is being used by running container"),
+        "{}",
+        running.stderr
+    );
     d.ctl(&["rm", "-f", "runs", "kept"]).ok();
     let removed = d.ctl(&["rmi", &f.busybox]).ok();
-    assert!(removed.stdout.contains("Untagged: ") && removed.stdout.contains("Deleted: sha256:"), "{}", removed.stdout);
+    assert!(
+        removed.stdout.contains("Untagged: ") && removed.stdout.contains("Deleted: sha256:"),
+        "{}",
+        removed.stdout
+    );
     assert_eq!(d.ctl(&["images", "-q"]).ok().line(), "");
 }
 
@@ -201,7 +240,11 @@ fn removal_asks_first_and_prune_takes_what_stopped() {
 fn containers_of_the_engine_are_containers_of_containerd() {
     let f = Fixture::pulled();
     let d = &f.daemon;
-    let id = d.ctl(&["run", "-d", "--name", "seen", "-l", "a=b", &f.busybox, "sleep", "1000"]).ok().line().to_owned();
+    let id = d
+        .ctl(&["run", "-d", "--name", "seen", "-l", "a=b", &f.busybox, "sleep", "1000"])
+        .ok()
+        .line()
+        .to_owned();
     let listed = d.ctl(&["events", "--since", "1m", "--until", "1s", "--filter", "event=start"]);
     assert!(listed.stdout.is_empty() || listed.stdout.contains(&id), "{}", listed.stdout);
     let root = d.root().join("containers/default").join(&id);
@@ -215,8 +258,20 @@ fn a_log_is_whole_across_rotations_and_counts_lines_from_the_end() {
     let f = Fixture::pulled();
     let d = &f.daemon;
     let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done";
-    d.ctl(&["run", "--name", "log", "--log-opt", "max-size=16k", "--log-opt", "max-file=50", &f.busybox, "sh", "-c", script])
-        .ok();
+    d.ctl(&[
+        "run",
+        "--name",
+        "log",
+        "--log-opt",
+        "max-size=16k",
+        "--log-opt",
+        "max-file=50",
+        &f.busybox,
+        "sh",
+        "-c",
+        script,
+    ])
+    .ok();
     let all = d.ctl(&["logs", "log"]).ok();
     let want: String = (0..3000).map(|number| format!("line {number}\n")).collect();
     assert!(all.stdout == want, "{} of {} lines", all.stdout.lines().count(), 3000);

@@ -331,7 +331,7 @@ fn a_full_disk_is_an_error_and_no_end() {
 fn malformed_references_are_refused_as_docker_does() {
     let daemon = Daemon::start();
     for reference in
-        ["UPPER/case", "a b", "x:", "x@sha256:12", ":latest", "-x/..", "http://x/y", "x//y", "a@b@c"]
+        ["library/UPPER", "a b", "x:", "x@sha256:12", ":latest", "-x/..", "http://x/y", "x//y", "a@b@c"]
     {
         let refused = daemon.ctl(&["pull", "--", reference]).expect(1);
         assert!(

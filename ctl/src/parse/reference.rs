@@ -24,7 +24,9 @@ pub fn split(text: &str) -> Reference<'_> {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
         _ => (rest, None),
     };
-    let is_registry = |first: &str| first.contains(['.', ':']) || first == "localhost";
+    let is_registry = |first: &str| {
+        first.contains(['.', ':']) || first == "localhost" || first.contains(|c: char| c.is_uppercase())
+    };
     let (registry, path) = match name.split_once('/') {
         Some((first, path)) if is_registry(first) => (first, path),
         _ => (HUB, name),
