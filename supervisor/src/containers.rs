@@ -150,12 +150,6 @@ impl ContainerStore {
         Ok(containers.filter(|container| filter.matches(container)).collect())
     }
 
-    /// The containers of all namespaces: for start-up.
-    pub fn scan(&self) -> Result<Vec<(Namespace, Container)>> {
-        let rows = self.db.scan(&tables::CONTAINERS)?;
-        Ok(rows.into_iter().map(|row| (row.namespace, Container::from_record(row.key, row.record))).collect())
-    }
-
     /// Stores a new container; its times are set to now.
     pub async fn create(&self, namespace: &Namespace, mut container: Container) -> Result<Container> {
         container.created_at = Timestamp::now();

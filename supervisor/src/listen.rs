@@ -65,7 +65,6 @@ fn has_group(pid: i32, group: u32) -> bool {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub uid: u32,
-    pub gid: u32,
     /// 0: not known.
     pub pid: i32,
     /// Why it may not speak.
@@ -118,7 +117,7 @@ impl Socket {
         if let Some(why) = &refusal {
             tracing::warn!(uid, gid, pid, "refused a connection: {why}");
         }
-        Ok(Connection { stream, peer: Peer { uid, gid, pid, refusal } })
+        Ok(Connection { stream, peer: Peer { uid, pid, refusal } })
     }
 }
 

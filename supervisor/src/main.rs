@@ -37,8 +37,6 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Parser;
 
-use crate::config::Config;
-
 /// Threads that may wait for a disk at one time.
 const BLOCKING_THREADS: usize = 64;
 

@@ -206,9 +206,6 @@ fn held(tx: &Tx<'_>, namespace: &Namespace) -> Result<Vec<&'static str>> {
     if tx.any(&tables::CONTAINERS, namespace)? {
         held.push("containers");
     }
-    if tx.any(&tables::SNAPSHOTS, namespace)? {
-        held.push("snapshots");
-    }
     if tx.any(&tables::LEASES, namespace)? {
         held.push("leases");
     }

@@ -42,7 +42,6 @@ macro_rules! limited {
         $server.max_decoding_message_size(max).max_encoding_message_size(max)
     }};
 }
-pub(crate) use limited;
 
 /// Every service, on one socket.
 pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {

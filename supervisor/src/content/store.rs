@@ -255,11 +255,6 @@ impl ContentStore {
         Ok(())
     }
 
-    /// Whether a writer has this reference.
-    pub fn is_open(&self, namespace: &Namespace, reference: &str) -> bool {
-        lock(&self.open).contains(&(namespace.clone(), reference.to_owned()))
-    }
-
     /// Keeps the blob's file from being unlinked until the pin is dropped; waits for an unlinking under way.
     pub(super) async fn pin(self: &Arc<Self>, digest: &Digest) -> Pin {
         loop {

@@ -297,23 +297,6 @@ impl Writer {
         }
     }
 
-    /// The data file: reads of what was written are allowed, writing is for [`Writer::write_at`].
-    pub fn file(&self) -> Arc<File> {
-        Arc::clone(&self.inner.file)
-    }
-
-    pub async fn status(&self) -> Result<IngestStatus> {
-        let inner = Arc::clone(&self.inner);
-        let mut status = blocking(move || inner.folder.status(&inner.info)).await?;
-        status.offset = self.offset();
-        Ok(status)
-    }
-
-    /// Writes a part. Blocks; parts may come in any order and from several threads.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.inner.write_at(offset, bytes)
-    }
-
     /// A handle that writes and reads parts from blocking threads. Only for as long as the writer lives.
     pub fn parts(&self) -> Parts {
         Parts { inner: Arc::clone(&self.inner) }

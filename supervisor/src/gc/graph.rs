@@ -55,11 +55,6 @@ impl Graph {
         self.edges.entry(from).or_default().push(to);
     }
 
-    /// What was known of the object's own references is replaced.
-    pub fn replace_edges(&mut self, from: Node, to: Vec<Node>) {
-        self.edges.insert(from, to);
-    }
-
     pub fn parent(&mut self, snapshot: Node, parent: Node) {
         self.parents.insert(snapshot, parent);
     }

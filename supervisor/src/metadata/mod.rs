@@ -17,7 +17,7 @@ mod tx;
 
 pub use db::{Db, Touched};
 pub use open::Options;
-pub use table::{Row, Table, tables};
+pub use table::{Row, tables};
 pub use tx::{Reader, Tx};
 
 /// What the underlying store reported.

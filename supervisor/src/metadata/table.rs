@@ -18,10 +18,6 @@ impl<T> Table<T> {
         Self { name, tag, record: PhantomData }
     }
 
-    pub fn name(&self) -> &'static str {
-        self.name
-    }
-
     /// The same table read as another type: one with fewer fields.
     pub const fn view<V>(&self) -> Table<V> {
         Table::new(self.tag, self.name)
@@ -57,14 +53,9 @@ pub mod tables {
     pub const LEASES: Table<crate::leases::LeaseRecord> = Table::new(5, "leases");
     /// Key: `lease id \x1f type \x1f id`.
     pub const LEASE_RESOURCES: Table<()> = Table::new(6, "lease resources");
-    /// Key: `snapshotter \x1f key`; what the snapshots area keeps beside the driver's own record.
-    pub const SNAPSHOTS: Table<serde_json::Value> = Table::new(7, "snapshots");
-    /// Key: container name; the value is the container's id (the engine's index).
-    pub const NAMES: Table<String> = Table::new(8, "names");
+    // 7 and 8 were given to tables that were never stored.
     /// Settings of the daemon itself, in the namespace `daemon`: its UUID.
     pub const SETTINGS: Table<String> = Table::new(9, "settings");
     /// The engine's own records, by its keys.
     pub const ENGINE: Table<crate::engine::state::State> = Table::new(10, "engine");
-    /// The task manager's own records, by its keys.
-    pub const TASKS: Table<serde_json::Value> = Table::new(11, "tasks");
 }

@@ -20,24 +20,24 @@ async fn batches_are_seen_whole_and_reads_see_their_own_changes() {
     let db = open(folder.path());
     let ns = namespace();
     db.write(|tx| {
-        tx.put(&tables::NAMES, &ns, "a", &"1".to_owned())?;
-        tx.put(&tables::NAMES, &ns, "b", &"2".to_owned())?;
-        assert_eq!(tx.get(&tables::NAMES, &ns, "a")?.as_deref(), Some("1"));
-        assert_eq!(tx.list(&tables::NAMES, &ns)?.len(), 2);
-        tx.delete(&tables::NAMES, &ns, "a")?;
-        assert_eq!(tx.list(&tables::NAMES, &ns)?.len(), 1);
+        tx.put(&tables::SETTINGS, &ns, "a", &"1".to_owned())?;
+        tx.put(&tables::SETTINGS, &ns, "b", &"2".to_owned())?;
+        assert_eq!(tx.get(&tables::SETTINGS, &ns, "a")?.as_deref(), Some("1"));
+        assert_eq!(tx.list(&tables::SETTINGS, &ns)?.len(), 2);
+        tx.delete(&tables::SETTINGS, &ns, "a")?;
+        assert_eq!(tx.list(&tables::SETTINGS, &ns)?.len(), 1);
         Ok(())
     })
     .await
     .unwrap();
     let refused: crate::error::Result<()> = db
         .write(|tx| {
-            tx.put(&tables::NAMES, &ns, "c", &"3".to_owned())?;
+            tx.put(&tables::SETTINGS, &ns, "c", &"3".to_owned())?;
             Err(crate::error::Error::not_found("thing", "x"))
         })
         .await;
     assert!(refused.is_err());
-    let keys: Vec<String> = db.list(&tables::NAMES, &ns).unwrap().into_iter().map(|row| row.key).collect();
+    let keys: Vec<String> = db.list(&tables::SETTINGS, &ns).unwrap().into_iter().map(|row| row.key).collect();
     assert_eq!(keys, ["b"]);
 }
 
@@ -48,14 +48,14 @@ async fn long_records_are_kept_in_pieces_and_leave_none_behind() {
     let long = "x".repeat(300_000);
     {
         let db = open(folder.path());
-        db.write(|tx| tx.put(&tables::NAMES, &ns, "long", &long)).await.unwrap();
+        db.write(|tx| tx.put(&tables::SETTINGS, &ns, "long", &long)).await.unwrap();
         db.close().unwrap();
     }
     let db = open(folder.path());
-    assert_eq!(db.get(&tables::NAMES, &ns, "long").unwrap().as_ref(), Some(&long));
-    db.write(|tx| tx.put(&tables::NAMES, &ns, "long", &"short".to_owned())).await.unwrap();
-    assert_eq!(db.list(&tables::NAMES, &ns).unwrap()[0].record, "short");
-    db.write(|tx| tx.delete(&tables::NAMES, &ns, "long").map(drop)).await.unwrap();
+    assert_eq!(db.get(&tables::SETTINGS, &ns, "long").unwrap().as_ref(), Some(&long));
+    db.write(|tx| tx.put(&tables::SETTINGS, &ns, "long", &"short".to_owned())).await.unwrap();
+    assert_eq!(db.list(&tables::SETTINGS, &ns).unwrap()[0].record, "short");
+    db.write(|tx| tx.delete(&tables::SETTINGS, &ns, "long").map(drop)).await.unwrap();
     let mut left = 0;
     tx::Source::raw_scan(&db, &[key::PIECE], &mut |_, _| {
         left += 1;
@@ -73,7 +73,7 @@ async fn a_damaged_store_is_rebuilt_from_the_export_and_set_aside() {
     {
         let db = open(folder.path());
         db.write(|tx| {
-            (0..500).try_for_each(|i| tx.put(&tables::NAMES, &ns, &format!("k{i}"), &"v".repeat(200)))
+            (0..500).try_for_each(|i| tx.put(&tables::SETTINGS, &ns, &format!("k{i}"), &"v".repeat(200)))
         })
         .await
         .unwrap();
@@ -84,7 +84,7 @@ async fn a_damaged_store_is_rebuilt_from_the_export_and_set_aside() {
     std::fs::write(&file, vec![0xa5; usize::try_from(length).unwrap()]).unwrap();
     std::fs::write(folder.path().join("sled/conf"), b"nonsense").unwrap();
     let db = open(folder.path());
-    assert_eq!(db.list(&tables::NAMES, &ns).unwrap().len(), 500);
+    assert_eq!(db.list(&tables::SETTINGS, &ns).unwrap().len(), 500);
     let aside = std::fs::read_dir(folder.path())
         .unwrap()
         .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("damaged-"));
@@ -100,22 +100,24 @@ async fn a_store_that_outgrew_its_records_is_compacted() {
         for round in 0..60 {
             db.write_lazy(|tx| {
                 (0..100).try_for_each(|i| {
-                    tx.put(&tables::NAMES, &ns, &format!("k{i}"), &format!("{round}").repeat(1500))
+                    tx.put(&tables::SETTINGS, &ns, &format!("k{i}"), &format!("{round}").repeat(1500))
                 })
             })
             .unwrap();
             db.sync().await.unwrap();
         }
-        db.write(|tx| (1..100).try_for_each(|i| tx.delete(&tables::NAMES, &ns, &format!("k{i}")).map(drop)))
-            .await
-            .unwrap();
+        db.write(|tx| {
+            (1..100).try_for_each(|i| tx.delete(&tables::SETTINGS, &ns, &format!("k{i}")).map(drop))
+        })
+        .await
+        .unwrap();
         db.close().unwrap();
     }
     let size = || std::fs::metadata(folder.path().join("sled/db")).unwrap().len();
     let before = size();
     let db =
         Db::open(folder.path(), &Options { compact_over_bytes: 1024 * 1024, ..Options::default() }).unwrap();
-    assert_eq!(db.list(&tables::NAMES, &ns).unwrap().len(), 1);
+    assert_eq!(db.list(&tables::SETTINGS, &ns).unwrap().len(), 1);
     assert!(size() < before / 2, "{before} → {}", size());
     assert!(!folder.path().join("sled.new").exists());
 }
@@ -144,14 +146,14 @@ async fn child_that_writes_until_it_is_killed() {
     let Ok(folder) = std::env::var(CHILD) else { return };
     let db = std::sync::Arc::new(open(Path::new(&folder)));
     let ns = namespace();
-    let start = db.list(&tables::NAMES, &ns).unwrap().len();
+    let start = db.list(&tables::SETTINGS, &ns).unwrap().len();
     let writers = (0..4).map(|writer| {
         let (db, ns) = (db.clone(), ns.clone());
         tokio::spawn(async move {
             for i in 0.. {
                 let key = format!("{start}-{writer}-{i}");
                 let value = key.repeat(1 + i % 400);
-                db.write(|tx| tx.put(&tables::NAMES, &ns, &key, &value)).await.unwrap();
+                db.write(|tx| tx.put(&tables::SETTINGS, &ns, &key, &value)).await.unwrap();
                 println!("acknowledged {key} {}", 1 + i % 400);
             }
         })
@@ -192,7 +194,7 @@ fn what_was_acknowledged_survives_kill_minus_nine() {
         let db = open(folder.path());
         let ns = namespace();
         for (key, times) in &acknowledged {
-            let stored = db.get(&tables::NAMES, &ns, key).unwrap();
+            let stored = db.get(&tables::SETTINGS, &ns, key).unwrap();
             assert_eq!(stored, Some(key.repeat(*times)), "round {round}");
         }
         db.close().unwrap();
@@ -206,12 +208,12 @@ async fn a_snapshot_that_a_kill_left_unfinished_does_not_stop_the_next_start() {
     let ns = namespace();
     {
         let db = open(folder.path());
-        db.write(|tx| tx.put(&tables::NAMES, &ns, "k", &"v".to_owned())).await.unwrap();
+        db.write(|tx| tx.put(&tables::SETTINGS, &ns, "k", &"v".to_owned())).await.unwrap();
         db.close().unwrap();
     }
     let unfinished = folder.path().join("sled/snap.00000000000F4240.generating");
     std::fs::write(&unfinished, b"half").unwrap();
     let db = open(folder.path());
-    assert_eq!(db.get(&tables::NAMES, &ns, "k").unwrap().as_deref(), Some("v"));
+    assert_eq!(db.get(&tables::SETTINGS, &ns, "k").unwrap().as_deref(), Some("v"));
     assert!(!unfinished.exists());
 }
