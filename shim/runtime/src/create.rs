@@ -231,7 +231,11 @@ impl Builder<'_> {
 
     fn plan_mounts(&self, cgroups: &CgroupPaths, steps: &mut Vec<Step>) -> Result<()> {
         let spec_mounts = self.options.spec.mounts().as_deref().unwrap_or_default();
-        let context = mounts::Context { cgroups, mount_label: self.linux.mount_label().as_deref() };
+        let context = mounts::Context {
+            cgroups,
+            bundle: self.options.bundle,
+            mount_label: self.linux.mount_label().as_deref(),
+        };
         for (index, mount) in spec_mounts.iter().enumerate() {
             mounts::plan(index, mount, &context, steps)?;
         }

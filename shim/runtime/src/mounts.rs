@@ -127,6 +127,8 @@ pub(crate) fn in_root(path: &str) -> Result<CString> {
 /// What planning mounts needs to know about the container.
 pub(crate) struct Context<'a> {
     pub(crate) cgroups: &'a CgroupPaths,
+    /// Where relative sources start.
+    pub(crate) bundle: &'a Path,
     /// SELinux label for mounts that make files.
     pub(crate) mount_label: Option<&'a str>,
 }
@@ -151,7 +153,9 @@ pub(crate) fn plan(
     let kind = mount.typ().as_deref().unwrap_or("none");
     check_proc(target.to_str().unwrap_or_default(), kind, mount, options.bind.is_some()).map_err(field)?;
     match kind {
-        _ if options.bind.is_some() || kind == "bind" => plan_bind(index, mount, target, options, steps),
+        _ if options.bind.is_some() || kind == "bind" => {
+            plan_bind(index, mount, target, options, context, steps)
+        }
         "cgroup" | "cgroup2" => {
             let propagation = options.propagation;
             crate::cgroups::plan_mount(context.cgroups, &target, &options, steps)?;
@@ -234,6 +238,7 @@ fn plan_bind(
     mount: &MountSpec,
     target: CString,
     options: Options,
+    context: &Context<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let source = mount.source().as_deref().ok_or_else(|| Error::InvalidSpec {
@@ -241,7 +246,7 @@ fn plan_bind(
         why: "a bind mount needs a source".into(),
     })?;
     let bind = options.bind.unwrap_or(Bind::One);
-    let (tree, kind) = open_bind(source, bind)?;
+    let (tree, kind) = open_bind(&context.bundle.join(source), bind)?;
     let mut attr = options.attr;
     let mut recursive = options.recursive;
     // The copy was made in the host's namespace: cut it loose, or what the container mounts would show on the host.

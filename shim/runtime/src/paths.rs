@@ -5,12 +5,18 @@
 
 use crate::sys::SysResult;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstatfs, mkdirat, openat, openat2, readlinkat_raw, statat,
+};
 use rustix::io::Errno;
 use std::ffi::CStr;
 
 /// Longest path that is handled, as the kernel's PATH_MAX.
 const PATH_MAX: usize = 4096;
+/// Longest component of a path, in bytes.
+const NAME_MAX: usize = 255;
+/// How many links that lead nowhere are followed, as the kernel does for others.
+const LINKS_MAX: u32 = 40;
 /// How often a lookup is repeated that collided with a rename, before it is given up.
 const LOOKUP_TRIES: u32 = 128;
 
@@ -52,11 +58,7 @@ pub(crate) fn open_or_create(
     kind: Kind,
     links: Links,
 ) -> SysResult<OwnedFd> {
-    let flags = match kind {
-        Kind::Directory => OFlags::PATH | OFlags::DIRECTORY,
-        Kind::File => OFlags::PATH,
-    };
-    match open(root, path, flags, links) {
+    match open(root, path, target_flags(kind), links) {
         Err(Errno::NOENT) => create(root, path, kind, links),
         other => other,
     }
@@ -115,34 +117,110 @@ impl Buffer {
         })
     }
 
+    /// Puts a link's target in the place of the component that is the link.
+    fn replace_by_link(&mut self, parent: BorrowedFd<'_>, start: usize, end: usize) -> SysResult<()> {
+        let mut name = [0; NAME_MAX + 1];
+        let length = end - start;
+        name.get_mut(..length).ok_or(Errno::NAMETOOLONG)?.copy_from_slice(&self.bytes[start..end]);
+        let name = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::NAMETOOLONG)?;
+        let mut target = [0u8; PATH_MAX];
+        let length = readlinkat_raw(parent, name, &mut target)?;
+        let target = &target[..length];
+        let kept = if target.first() == Some(&b'/') { 0 } else { start };
+        let rest = self.len - end;
+        let whole = kept + target.len() + rest;
+        if target.is_empty() || whole >= PATH_MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        self.bytes.copy_within(end..self.len, kept + target.len());
+        self.bytes[kept..kept + target.len()].copy_from_slice(target);
+        self.bytes[whole..].fill(0);
+        self.len = whole;
+        Ok(())
+    }
+
     fn str_at(&self, start: usize) -> SysResult<&CStr> {
         CStr::from_bytes_until_nul(&self.bytes[start..]).map_err(|_| Errno::NAMETOOLONG)
     }
 }
 
-/// Makes `path` below its deepest existing folder, one component at a time.
+/// Makes `path` below its deepest existing folder, one component at a time. A link that leads nowhere yet is followed
+/// inside the root, and what it leads to is made.
 fn create(root: BorrowedFd<'_>, path: &CStr, kind: Kind, links: Links) -> SysResult<OwnedFd> {
     let mut buffer = Buffer::new(path)?;
-    let (mut parent, mut at) = deepest_existing(root, &mut buffer, links)?;
-    loop {
-        let end = buffer.bytes[at..buffer.len].iter().position(|b| *b == b'/').map_or(buffer.len, |n| at + n);
-        buffer.bytes[end] = 0;
-        let name = buffer.str_at(at)?;
-        let last = end == buffer.len;
-        let next = if last && kind == Kind::File {
-            create_file(parent.as_fd(), name)?
-        } else {
-            create_folder(parent.as_fd(), name)?
-        };
-        if last {
-            return Ok(next);
-        }
-        parent = next;
-        at = end + 1;
-        while at < buffer.len && buffer.bytes[at] == b'/' {
-            at += 1;
+    for _ in 0..LINKS_MAX {
+        match create_below(root, &mut buffer, kind, links)? {
+            Step::Done(fd) => return Ok(fd),
+            Step::Link { parent, start, end } if links == Links::Follow => {
+                buffer.replace_by_link(parent.as_fd(), start, end)?;
+                // It may exist after all, once the link is followed.
+                match open(root, buffer.str_at(0)?, target_flags(kind), links) {
+                    Err(Errno::NOENT) => {}
+                    other => return other,
+                }
+            }
+            Step::Link { .. } => return Err(Errno::LOOP),
         }
     }
+    Err(Errno::LOOP)
+}
+
+/// How far one attempt to make a path came.
+enum Step {
+    Done(OwnedFd),
+    /// The component from `start` to `end` is a link.
+    Link {
+        parent: OwnedFd,
+        start: usize,
+        end: usize,
+    },
+}
+
+fn target_flags(kind: Kind) -> OFlags {
+    match kind {
+        Kind::Directory => OFlags::PATH | OFlags::DIRECTORY,
+        Kind::File => OFlags::PATH,
+    }
+}
+
+fn create_below(root: BorrowedFd<'_>, buffer: &mut Buffer, kind: Kind, links: Links) -> SysResult<Step> {
+    let (mut parent, mut start) = deepest_existing(root, buffer, links)?;
+    loop {
+        let rest = &buffer.bytes[start..buffer.len];
+        let end = rest.iter().position(|b| *b == b'/').map_or(buffer.len, |n| start + n);
+        let last = end == buffer.len;
+        match &buffer.bytes[start..end] {
+            // Nothing that does not exist has a parent to go back to.
+            b".." => return Err(Errno::NOENT),
+            b"" | b"." if last => return Ok(Step::Done(parent)),
+            b"" | b"." => {}
+            _ => {
+                let separator = std::mem::replace(&mut buffer.bytes[end], 0);
+                let name = buffer.str_at(start)?;
+                let made = match last && kind == Kind::File {
+                    true => create_file(parent.as_fd(), name),
+                    false => create_folder(parent.as_fd(), name),
+                };
+                let link = made.is_err() && is_link(parent.as_fd(), name);
+                buffer.bytes[end] = separator;
+                match made {
+                    Err(_) if link => return Ok(Step::Link { parent, start, end }),
+                    Err(errno) => return Err(errno),
+                    Ok(fd) if last => return Ok(Step::Done(fd)),
+                    Ok(fd) => parent = fd,
+                }
+            }
+        }
+        start = end + 1;
+    }
+}
+
+/// Whether a name is a link that may be followed by its text; links of procfs stand for something else than they say.
+fn is_link(parent: BorrowedFd<'_>, name: &CStr) -> bool {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    let link = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink);
+    link && fstatfs(parent).is_ok_and(|fs| fs.f_type as u64 != PROC_SUPER_MAGIC)
 }
 
 /// Finds the longest prefix that exists; answers it and where the missing rest starts.
@@ -228,11 +306,40 @@ mod tests {
         let outside = tempfile::tempdir().unwrap();
         symlink(outside.path(), dir.path().join("out")).unwrap();
         symlink("/../../../..", dir.path().join("up")).unwrap();
-        assert!(open_or_create(fd.as_fd(), c"out/x", Kind::Directory, Links::Follow).is_err());
+        // Inside the root the link leads to a folder that does not exist there yet.
+        open_or_create(fd.as_fd(), c"out/x", Kind::Directory, Links::Follow).unwrap();
+        let scoped = dir.path().join(outside.path().strip_prefix("/").unwrap());
+        assert!(scoped.join("x").is_dir());
         open_or_create(fd.as_fd(), c"up/made", Kind::Directory, Links::Follow).unwrap();
         assert!(dir.path().join("made").is_dir());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
         assert_eq!(open(fd.as_fd(), c"up", OFlags::PATH, Links::Refuse).unwrap_err(), Errno::LOOP);
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_are_made_good_inside_the_root() {
+        let (dir, fd) = root();
+        for (target, link) in
+            [("/run/lock", "lock"), ("sub/file", "file"), ("loop", "loop"), ("../../../up/x", "escape")]
+        {
+            symlink(target, dir.path().join(link)).unwrap();
+        }
+        open_or_create(fd.as_fd(), c"lock/deep", Kind::Directory, Links::Follow).unwrap();
+        assert!(dir.path().join("run/lock/deep").is_dir());
+        open_or_create(fd.as_fd(), c"file", Kind::File, Links::Follow).unwrap();
+        assert!(dir.path().join("sub/file").is_file());
+        open_or_create(fd.as_fd(), c"escape/y", Kind::Directory, Links::Follow).unwrap();
+        assert!(dir.path().join("up/x/y").is_dir());
+        assert!(!dir.path().parent().unwrap().join("up").exists());
+        assert_eq!(
+            open_or_create(fd.as_fd(), c"loop/x", Kind::Directory, Links::Follow).unwrap_err(),
+            Errno::LOOP
+        );
+        assert_eq!(
+            open_or_create(fd.as_fd(), c"new/../../x", Kind::Directory, Links::Follow).unwrap_err(),
+            Errno::NOENT
+        );
+        assert_eq!(open_or_create(fd.as_fd(), c"file", Kind::File, Links::Refuse).unwrap_err(), Errno::LOOP);
     }
 
     #[test]

@@ -170,3 +170,14 @@ fn propagation_of_the_root() {
         assert!(!expected.is_empty() || !line.contains("shared:"), "{line}");
     }
 }
+
+#[test]
+fn a_target_behind_a_dangling_link_is_made_inside_the_root() {
+    let mut bundle = Bundle::new("cat /etc/resolv.conf; readlink /etc/resolv.conf");
+    std::os::unix::fs::symlink("../run/resolve/stub.conf", bundle.root().join("etc/resolv.conf")).unwrap();
+    std::fs::write(bundle.dir.path().join("resolv"), "nameserver 1.2.3.4\n").unwrap();
+    // A relative source starts at the bundle.
+    bundle.add_mount(json!({ "destination": "/etc/resolv.conf", "type": "bind", "source": "resolv", "options": ["bind", "ro"] }));
+    assert_eq!(bundle.output(), "nameserver 1.2.3.4\n../run/resolve/stub.conf");
+    assert!(bundle.root().join("run/resolve/stub.conf").is_file());
+}
