@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use longshore_tests::{image, registry::Registry};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::options::Options;
@@ -95,17 +95,24 @@ impl Arena {
     }
 }
 
-/// SIGINT and SIGTERM end the run between two measurements, with everything cleaned up.
+/// SIGINT and SIGTERM end the run between two measurements, with everything cleaned up. They are handled, not blocked:
+/// a blocked signal would be blocked in every daemon that is started here, too.
 fn watch_signals() -> Result<()> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
     std::thread::spawn(move || {
-        while signals.wait().is_ok() {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
             STOPPING.store(true, Ordering::Relaxed);
             eprintln!("stopping after this measurement");
-        }
+        });
     });
     Ok(())
 }

@@ -107,3 +107,22 @@ pub fn median(values: &[f64]) -> Option<f64> {
         _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn a_command_that_fails_says_why() {
+        let error = Call::new("/bin/sh").args(["-c", "echo no such thing >&2; exit 3"]).time().err();
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("no such thing") && text.contains("exit status: 3"), "{text}");
+    }
+}
