@@ -1,13 +1,13 @@
 //! The rows of the table: what is measured, in which order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
 use crate::arena::{self, Arena};
-use crate::contestants::{self, Contestant, Longshore, Network, group};
+use crate::contestants::{self, Companions, Contestant, Longshore, Network, group};
 use crate::measure::{Call, median};
 use crate::memory::{self, Memory};
 use crate::options::Options;
@@ -20,6 +20,9 @@ const AT_ONCE: usize = 8;
 const START_ROUNDS: usize = 3;
 /// Rounds before those that count.
 const WARM_UP: usize = 2;
+
+/// Pause before a measurement.
+const SETTLE: Duration = Duration::from_millis(30);
 
 /// Measurements by contestant, in the order of the contestants.
 type Samples = Vec<Vec<f64>>;
@@ -59,7 +62,7 @@ fn idle_daemons(all: &[Box<dyn Contestant>], report: &mut Report) -> Result<()> 
     std::thread::sleep(Duration::from_secs(1));
     let mut figures = Vec::new();
     for contestant in all.iter().filter(|contestant| contestant.has_daemon()) {
-        let daemons = daemons(&**contestant);
+        let (daemons, _) = split(&**contestant, &[]);
         figures.push((contestant.name(), Memory::sum(&daemons)));
     }
     let Some(((_, ours), peers)) = figures.split_first() else { return Ok(()) };
@@ -72,12 +75,29 @@ fn idle_daemons(all: &[Box<dyn Contestant>], report: &mut Report) -> Result<()> 
     Ok(())
 }
 
-/// A contestant's processes besides those that belong to one container.
-fn daemons(contestant: &dyn Contestant) -> Vec<i32> {
+/// A contestant's daemons, and the companions of its containers. Processes inside containers are neither.
+fn split(contestant: &dyn Contestant, cgroups: &[String]) -> (Vec<i32>, Vec<i32>) {
+    let inside: BTreeSet<i32> = cgroups.iter().flat_map(|cgroup| memory::in_cgroups(cgroup)).collect();
     let all = memory::processes(contestant.name(), &[]);
-    let of_container =
-        |pid: &i32| contestant.companion().is_some_and(|name| memory::name(*pid).starts_with(name));
-    all.into_iter().filter(|pid| !of_container(pid)).collect()
+    let outside = all.into_iter().filter(|pid| !inside.contains(pid));
+    let kind = contestant.companions();
+    outside.partition(|pid| match kind {
+        Companions::None => true,
+        Companions::Named(name) => !memory::name(*pid).starts_with(name),
+        Companions::AllBut(daemon) => *pid == daemon,
+    })
+}
+
+/// A shuffled order, so that nobody always comes after the same one and pays for its cleaning up.
+fn order(count: usize, seed: &mut u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        *seed ^= *seed << 13;
+        *seed ^= *seed >> 7;
+        *seed ^= *seed << 17;
+        order.swap(last, (*seed % (last as u64 + 1)) as usize);
+    }
+    order
 }
 
 /// Runs of `true`, one after the other, everybody in turn.
@@ -85,18 +105,19 @@ fn run_true(options: &Options, all: &mut [Box<dyn Contestant>], report: &mut Rep
     let mut samples: BTreeMap<&str, Samples> = BTreeMap::new();
     let kinds = [("run true, no network", Network::None), ("run true, default network", Network::Default)];
     let mut out: BTreeMap<(&str, usize), String> = BTreeMap::new();
+    let mut seed = 0x2545_f491_4f6c_dd1d;
     for round in 0..options.rounds + WARM_UP {
         for (name, network) in kinds {
             let samples = samples.entry(name).or_insert_with(|| vec![Vec::new(); all.len()]);
-            for offset in 0..all.len() {
-                // Another one begins in every round.
-                let index = (round + offset) % all.len();
+            for index in order(all.len(), &mut seed) {
                 let contestant = &all[index];
                 if out.contains_key(&(name, index)) || arena::stopping() {
                     continue;
                 }
                 let id = format!("{}-r{round}", group(contestant.name()).replace(' ', "-"));
                 let Some(call) = contestant.run(network, &id) else { continue };
+                // What the one before left to the kernel (namespaces, cgroups) is not this one's.
+                std::thread::sleep(SETTLE);
                 match contestant.place().run(move || call.time())? {
                     Ok(taken) if round >= WARM_UP => samples[index].push(taken.as_secs_f64() * 1000.0),
                     Ok(_) => {}
@@ -211,7 +232,7 @@ fn idle_containers(options: &Options, all: &mut [Box<dyn Contestant>], report: &
     // Pages of a program that was just built count as dirty until they are written back.
     nix::unistd::sync();
     let mut figures = Vec::new();
-    for contestant in all.iter().filter(|contestant| contestant.companion().is_some()) {
+    for contestant in all.iter().filter(|contestant| contestant.companions() != Companions::None) {
         if arena::stopping() {
             break;
         }
@@ -267,22 +288,14 @@ struct Idle {
 impl Idle {
     fn measure(contestant: &dyn Contestant, cgroups: &[String], before: Memory, count: usize) -> Self {
         let all = memory::processes(contestant.name(), cgroups);
-        let name = contestant.companion().unwrap_or_default();
-        let companions: Vec<Memory> = all
-            .iter()
-            .filter(|pid| memory::name(**pid).starts_with(name))
-            .map(|pid| Memory::of(*pid))
-            .collect();
+        let (daemons, companions) = split(contestant, cgroups);
+        let companions: Vec<Memory> = companions.into_iter().map(Memory::of).collect();
         let pss: Vec<f64> = companions.iter().map(|memory| memory.pss).collect();
         let dirty: Vec<f64> = companions.iter().map(|memory| memory.private_dirty).collect();
-        let inside: std::collections::BTreeSet<i32> =
-            cgroups.iter().flat_map(|c| memory::in_cgroups(c)).collect();
-        let daemons =
-            all.iter().filter(|pid| !memory::name(**pid).starts_with(name) && !inside.contains(pid));
         let largest = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
         Self {
             everything: (Memory::sum(&all).pss - before.pss) / count as f64,
-            daemon: Memory::sum(daemons).rss,
+            daemon: Memory::sum(&daemons).rss,
             companion_pss: median(&pss).unwrap_or(0.0),
             companion_dirty: median(&dirty).unwrap_or(0.0),
             companion_pss_max: largest(&pss),

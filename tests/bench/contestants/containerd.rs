@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use longshore_tests::registry::Registry;
 
-use super::{Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, installed, shared};
+use super::{Companions, Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, installed, shared};
 use crate::arena::Arena;
 use crate::measure::Call;
 use crate::place::Place;
@@ -102,8 +102,8 @@ impl Contestant for Containerd {
         true
     }
 
-    fn companion(&self) -> Option<&'static str> {
-        Some("containerd-shim")
+    fn companions(&self) -> Companions {
+        Companions::Named("containerd-shim")
     }
 
     fn end(&mut self) {

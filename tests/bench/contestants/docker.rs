@@ -6,7 +6,7 @@ use anyhow::Result;
 use longshore_tests::image;
 use longshore_tests::registry::Registry;
 
-use super::{Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, installed};
+use super::{Companions, Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, installed};
 use crate::arena::Arena;
 use crate::measure::Call;
 use crate::place::Place;
@@ -113,8 +113,8 @@ impl Contestant for Docker {
         true
     }
 
-    fn companion(&self) -> Option<&'static str> {
-        Some("containerd-shim")
+    fn companions(&self) -> Companions {
+        Companions::Named("containerd-shim")
     }
 
     fn end(&mut self) {

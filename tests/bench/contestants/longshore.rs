@@ -7,7 +7,7 @@ use anyhow::Result;
 use longshore_tests::daemon::program;
 use longshore_tests::registry::Registry;
 
-use super::{Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, shared};
+use super::{Companions, Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, shared};
 use crate::arena::Arena;
 use crate::measure::Call;
 use crate::place::Place;
@@ -99,8 +99,8 @@ impl Contestant for Longshore {
         true
     }
 
-    fn companion(&self) -> Option<&'static str> {
-        Some("containerd-shim")
+    fn companions(&self) -> Companions {
+        self.daemon.as_ref().and_then(Daemon::pid).map_or(Companions::None, Companions::AllBut)
     }
 
     fn end(&mut self) {

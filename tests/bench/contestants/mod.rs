@@ -83,13 +83,23 @@ pub trait Contestant {
         false
     }
 
-    /// Name (as in /proc/PID/comm) of the process that each container has besides its own.
-    fn companion(&self) -> Option<&'static str> {
-        None
+    /// Which of its processes are companions of containers (a shim each), and not its daemons.
+    fn companions(&self) -> Companions {
+        Companions::None
     }
 
     /// Ends daemons.
     fn end(&mut self) {}
+}
+
+/// How the processes that each container has besides its own are told from daemons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Companions {
+    None,
+    /// By their name as in /proc/PID/comm.
+    Named(&'static str),
+    /// They are all but this one.
+    AllBut(i32),
 }
 
 /// Everybody who takes part. Who cannot is named in the report.
@@ -137,6 +147,10 @@ struct Daemon {
 }
 
 impl Daemon {
+    fn pid(&self) -> Option<i32> {
+        self.child.as_ref().and_then(|child| child.id().try_into().ok())
+    }
+
     /// Starts it and waits until it answers.
     fn start(place: &Place, call: Call, folder: &Path, socket: PathBuf) -> Result<Self> {
         let log = folder.join("daemon.log");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use longshore_tests::registry::Registry;
 
-use super::{Contestant, LARGE, Network, SMALL, call, empty, group, installed, shared};
+use super::{Companions, Contestant, LARGE, Network, SMALL, call, empty, group, installed, shared};
 use crate::arena::Arena;
 use crate::measure::Call;
 use crate::place::Place;
@@ -107,8 +107,8 @@ impl Contestant for Podman {
         self.in_place(self.podman().args(["pull", "-q", "--tls-verify=false", &reference]))
     }
 
-    fn companion(&self) -> Option<&'static str> {
-        Some("conmon")
+    fn companions(&self) -> Companions {
+        Companions::Named("conmon")
     }
 
     fn end(&mut self) {
