@@ -4,6 +4,7 @@
 //! always holds: a cgroup that is open is reached through its descriptor, so one of the same name that came later is
 //! never mistaken for it; only removal goes by name, and that fails while a process is in it.
 
+mod blkio;
 mod devices;
 mod freeze;
 mod host;
