@@ -66,24 +66,32 @@ impl Work<'_> {
     ) -> Result<Unpacked, PullError> {
         let digest = &layer.descriptor.digest;
         let lock = self.puller.locks.lock(format!("{} {digest}", self.session.namespace)).await;
+        if let Some(blob) = self.open_local(digest).await? {
+            drop(lock);
+            return self.local(index, layer, target, blob).await;
+        }
+        match self.origin {
+            Origin::Registry { host, .. } => self.fetch(index, layer, target, host).await,
+            Origin::Local => Err(Error::not_found("content", digest.as_str()).into()),
+        }
+    }
+
+    async fn local(&self, index: usize, layer: &Layer, target: Option<Target>, blob: Blob) -> Result<Unpacked, PullError> {
+        self.check_size(layer, blob.size)?;
+        self.progress.set(index, LayerStatus::Downloaded);
+        let Some(target) = target else { return Ok(Unpacked::Later) };
+        self.progress.set(index, LayerStatus::Extracting);
+        let cancel = self.session.cancel_flag();
+        let applied = self.unpack(layer, blob.into_reader(), &target, cancel).await;
+        self.finish(layer, target.key, applied).await
+    }
+
+    // A blob that another client or namespace has brought.
+    async fn brought(&self, index: usize, layer: &Layer, target: Option<Target>) -> Result<Unpacked, PullError> {
+        let digest = &layer.descriptor.digest;
         match self.open_local(digest).await? {
-            Some(blob) => {
-                drop(lock);
-                self.check_size(layer, blob.size)?;
-                self.progress.set(index, LayerStatus::Downloaded);
-                let Some(target) = target else { return Ok(Unpacked::Later) };
-                self.progress.set(index, LayerStatus::Extracting);
-                let reader = blob.into_reader();
-                let cancel = self.session.cancel_flag();
-                let applied = self.unpack(layer, reader, &target, cancel).await;
-                self.finish(layer, target.key, applied).await
-            }
-            None => {
-                let Origin::Registry { host, .. } = self.origin else {
-                    return Err(Error::not_found("content", digest.as_str()).into());
-                };
-                self.fetch(index, layer, target, host).await
-            }
+            Some(blob) => self.local(index, layer, target, blob).await,
+            None => Err(Error::unavailable(format!("content {digest}"), "was deleted meanwhile: pull again").into()),
         }
     }
 
@@ -126,7 +134,7 @@ impl Work<'_> {
             let writer = match self.writer(layer).await? {
                 Some(writer) => writer,
                 // Another client has fetched it meanwhile.
-                None => return Box::pin(self.layer(index, layer, target)).await,
+                None => return self.brought(index, layer, target).await,
             };
             let resumed = writer.offset() > 0;
             let again_to = target.as_ref().map(|target| (target.key.clone(), target.form));
@@ -190,7 +198,7 @@ impl Work<'_> {
         if writer.is_shared() {
             // Another namespace has verified it.
             self.commit(layer, writer, digest.clone()).await?;
-            return Box::pin(self.layer(index, layer, target)).await;
+            return self.brought(index, layer, target).await;
         }
         let feed = Feed::new(writer.parts(), layer.descriptor.size, writer.frontier());
         self.progress.downloading(index, &feed);
