@@ -249,7 +249,11 @@ impl Work<'_> {
         };
         // The fetch has the first word: data that does not unpack is often data that is wrong.
         let (fetched, unpacked) = tokio::join!(fetched, unpacked);
-        fetched?;
+        if let Err(error) = fetched {
+            // The ingest is let go of by all before it is opened again.
+            self.progress.set(index, LayerStatus::Pulling);
+            return Err(error);
+        }
         match (target, unpacked) {
             (Some(target), Some(applied)) => self.finish(layer, target.key, applied).await,
             _ => Ok(Unpacked::Later),

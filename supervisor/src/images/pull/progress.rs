@@ -100,6 +100,8 @@ impl Progress {
             layer.status = status;
             if matches!(status, LayerStatus::Downloaded | LayerStatus::Complete | LayerStatus::Exists) {
                 layer.current = layer.plan.size;
+            }
+            if status != LayerStatus::Downloading {
                 layer.feed = None;
             }
         }
