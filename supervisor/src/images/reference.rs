@@ -191,17 +191,10 @@ impl FromStr for Reference {
     }
 }
 
-// The first component is a registry only if it could not be a repository's: it has a dot, a port or an uppercase letter, or is
-// `localhost`.
+// The first component is a registry only if it could not be a repository's: it has a dot or a port, or is `localhost`.
 fn split_registry(text: &str) -> (&str, String) {
     let (registry, remainder) = match text.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
-            (first, rest)
-        }
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest),
         _ => (DEFAULT_REGISTRY, text),
     };
     let registry = if registry == LEGACY_REGISTRY { DEFAULT_REGISTRY } else { registry };
@@ -253,7 +246,7 @@ mod tests {
             ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest".to_owned()),
             ("[::1]:5000/app", "[::1]:5000/app:latest".to_owned()),
             ("quay.io/a/b_c__d-e.f:T.a-g_", "quay.io/a/b_c__d-e.f:T.a-g_".to_owned()),
-            ("HOST/app", "HOST/app:latest".to_owned()),
+            ("HOST:80/app", "HOST:80/app:latest".to_owned()),
         ] {
             assert_eq!(canonical(short), long, "{short}");
         }
@@ -292,6 +285,10 @@ mod tests {
         assert_eq!(
             error("quay.io/A/b:T"),
             "invalid reference format: repository name (A/b) must be lowercase"
+        );
+        assert_eq!(
+            error("UPPER/case"),
+            "invalid reference format: repository name (UPPER/case) must be lowercase"
         );
         assert_eq!(error(&"a".repeat(300)), "repository name must not be more than 255 characters");
         assert_eq!(

@@ -76,7 +76,13 @@ impl Work<'_> {
         }
     }
 
-    async fn local(&self, index: usize, layer: &Layer, target: Option<Target>, blob: Blob) -> Result<Unpacked, PullError> {
+    async fn local(
+        &self,
+        index: usize,
+        layer: &Layer,
+        target: Option<Target>,
+        blob: Blob,
+    ) -> Result<Unpacked, PullError> {
         self.check_size(layer, blob.size)?;
         self.progress.set(index, LayerStatus::Downloaded);
         let Some(target) = target else { return Ok(Unpacked::Later) };
@@ -87,11 +93,19 @@ impl Work<'_> {
     }
 
     // A blob that another client or namespace has brought.
-    async fn brought(&self, index: usize, layer: &Layer, target: Option<Target>) -> Result<Unpacked, PullError> {
+    async fn brought(
+        &self,
+        index: usize,
+        layer: &Layer,
+        target: Option<Target>,
+    ) -> Result<Unpacked, PullError> {
         let digest = &layer.descriptor.digest;
         match self.open_local(digest).await? {
             Some(blob) => self.local(index, layer, target, blob).await,
-            None => Err(Error::unavailable(format!("content {digest}"), "was deleted meanwhile: pull again").into()),
+            None => {
+                Err(Error::unavailable(format!("content {digest}"), "was deleted meanwhile: pull again")
+                    .into())
+            }
         }
     }
 

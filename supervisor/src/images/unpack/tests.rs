@@ -54,7 +54,9 @@ impl Tar {
     }
 
     fn link(self, kind: EntryType, name: &str, target: &str) -> Tar {
-        self.with(name, kind, b"", |header| header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes()))
+        self.with(name, kind, b"", |header| {
+            header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes())
+        })
     }
 
     fn symlink(self, name: &str, target: &str) -> Tar {
@@ -120,7 +122,8 @@ impl Root {
         let compressed = layer.len() as u64;
         let options = Options { form: self.form, compression, compressed, limits, cancel: &cancel };
         let result = apply_layer(layer, root.as_fd(), options);
-        let names: Vec<_> = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "nothing is made beside the root: {names:?}");
         assert_eq!(fs::read(self.folder.path().join("outside")).unwrap(), b"untouched");
         result
@@ -144,7 +147,8 @@ fn walk(path: &Path, name: &str, tree: &mut BTreeMap<String, String>) {
         let meta = fs::symlink_metadata(entry.path()).unwrap();
         let kind = meta.file_type();
         let text = if kind.is_dir() {
-            let opaque = rustix::fs::lgetxattr(entry.path(), "trusted.overlay.opaque", &mut [0u8; 8][..]).is_ok();
+            let opaque =
+                rustix::fs::lgetxattr(entry.path(), "trusted.overlay.opaque", &mut [0u8; 8][..]).is_ok();
             walk(&entry.path(), &inner, tree);
             if opaque { "opaque" } else { "dir" }.to_owned()
         } else if kind.is_symlink() {
@@ -204,10 +208,19 @@ fn files_links_and_devices_arrive_with_their_attributes() {
             .file("noted", b"x");
         let applied = root.apply(tar).unwrap();
         let meta = |name: &str| fs::symlink_metadata(root.path(name)).unwrap();
-        assert_eq!((meta("etc").mode() & 0o7777, meta("etc").gid(), meta("etc").mtime()), (0o750, 7, 1_000_000_000));
-        assert_eq!((meta("etc/su").mode() & 0o7777, meta("etc/su").uid(), meta("etc/su").nlink()), (0o4755, 1000, 2));
+        assert_eq!(
+            (meta("etc").mode() & 0o7777, meta("etc").gid(), meta("etc").mtime()),
+            (0o750, 7, 1_000_000_000)
+        );
+        assert_eq!(
+            (meta("etc/su").mode() & 0o7777, meta("etc/su").uid(), meta("etc/su").nlink()),
+            (0o4755, 1000, 2)
+        );
         assert_eq!(meta("etc/link").mtime(), 1_000_000_000);
-        assert_eq!((meta("null").rdev(), meta("null").permissions().mode() & 0o777), (rustix::fs::makedev(1, 3), 0o644));
+        assert_eq!(
+            (meta("null").rdev(), meta("null").permissions().mode() & 0o777),
+            (rustix::fs::makedev(1, 3), 0o644)
+        );
         assert!(meta("fifo").file_type().is_fifo());
         assert_eq!((meta("noted").mtime(), meta("noted").mtime_nsec()), (1_234_567_890, 500_000_000));
         let mut value = [0u8; 8];
@@ -229,7 +242,9 @@ fn the_diff_id_covers_all_of_the_stream() {
 #[test]
 fn long_names_come_in_both_forms() {
     let long = format!("{}/{}", "d".repeat(120), "f".repeat(200));
-    let gnu = Tar::new().with("././@LongLink", EntryType::GNULongName, format!("{long}\0").as_bytes(), |_| {}).file("short", b"x");
+    let gnu = Tar::new()
+        .with("././@LongLink", EntryType::GNULongName, format!("{long}\0").as_bytes(), |_| {})
+        .file("short", b"x");
     let pax = Tar::new().pax(&[("path", long.as_bytes())]).file("short", b"x");
     for tar in [gnu, pax] {
         let root = Root::new(Form::Upper);
@@ -253,8 +268,12 @@ fn sparse_files_have_their_holes() {
     .to_vec();
     old.extend_from_slice(b"abcd");
     old.resize(1024, 0);
-    let records: &[(&str, &[u8])] =
-        &[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.name", b"sparse"), ("GNU.sparse.realsize", b"1048578")];
+    let records: &[(&str, &[u8])] = &[
+        ("GNU.sparse.major", b"1"),
+        ("GNU.sparse.minor", b"0"),
+        ("GNU.sparse.name", b"sparse"),
+        ("GNU.sparse.realsize", b"1048578"),
+    ];
     let mut data = b"2\n0\n2\n1048576\n2\n".to_vec();
     data.resize(512, 0);
     data.extend_from_slice(b"abcd");
@@ -273,10 +292,20 @@ fn sparse_files_have_their_holes() {
 fn later_entries_replace_earlier_ones() {
     for form in [Form::Upper, Form::Merged] {
         let root = Root::new(form);
-        let tar = Tar::new().file("a", b"1").file("a", b"2").dir("d").file("d/x", b"x").file("d", b"now a file").symlink("a2", "a").file("a2", b"3");
+        let tar = Tar::new()
+            .file("a", b"1")
+            .file("a", b"2")
+            .dir("d")
+            .file("d/x", b"x")
+            .file("d", b"now a file")
+            .symlink("a2", "a")
+            .file("a2", b"3");
         root.apply(tar).unwrap();
         let tree = root.tree();
-        assert_eq!((tree["/a"].as_str(), tree["/d"].as_str(), tree["/a2"].as_str()), ("2", "now a file", "3"));
+        assert_eq!(
+            (tree["/a"].as_str(), tree["/d"].as_str(), tree["/a2"].as_str()),
+            ("2", "now a file", "3")
+        );
     }
 }
 
@@ -319,7 +348,13 @@ fn whiteouts_become_devices_and_opaque_directories_in_an_upper() {
 fn whiteouts_remove_what_is_below_in_a_merged_tree() {
     let root = Root::new(Form::Merged);
     root.apply(
-        Tar::new().file("a/file", b"l").file("a/keep", b"l").file("opaque/lower", b"l").file("opaque/sub/lower", b"l").file("both/lower", b"l").file("tree/x/y", b"l"),
+        Tar::new()
+            .file("a/file", b"l")
+            .file("a/keep", b"l")
+            .file("opaque/lower", b"l")
+            .file("opaque/sub/lower", b"l")
+            .file("both/lower", b"l")
+            .file("tree/x/y", b"l"),
     )
     .unwrap();
     let tar = Tar::new()
@@ -334,12 +369,19 @@ fn whiteouts_remove_what_is_below_in_a_merged_tree() {
         .file(".wh.never", b"");
     root.apply(tar).unwrap();
     let names: Vec<_> = root.tree().into_keys().collect();
-    assert_eq!(names, ["/a", "/a/keep", "/both", "/both/new", "/opaque", "/opaque/new", "/opaque/sub", "/opaque/sub/new"]);
+    assert_eq!(
+        names,
+        ["/a", "/a/keep", "/both", "/both/new", "/opaque", "/opaque/new", "/opaque/sub", "/opaque/sub/new"]
+    );
 }
 
 #[test]
 fn what_depends_on_the_parent_is_told() {
-    for tar in [Tar::new().hard("new", "lower"), Tar::new().hard("new", "dir/lower"), Tar::new().file(".wh..wh..opq", b"")] {
+    for tar in [
+        Tar::new().hard("new", "lower"),
+        Tar::new().hard("new", "dir/lower"),
+        Tar::new().file(".wh..wh..opq", b""),
+    ] {
         let result = Root::new(Form::Upper).apply(tar);
         assert!(matches!(result, Err(UnpackError::NeedsParent { .. })), "{result:?}");
     }
@@ -396,7 +438,15 @@ fn a_parent_link_that_leads_out_is_refused() {
 fn a_parent_link_within_the_root_is_followed_there() {
     for form in [Form::Upper, Form::Merged] {
         let root = Root::new(form);
-        root.apply(Tar::new().dir("run").symlink("var-run", "/run").file("var-run/x", b"x").symlink("t", "/tmp").file("t/y", b"y")).unwrap();
+        root.apply(
+            Tar::new()
+                .dir("run")
+                .symlink("var-run", "/run")
+                .file("var-run/x", b"x")
+                .symlink("t", "/tmp")
+                .file("t/y", b"y"),
+        )
+        .unwrap();
         assert_eq!(root.tree()["/run/x"], "x");
         assert_eq!(root.tree()["/tmp/y"], "y");
     }
@@ -494,7 +544,10 @@ fn whiteout_devices_are_refused() {
 #[test]
 fn device_numbers_out_of_range_are_refused() {
     assert_eq!(rule_of(Tar::new().device(EntryType::Block, "x", 4096, 0)), Rule::BadNumber("device number"));
-    assert_eq!(rule_of(Tar::new().device(EntryType::Block, "x", 1, 1 << 20)), Rule::BadNumber("device number"));
+    assert_eq!(
+        rule_of(Tar::new().device(EntryType::Block, "x", 1, 1 << 20)),
+        Rule::BadNumber("device number")
+    );
 }
 
 #[test]
@@ -509,7 +562,10 @@ fn reserved_attributes_are_refused() {
 fn contradictory_sizes_are_refused() {
     assert_eq!(rule_of(Tar::new().pax(&[("size", b"512")]).file("x", b"")), Rule::ContradictoryPax("size"));
     assert_eq!(rule_of(Tar::new().pax(&[("size", b"0")]).file("x", b"data")), Rule::ContradictoryPax("size"));
-    assert_eq!(rule_of(Tar::new().pax(&[("size", b"1"), ("size", b"2")]).file("x", b"1")), Rule::ContradictoryPax("size"));
+    assert_eq!(
+        rule_of(Tar::new().pax(&[("size", b"1"), ("size", b"2")]).file("x", b"1")),
+        Rule::ContradictoryPax("size")
+    );
     accepted(&Tar::new().pax(&[("size", b"4")]).file("x", b"data"));
 }
 
@@ -521,26 +577,41 @@ fn negative_and_overflowing_numbers_are_refused() {
     assert_eq!(rule_of(tar(|h| h.set_uid(u64::from(u32::MAX)))), Rule::BadNumber("owner"));
     assert_eq!(rule_of(tar(|h| h.set_gid(1 << 33))), Rule::BadNumber("group"));
     assert_eq!(rule_of(tar(|h| h.as_old_mut().mode = *b"0000888\0")), Rule::BadNumber("mode"));
-    for (key, value, what) in [("size", "-1", "size"), ("uid", "4294967295", "owner"), ("mtime", "-5", "time"), ("mtime", "9e99", "time")] {
+    for (key, value, what) in [
+        ("size", "-1", "size"),
+        ("uid", "4294967295", "owner"),
+        ("mtime", "-5", "time"),
+        ("mtime", "9e99", "time"),
+    ] {
         assert_eq!(rule_of(Tar::new().pax(&[(key, value.as_bytes())]).file("x", b"")), Rule::BadNumber(what));
     }
 }
 
 #[test]
 fn extended_headers_are_bounded_and_belong_to_an_entry() {
-    assert_eq!(rule_of(Tar::new().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("x", b"")), Rule::RepeatedExtension);
+    assert_eq!(
+        rule_of(Tar::new().pax(&[("path", b"a")]).pax(&[("path", b"b")]).file("x", b"")),
+        Rule::RepeatedExtension
+    );
     assert_eq!(rule_of(Tar::new().pax(&[("path", b"a")])), Rule::DanglingExtension);
-    assert_eq!(rule_of(Tar::new().with("x", EntryType::XHeader, b"12 path", |_| {}).file("x", b"")), Rule::MalformedPax);
+    assert_eq!(
+        rule_of(Tar::new().with("x", EntryType::XHeader, b"12 path", |_| {}).file("x", b"")),
+        Rule::MalformedPax
+    );
     let huge = Tar::new().with("x", EntryType::XHeader, &vec![b' '; 2 << 20], |_| {}).file("x", b"");
     assert_eq!(rule_of(huge), Rule::LargeExtension);
-    let global = |key| Tar::new().with("g", EntryType::XGlobalHeader, &pax_records(&[(key, b"1")]), |_| {}).file("x", b"");
+    let global = |key| {
+        Tar::new().with("g", EntryType::XGlobalHeader, &pax_records(&[(key, b"1")]), |_| {}).file("x", b"")
+    };
     assert_eq!(rule_of(global("size")), Rule::GlobalPax("size"));
     accepted(&global("comment"));
 }
 
 #[test]
 fn overlapping_sparse_maps_are_refused() {
-    let tar = |map: &'static [u8]| Tar::new().pax(&[("GNU.sparse.map", map), ("GNU.sparse.size", b"100")]).file("x", b"abcd");
+    let tar = |map: &'static [u8]| {
+        Tar::new().pax(&[("GNU.sparse.map", map), ("GNU.sparse.size", b"100")]).file("x", b"abcd")
+    };
     for map in [&b"0,3,2,1"[..], b"5,2,0,2", b"99,4", b"0,2", b"0", b"0,2,x,2"] {
         let rule = rule_of(tar(map));
         assert!(matches!(rule, Rule::BadSparseMap | Rule::BadNumber("sparse map")), "{rule:?}");
@@ -563,7 +634,11 @@ fn too_many_entries_and_too_much_data_are_refused() {
     assert!(matches!(result, Err(UnpackError::Refused { rule: Rule::TooManyEntries(10), .. })), "{result:?}");
     let limits = Limits { total: 1 << 20, ..Limits::default() };
     let holes: &[(&str, &[u8])] = &[("GNU.sparse.map", b"0,1"), ("GNU.sparse.size", b"99999999999")];
-    let result = Root::new(Form::Upper).bytes(&Tar::new().pax(holes).file("x", b"x").end(), Compression::Plain, limits);
+    let result = Root::new(Form::Upper).bytes(
+        &Tar::new().pax(holes).file("x", b"x").end(),
+        Compression::Plain,
+        limits,
+    );
     assert!(matches!(result, Err(UnpackError::Refused { rule: Rule::TooLarge(_), .. })), "{result:?}");
 }
 
@@ -610,7 +685,14 @@ fn damaged_streams_are_refused() {
         let mut flipped = good.clone();
         let middle = good.len() / 2;
         flipped[middle] ^= 0xff;
-        let mut bad = vec![trailing, good[..good.len() - 1].to_vec(), good[..middle].to_vec(), flipped, layer.clone(), Vec::new()];
+        let mut bad = vec![
+            trailing,
+            good[..good.len() - 1].to_vec(),
+            good[..middle].to_vec(),
+            flipped,
+            layer.clone(),
+            Vec::new(),
+        ];
         if compression == Compression::Gzip {
             let mut crc = good.clone();
             let at = good.len() - 6;
@@ -619,7 +701,10 @@ fn damaged_streams_are_refused() {
         }
         for (index, bytes) in bad.iter().enumerate() {
             let result = apply(bytes);
-            assert!(matches!(result, Err(UnpackError::Damaged { .. } | UnpackError::Refused { .. })), "{compression:?} {index}: {result:?}");
+            assert!(
+                matches!(result, Err(UnpackError::Damaged { .. } | UnpackError::Refused { .. })),
+                "{compression:?} {index}: {result:?}"
+            );
         }
     }
 }
@@ -659,7 +744,13 @@ fn a_cancelled_layer_stops() {
     let root = fs::File::open("/").unwrap();
     let cancel = AtomicBool::new(true);
     let limits = Limits::default();
-    let options = Options { form: Form::Upper, compression: Compression::Plain, compressed: 0, limits, cancel: &cancel };
+    let options = Options {
+        form: Form::Upper,
+        compression: Compression::Plain,
+        compressed: 0,
+        limits,
+        cancel: &cancel,
+    };
     let result = apply_layer(&Tar::new().file("x", b"").end()[..], root.as_fd(), options);
     assert!(matches!(result, Err(UnpackError::Cancelled)), "{result:?}");
 }
