@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 
 use crate::failure::Failure;
 
@@ -45,6 +46,9 @@ pub fn note(text: impl AsRef<str>) {
 
 /// Writes what a container printed. Blocks only in a thread of its own, when the reader is slow.
 pub async fn forward(target: Target, bytes: Vec<u8>) -> Result<(), Failure> {
+    if target.with_fd(is_file) {
+        return target.with_fd(|fd| write_all(fd, &bytes)).map_err(Failure::from);
+    }
     let mut written = 0;
     while written < bytes.len() && target.with_fd(is_writable) {
         let end = bytes.len().min(written + PIPE_ATOMIC);
@@ -63,6 +67,11 @@ pub async fn forward(target: Target, bytes: Vec<u8>) -> Result<(), Failure> {
         Ok(result) => result.map_err(Failure::from),
         Err(error) => Err(Failure::message(format!("writing output: {error}"))),
     }
+}
+
+/// A file has no reader that could be slow.
+fn is_file(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
 }
 
 fn is_writable(fd: BorrowedFd<'_>) -> bool {
