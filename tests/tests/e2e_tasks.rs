@@ -316,3 +316,34 @@ async fn a_new_daemon_finds_every_task_as_it_is() {
         host.is_gone(id);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shim_that_hangs_at_start_up_holds_up_nobody_else() {
+    let mut host = Host::new();
+    let mut api = host.api().await;
+    host.started(&mut api, "hung", &["sleep", "1000"]).await;
+    let pid = host.started(&mut api, "well", &["sleep", "1000"]).await;
+    let shim = host.shim("hung");
+    kill(shim, Signal::SIGSTOP).expect("the shim is stopped");
+    host.daemon.kill();
+    let began = Instant::now();
+    host.daemon.launch().expect("the daemon starts again");
+    assert!(began.elapsed() < Duration::from_secs(8), "it waited for the one: {:?}", began.elapsed());
+    let mut api = host.api().await;
+    assert_eq!(api.get("hung").await.expect("it is listed").status(), TaskStatus::Unknown);
+    let well = api.get("well").await.expect("it is found");
+    assert_eq!((well.status(), well.pid), (TaskStatus::Running, pid));
+    assert_eq!(api.create("hung").await.unwrap_err().code(), Code::AlreadyExists);
+    kill(shim, Signal::SIGCONT).expect("the shim goes on");
+    let deadline = Instant::now() + PATIENCE;
+    while api.get("hung").await.expect("it is listed").status() != TaskStatus::Running {
+        assert!(Instant::now() < deadline, "it is never found again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for id in ["hung", "well"] {
+        api.kill(id, 9).await.expect("it is killed");
+        assert_eq!(in_time("its end", api.wait(id)).await.expect("an exit"), 137);
+        api.delete(id).await.expect("it is deleted");
+        host.is_gone(id);
+    }
+}

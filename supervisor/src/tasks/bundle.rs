@@ -63,10 +63,10 @@ pub fn tasks_folder(state: &Path) -> PathBuf {
 }
 
 impl Bundle {
-    /// Makes the folder with what the shim needs in it. On an error nothing of it is left.
+    /// Makes the folder with what the shim needs in it; the caller owns the id. On an error nothing of it is left.
     ///
     /// # Errors
-    /// I/O; the folder exists.
+    /// I/O.
     pub fn create(
         state: &Path,
         namespace: &Namespace,
@@ -76,17 +76,19 @@ impl Bundle {
     ) -> Result<Self> {
         let parent = tasks_folder(state).join(namespace.as_str());
         let bundle = Self { path: parent.join(id) };
-        if let Err(error) = bundle.make_folder() {
+        let made = bundle.make_folder().or_else(|error| match error.kind() {
             // The first task of this namespace; or the last one's removal took the folder away just now.
-            if error.kind() != io::ErrorKind::NotFound {
-                return Err(Error::io("making the bundle", &bundle.path, error));
+            io::ErrorKind::NotFound => {
+                private_folder().recursive(true).create(&parent).and_then(|()| bundle.make_folder())
             }
-            private_folder()
-                .recursive(true)
-                .create(&parent)
-                .and_then(|()| bundle.make_folder())
-                .map_err(|error| Error::io("making the bundle", &bundle.path, error))?;
-        }
+            // The caller owns the id, so this is what an earlier removal could not remove.
+            io::ErrorKind::AlreadyExists => {
+                bundle.remove();
+                private_folder().recursive(true).create(&parent).and_then(|()| bundle.make_folder())
+            }
+            _ => Err(error),
+        });
+        made.map_err(|error| Error::io("making the bundle", &bundle.path, error))?;
         match bundle.fill(spec, record) {
             Ok(()) => Ok(bundle),
             Err(error) => {
@@ -281,7 +283,9 @@ mod tests {
         let exit = ExitRecord { container_id: "c1".into(), exit_status: 9, ..ExitRecord::default() };
         bundle.write_exit_record(&exit).unwrap();
         assert_eq!(bundle.exit_record("").unwrap(), exit);
-        assert!(Bundle::create(state.path(), &namespace, "c1", b"{}", &record).is_err());
+        // The id was free again although something of its bundle was left.
+        let bundle = Bundle::create(state.path(), &namespace, "c1", b"{}", &record).unwrap();
+        assert!(!bundle.is_acknowledged() && bundle.exit_record("").is_none());
         bundle.remove();
         assert!(!state.path().join("tasks/ns").exists());
     }

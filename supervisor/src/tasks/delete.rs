@@ -45,6 +45,7 @@ impl Inner {
         let _turn = task.turn("delete").await?;
         let control = task.state().control.clone();
         let deleted = match control {
+            None if task.info(ProcessId::Init)?.status != Status::Stopped => return Err(task.out_of_reach()),
             None => None,
             Some(control) => {
                 let request = delete_request(&task.id, ProcessId::Init);

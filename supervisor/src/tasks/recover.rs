@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -120,57 +121,96 @@ enum Peer {
 async fn one(manager: &Arc<Inner>, leftover: Leftover) -> Found {
     let record = leftover.bundle.record().unwrap_or_default();
     match peer(&leftover, &record).await {
-        Ok(Peer::Shim(connection, process)) => {
-            adopt_in_time(manager, leftover, record, connection, process).await
-        }
-        Ok(Peer::Dead) => dead(manager, leftover, record).await,
-        Ok(Peer::Never) => {
-            discard(manager, &leftover.id, &leftover.bundle, &record.cgroups_path, None).await;
-            Found::Discarded
-        }
+        Ok(peer) => take_over(manager, leftover, record, peer).await,
         Err(error) => {
-            let (container, namespace) = (&leftover.id, &leftover.namespace);
-            tracing::error!(container, %namespace, %error, "cannot reach a shim; its container is taken for lost");
-            dead(manager, leftover, record).await
+            keep_asking(manager, leftover, record, &error);
+            Found::Silent
         }
     }
 }
 
-/// Connects, and waits for a shim that is only just moving into its bundle.
+async fn take_over(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord, peer: Peer) -> Found {
+    match peer {
+        Peer::Shim(control, process) => adopt_in_time(manager, leftover, record, control, process).await,
+        Peer::Dead => dead(manager, leftover, record).await,
+        Peer::Never => {
+            discard(manager, &leftover.id, &leftover.bundle, &record.cgroups_path, None).await;
+            Found::Discarded
+        }
+    }
+}
+
+/// A shim that cannot be reached is not dead for that: its task is listed as Unknown until it can, or is gone.
+fn keep_asking(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord, error: &io::Error) {
+    let (container, namespace) = (&leftover.id, &leftover.namespace);
+    tracing::error!(container, %namespace, %error, "cannot reach a shim; trying again in the background");
+    let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
+    manager.insert(Task::new(NewTask {
+        namespace: leftover.namespace.clone(),
+        id: leftover.id.clone(),
+        bundle: leftover.bundle.clone(),
+        cgroups_path: record.cgroups_path.clone(),
+        shim: None,
+        control: None,
+        init: Process::new(0, Status::Unknown, stdio),
+    }));
+    let manager = manager.clone();
+    tokio::spawn(async move {
+        let peer = loop {
+            tokio::time::sleep(limits::RECONNECT).await;
+            match peer(&leftover, &record).await {
+                Ok(peer) => break peer,
+                Err(error) => tracing::warn!(container = leftover.id, %error, "cannot reach a shim"),
+            }
+        };
+        let (namespace, id) = (leftover.namespace.clone(), leftover.id.clone());
+        if take_over(&manager, leftover, record, peer).await == Found::Discarded {
+            manager.release(&namespace, &id);
+        }
+    });
+}
+
+/// Connects, and waits for a shim that is only just moving into its bundle. An error says nothing about the shim.
 async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
     let deadline = Instant::now() + limits::ASSIGN_IN_FLIGHT;
     loop {
-        match leftover.bundle.connect(limits::RECONNECT).await {
-            Ok(socket) => {
-                let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid;
-                let connection = Connection::new(socket)?;
-                let process = ShimProcess::open(pid.as_raw_pid());
-                // Whoever has the pid now is the shim only if it was started when the shim was.
-                let same = started_at(pid.as_raw_pid()) == Some(record.shim_started_at);
-                return Ok(match process {
-                    Ok(process) if same => Peer::Shim(connection, process),
-                    _ => Peer::Dead,
-                });
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(Peer::Dead),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        let absent = match leftover.bundle.connect(limits::RECONNECT).await {
+            Ok(socket) => return identify(socket, record),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Peer::Dead,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Peer::Never,
             Err(error) => return Err(error),
-        }
-        let moving_in = record.shim_pid > 0 && started_at(record.shim_pid) == Some(record.shim_started_at);
-        if !moving_in {
-            return Ok(Peer::Never);
+        };
+        let lives = record.shim_pid > 0 && started_at(record.shim_pid) == Some(record.shim_started_at);
+        if !lives {
+            return Ok(absent);
         }
         if Instant::now() > deadline {
-            if let Ok(process) = ShimProcess::open(record.shim_pid) {
-                // The pid may have changed hands before it was opened; afterwards it cannot.
-                if started_at(record.shim_pid) == Some(record.shim_started_at) {
-                    process.kill_and_wait(limits::SHIM_EXIT).await;
-                }
+            let process = ShimProcess::open(record.shim_pid);
+            // The pid may have changed hands before it was opened; afterwards it cannot.
+            if let Ok(process) = process
+                && started_at(record.shim_pid) == Some(record.shim_started_at)
+            {
+                process.kill_and_wait(limits::SHIM_EXIT).await;
             }
-            return Ok(Peer::Never);
+            return Ok(absent);
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
+}
+
+/// Makes sure that whoever answers is the shim of the bundle.
+fn identify(socket: UnixStream, record: &CreateRecord) -> io::Result<Peer> {
+    let pid = rustix::net::sockopt::socket_peercred(&socket)?.pid.as_raw_pid();
+    let process = match ShimProcess::open(pid) {
+        Ok(process) => process,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Peer::Dead),
+        Err(error) => return Err(error),
+    };
+    // Whoever has the pid now is the shim only if it was started when the shim was.
+    if started_at(pid) != Some(record.shim_started_at) {
+        return Ok(Peer::Dead);
+    }
+    Ok(Peer::Shim(Connection::new(socket)?, process))
 }
 
 /// Adopts a task; one whose shim takes long is listed as Unknown meanwhile.
@@ -220,6 +260,7 @@ async fn adopt(manager: Arc<Inner>, task: Arc<Task>, control: Connection) -> Fou
                 {
                     process.kill_and_wait(limits::SHIM_EXIT).await;
                 }
+                task.drained.cancel();
                 monitor::bury(&manager, &task).await;
                 return Found::Stopped;
             }

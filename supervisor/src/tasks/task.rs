@@ -180,13 +180,22 @@ impl Task {
     /// The connection for requests.
     ///
     /// # Errors
-    /// The shim is gone, and every process with it.
+    /// The shim is gone, and every process with it; or it could not be reached yet.
     pub fn control(&self) -> Result<Connection> {
         let state = self.state();
         if state.removed {
             return Err(Error::not_found("task", &self.id));
         }
-        state.control.clone().ok_or_else(|| self.already_finished(ProcessId::Init))
+        match &state.control {
+            Some(control) => Ok(control.clone()),
+            None if state.init.status == Status::Stopped => Err(self.already_finished(ProcessId::Init)),
+            None => Err(self.out_of_reach()),
+        }
+    }
+
+    /// Its shim could not be reached since the daemon came up, and may live.
+    pub fn out_of_reach(&self) -> Error {
+        Error::unavailable(format!("task \"{}\"", self.id), "its shim cannot be reached yet")
     }
 
     pub fn already_finished(&self, process: ProcessId<'_>) -> Error {
