@@ -82,6 +82,9 @@ pub enum Error {
 
     /// Docker's own words, which scripts look for.
     #[error(transparent)]
+    Name(#[from] crate::engine::NameError),
+
+    #[error(transparent)]
     Reference(#[from] crate::images::reference::ReferenceError),
 
     #[error(transparent)]
@@ -181,7 +184,7 @@ impl Error {
             Self::Pull(error) => error.code(),
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
-            Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
+            Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
             Self::Conflict(_) => Code::FailedPrecondition,
             Self::Io { .. }
             | Self::Metadata { .. }

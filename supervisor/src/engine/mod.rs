@@ -46,6 +46,7 @@ pub mod top;
 pub mod wait;
 
 pub use inspect::Inspected;
+pub use names::NameError;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,10 +3,19 @@
 
 use rand::RngExt;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Longest name: it must fit a file name and a hostname column without surprises.
 pub const MAX_NAME: usize = 253;
+
+/// Why a text is no container's name, in docker's words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
+    Form(String),
+    #[error("Invalid container name: it is longer than {MAX_NAME} bytes")]
+    Long,
+}
 
 const ADJECTIVES: [&str; 96] = [
     "able", "agile", "amber", "ample", "ardent", "autumn", "azure", "bold", "brave", "breezy", "bright",
@@ -160,13 +169,10 @@ pub fn validate(name: &str) -> Result<&str> {
     let tail = bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
     rest += 1;
     if !first || rest < 2 || !tail {
-        return Err(Error::invalid(
-            format!("container name ({name})"),
-            "only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, at least two of them",
-        ));
+        return Err(NameError::Form(name.chars().take(MAX_NAME).collect()).into());
     }
     if bare.len() > MAX_NAME {
-        return Err(Error::invalid("container name", format!("is longer than {MAX_NAME} bytes")));
+        return Err(NameError::Long.into());
     }
     Ok(bare)
 }

@@ -232,6 +232,11 @@ impl Engine {
         }
         let wanted = if platform.is_empty() { Platform::host() } else { platform.parse()? };
         let local = Arc::new(self.read_image(&image.target, &wanted, &image.name).await?);
+        // A manifest without an index says what it is for in its config only.
+        let offered = format!("{}/{}", local.os, local.architecture).parse::<Platform>();
+        if !platform.is_empty() && offered.is_ok_and(|offered| wanted.rank(&offered).is_none()) {
+            return Err(Error::not_found("image", format!("{} for platform {wanted}", image.name)));
+        }
         self.image_cache.put(key, local.clone());
         Ok(local)
     }

@@ -25,16 +25,18 @@ pub fn check(limits: &Limits) -> Result<()> {
     if let Some(memory) = limits.memory
         && memory < MIN_MEMORY
     {
-        return Err(Error::invalid("memory", format!("{memory}: Minimum memory limit allowed is 512KB")));
+        return Err(Error::invalid(
+            "Minimum memory limit allowed is 512KB",
+            format!("{memory} bytes were asked for"),
+        ));
     }
     if let Some(nano) = limits.nano_cpus {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let most = i64::try_from(cpus).unwrap_or(1).saturating_mul(1_000_000_000);
         if nano < 10_000_000 || nano > most {
-            return Err(Error::invalid(
-                "cpus",
-                format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"),
-            ));
+            let what =
+                format!("Range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available");
+            return Err(Error::invalid(what, "another number was asked for"));
         }
     }
     if let Some(pids) = limits.pids
