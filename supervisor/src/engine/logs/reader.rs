@@ -234,7 +234,7 @@ mod tests {
     use crate::engine::logs::Streams;
 
     fn record(number: usize, tag: &str, text: &str) -> String {
-        let stream = if number % 2 == 0 { "stdout" } else { "stderr" };
+        let stream = if number.is_multiple_of(2) { "stdout" } else { "stderr" };
         format!("2026-01-02T03:04:05.{number:09}Z {stream} {tag} {text}\n")
     }
 

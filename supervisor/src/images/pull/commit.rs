@@ -151,10 +151,10 @@ impl Puller {
             progress
                 .set(index, if here && index < done { LayerStatus::Exists } else { LayerStatus::Waiting });
         }
-        let mut unpacked = fetch_all(&work, resolved, done).await?;
+        let unpacked = fetch_all(&work, resolved, done).await?;
         let mut stack = Stack { work: &work, resolved, pending: Vec::new() };
-        for index in done..layers.len() {
-            stack.push(index, unpacked[index].take().unwrap_or(Unpacked::Later)).await?;
+        for (index, unpacked) in unpacked.into_iter().enumerate().skip(done) {
+            stack.push(index, unpacked.unwrap_or(Unpacked::Later)).await?;
         }
         stack.flush().await?;
         self.label_layers(session, resolved).await?;

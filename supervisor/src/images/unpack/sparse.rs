@@ -101,7 +101,7 @@ pub fn from_pax(pax: &Pax, data: u64) -> Result<PaxMap, Rule> {
         return Err(Rule::BadSparseMap);
     };
     let size = get(b"size").or(get(b"realsize")).ok_or(Rule::BadSparseMap)?;
-    if numbers.len() % 2 != 0 || numbers.len() > 2 * MAX_PARTS {
+    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * MAX_PARTS {
         return Err(Rule::BadSparseMap);
     }
     let parts = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
