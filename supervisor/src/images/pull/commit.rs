@@ -14,7 +14,7 @@ use super::error::PullError;
 use super::layers::{Target, Unpacked, Work};
 use super::progress::{LayerPlan, LayerStatus, Progress};
 use super::resolve::{Origin, Resolved};
-use super::session::Session;
+use super::session::{Ending, Session};
 use super::{PullRequest, Pulled, Puller};
 use crate::content::store::blocking;
 use crate::error::Error;
@@ -62,7 +62,7 @@ impl Puller {
             result = self.pull_in(&session, request, progress) => result,
             () = abandoned => Err(PullError::Canceled(request.reference.familiar())),
         };
-        session.end(result.as_ref().is_err_and(PullError::may_be_resumed)).await;
+        session.end(Ending::of(&result)).await;
         result
     }
 
@@ -126,7 +126,7 @@ impl Puller {
             Ok(resolved.chain_ids.last().cloned().unwrap_or_default())
         };
         let result = result.await;
-        session.end(false).await;
+        session.end(Ending::of(&result)).await;
         result
     }
 

@@ -160,4 +160,29 @@ impl Puller {
         }
         Ok(())
     }
+
+    // Takes from the leases of interrupted pulls what has arrived meanwhile.
+    async fn forget_resumed(&self, namespace: &Namespace, held: &[Resource]) -> Result<()> {
+        let arrived = |resource: &Resource| match resource {
+            Resource::Ingest(reference) => held.iter().any(
+                |held| matches!(held, Resource::Content(digest) if reference.ends_with(digest.as_str())),
+            ),
+            other => held.contains(other),
+        };
+        for lease in self.leases.list(namespace, &Filter::default())? {
+            if lease.labels.get(PURPOSE).map(String::as_str) != Some("resume") {
+                continue;
+            }
+            let waiting = self.leases.resources(namespace, &lease.id)?;
+            let (arrived, missing): (Vec<_>, Vec<_>) = waiting.into_iter().partition(arrived);
+            if missing.is_empty() {
+                self.leases.delete(namespace, &lease.id).await?;
+                continue;
+            }
+            for resource in arrived {
+                self.leases.remove(namespace, &lease.id, &resource).await?;
+            }
+        }
+        Ok(())
+    }
 }

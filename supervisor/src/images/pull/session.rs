@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::task::TaskTracker;
 
-use super::Puller;
+use super::{PullError, Puller};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::namespaces::Namespace;
@@ -22,6 +22,27 @@ use crate::snapshots::{Mount, Snapshotter};
 /// The lease's life in case nobody ends it.
 const LEASE_LIFE: SignedDuration = SignedDuration::from_hours(24);
 const TARGET_LABEL: &str = "containerd.io/snapshot.ref";
+
+/// How a pull went, for what it leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// What an earlier, interrupted pull had fetched of it is the image's now.
+    Complete,
+    /// What was fetched stays for a while, for another attempt.
+    Interrupted,
+    /// Nothing stays.
+    Failed,
+}
+
+impl Ending {
+    pub fn of<T>(result: &std::result::Result<T, PullError>) -> Ending {
+        match result {
+            Ok(_) => Ending::Complete,
+            Err(error) if error.may_be_resumed() => Ending::Interrupted,
+            Err(_) => Ending::Failed,
+        }
+    }
+}
 
 pub struct Session {
     puller: Arc<Puller>,
@@ -91,8 +112,8 @@ impl Session {
         }
     }
 
-    /// Ends all work and gives back what is not needed. `resumable`: what was fetched stays for a while.
-    pub async fn end(&self, resumable: bool) {
+    /// Ends all work and gives back what is not needed.
+    pub async fn end(&self, ending: Ending) {
         for cancel in self.cancels.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -103,11 +124,16 @@ impl Session {
             self.remove(key).await;
         }
         let (leases, namespace) = (&self.puller.leases, &self.namespace);
-        if resumable
-            && let Ok(held) = leases.resources(namespace, &self.lease)
-            && let Err(error) = self.puller.keep_for_resuming(namespace, held).await
-        {
-            tracing::warn!("keeping what a pull has fetched: {error}");
+        let kept = async {
+            let held = leases.resources(namespace, &self.lease)?;
+            match ending {
+                Ending::Complete => self.puller.forget_resumed(namespace, &held).await,
+                Ending::Interrupted => self.puller.keep_for_resuming(namespace, held).await,
+                Ending::Failed => Ok(()),
+            }
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!("handing over what a pull has fetched: {error}");
         }
         if let Err(error) = leases.delete(namespace, &self.lease).await {
             tracing::warn!("ending the lease of a pull: {error}");
