@@ -25,7 +25,7 @@ use crate::metadata::{Reader, tables};
 use crate::namespaces::{self, Namespace};
 
 /// After so many new bytes the parts that are there are noted on disk.
-const NOTE_EVERY: u64 = 8 * 1024 * 1024;
+const NOTE_EVERY: u64 = 1024 * 1024;
 /// Bytes hashed in one read when hashing catches up.
 const HASH_CHUNK: usize = 256 * 1024;
 
