@@ -123,8 +123,8 @@ fn a_container_runs_in_the_foreground() {
         "pwd; echo $A",
     ]);
     assert_eq!(output.ok().stdout, "/tmp\nb\n");
-    let output = daemon.ctr(&["run", "--rm", "--snapshotter", "native", busybox, "three", "true"]);
-    assert_ne!(output.code, 0, "not unpacked for that snapshotter: {output:?}");
+    let output = daemon.ctr(&["run", "--rm", "--snapshotter", "native", busybox, "three", "echo", "native"]);
+    assert_eq!(output.ok().stdout, "native\n", "unpacked on demand for the other snapshotter");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_detached_task_is_driven_to_its_end() {
     daemon.ctr(&["tasks", "kill", "-s", "SIGTERM", "web"]).ok();
     eventually("the task stops", || daemon.ctr(&["tasks", "ls"]).ok().stdout.contains("STOPPED"));
     let removed = daemon.ctr(&["tasks", "rm", "web"]);
-    assert_eq!(removed.code, 5, "the task's exit code: {removed:?}");
+    assert!(removed.stderr.contains("exit code 5"), "the task's exit code is told: {removed:?}");
     daemon.ctr(&["containers", "rm", "web"]).ok();
     assert_eq!(daemon.ctr(&["snapshots", "ls"]).ok().stdout.matches("Active").count(), 0);
 }
