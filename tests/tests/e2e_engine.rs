@@ -88,17 +88,17 @@ fn several_clients_attach_and_a_detached_containers_stdin_stays_open() {
 fn exec_knows_its_user_environment_folder_and_exit_code() {
     let f = Fixture::pulled();
     let d = &f.daemon;
-    d.ctl(&["run", "-d", "--name", "c", "-e", "FROM=container", &f.busybox, "sleep", "1000"]).ok();
-    d.ctl(&["exec", "c", "sh", "-c", "exit 7"]).expect(7);
-    d.ctl(&["exec", "c", "sh", "-c", "kill -9 $$"]).expect(137);
-    let missing = d.ctl(&["exec", "c", "no-such-program"]).expect(127);
+    d.ctl(&["run", "-d", "--name", "cc", "-e", "FROM=container", &f.busybox, "sleep", "1000"]).ok();
+    d.ctl(&["exec", "cc", "sh", "-c", "exit 7"]).expect(7);
+    d.ctl(&["exec", "cc", "sh", "-c", "kill -9 $$"]).expect(137);
+    let missing = d.ctl(&["exec", "cc", "no-such-program"]).expect(127);
     assert!(missing.stderr.contains("executable file not found in $PATH"), "{}", missing.stderr);
-    d.ctl(&["exec", "c", "/etc/passwd"]).expect(126);
-    let said = d.ctl(&["exec", "-e", "MORE=x", "-w", "/etc", "c", "sh", "-c", "echo $FROM $MORE $PWD"]).ok();
+    d.ctl(&["exec", "cc", "/etc/passwd"]).expect(126);
+    let said = d.ctl(&["exec", "-e", "MORE=x", "-w", "/etc", "cc", "sh", "-c", "echo $FROM $MORE $PWD"]).ok();
     assert_eq!(said.line(), "container x /etc");
-    let id = d.ctl(&["exec", "-u", "1:0", "c", "id", "-u"]).ok();
+    let id = d.ctl(&["exec", "-u", "1:0", "cc", "id", "-u"]).ok();
     assert_eq!(id.line(), "1", "CVE-2026-30892: not 0");
-    let capabilities = d.ctl(&["exec", "c", "grep", "-E", "CapInh|CapEff", "/proc/self/status"]).ok();
+    let capabilities = d.ctl(&["exec", "cc", "grep", "-E", "CapInh|CapEff", "/proc/self/status"]).ok();
     assert!(
         capabilities.stdout.contains("CapInh:\t0000000000000000"),
         "CVE-2022-24769: {}",
@@ -109,14 +109,14 @@ fn exec_knows_its_user_environment_folder_and_exit_code() {
         "docker's fourteen: {}",
         capabilities.stdout
     );
-    d.ctl(&["exec", "-d", "c", "sh", "-c", "echo done > /tmp/done"]).ok();
-    eventually("the detached exec has run", || d.ctl(&["exec", "c", "cat", "/tmp/done"]).stdout == "done\n");
-    d.ctl(&["pause", "c"]).ok();
-    let paused = d.ctl(&["exec", "c", "true"]).expect(1);
+    d.ctl(&["exec", "-d", "cc", "sh", "-c", "echo done > /tmp/done"]).ok();
+    eventually("the detached exec has run", || d.ctl(&["exec", "cc", "cat", "/tmp/done"]).stdout == "done\n");
+    d.ctl(&["pause", "cc"]).ok();
+    let paused = d.ctl(&["exec", "cc", "true"]).expect(1);
     assert!(paused.stderr.contains("is paused, unpause the container before exec"), "{}", paused.stderr);
-    d.ctl(&["unpause", "c"]).ok();
-    d.ctl(&["stop", "-t", "0", "c"]).ok();
-    let stopped = d.ctl(&["exec", "c", "true"]).expect(1);
+    d.ctl(&["unpause", "cc"]).ok();
+    d.ctl(&["stop", "-t", "0", "cc"]).ok();
+    let stopped = d.ctl(&["exec", "cc", "true"]).expect(1);
     assert!(stopped.stderr.contains("is not running"), "{}", stopped.stderr);
 }
 
