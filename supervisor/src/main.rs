@@ -1,7 +1,6 @@
 //! longshored: the longshore daemon. Flags, configuration, and the wiring of everything in an explicit order.
 
 #![deny(unsafe_code)]
-#![allow(dead_code, unused_imports)]
 
 mod any;
 mod api;

@@ -343,3 +343,13 @@ fn malformed_references_are_refused_as_docker_does() {
         daemon.ctl(&["run", "--", reference]).expect(125);
     }
 }
+
+#[test]
+fn ranges_that_arrive_together_are_noted_one_after_the_other() {
+    let Fixture { daemon, registry, .. } = &Fixture::new();
+    for round in 0..3 {
+        registry.put("test/wide", "1", &large(48_000_000));
+        let pulled = daemon.ctl(&["pull", &registry.reference("test/wide:1")]);
+        assert_eq!(pulled.code, 0, "round {round}: {pulled:?}");
+    }
+}

@@ -70,6 +70,8 @@ struct Inner {
     folder: IngestDir,
     file: Arc<File>,
     written: Mutex<Written>,
+    /// Held by whoever notes the parts on disk; taken before `written`.
+    noting: Mutex<()>,
     hashed: Mutex<Hashed>,
     frontier: watch::Sender<u64>,
     max_blob: u64,
@@ -161,6 +163,7 @@ impl Inner {
             folder,
             file: Arc::new(file),
             written: Mutex::new(Written { ranges, unnoted }),
+            noting: Mutex::new(()),
             hashed: Mutex::new(Hashed { hasher: Hasher::new(algorithm), upto: 0 }),
             frontier,
             max_blob,
@@ -173,7 +176,7 @@ impl Inner {
         self.file
             .write_all_at(bytes, offset)
             .map_err(|source| Error::io("writing the ingest", self.folder.data(), source))?;
-        let note = {
+        let due = {
             let mut written = lock(&self.written);
             if written.unnoted.is_none() && offset != written.ranges.end() {
                 written.unnoted = Some(NOTE_EVERY);
@@ -183,9 +186,16 @@ impl Inner {
             let unnoted = written.unnoted.map(|unnoted| unnoted + bytes.len() as u64);
             let due = unnoted.is_some_and(|unnoted| unnoted >= NOTE_EVERY);
             written.unnoted = if due { Some(0) } else { unnoted };
-            due.then(|| written.ranges.clone())
+            due
         };
-        note.map_or(Ok(()), |ranges| self.folder.store_ranges(&ranges))
+        if due { self.note() } else { Ok(()) }
+    }
+
+    /// Notes on disk which parts are there. Several threads write: they take turns, and the last has the newest.
+    fn note(&self) -> Result<()> {
+        let _turn = lock(&self.noting);
+        let ranges = lock(&self.written).ranges.clone();
+        self.folder.store_ranges(&ranges)
     }
 
     fn check_end(&self, end: u64) -> Result<()> {
@@ -222,6 +232,7 @@ impl Inner {
 
     fn truncate(&self, length: u64) -> Result<()> {
         let mut hashed = lock(&self.hashed);
+        let _turn = lock(&self.noting);
         let mut written = lock(&self.written);
         self.file
             .set_len(length)
