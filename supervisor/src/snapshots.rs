@@ -131,15 +131,6 @@ impl Snapshots {
         self.by_name(self.default)
     }
 
-    pub fn default_name(&self) -> &'static str {
-        self.default
-    }
-
-    /// Every driver's name, and why it cannot be used if that is so.
-    pub fn names(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        self.drivers.iter().map(|(name, driver)| (*name, driver.as_ref().err().map(String::as_str)))
-    }
-
     /// Whether the namespace has any snapshot: then it cannot be deleted.
     pub fn any(&self, namespace: &Namespace) -> bool {
         let prefix = internal(namespace, "");

@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{LIST_BATCH, STREAM_BUFFER, convert, lease, namespace, required};
-use crate::error::{Error, Result as CoreResult};
+use crate::error::Result as CoreResult;
 use crate::filters::Filter;
 use crate::labels::{from_hash, to_hash};
 use crate::services::Services;

@@ -15,7 +15,7 @@ use longshore_proto::containerd::events;
 use tokio::sync::watch;
 
 use super::digest::{Algorithm, Digest, Hasher};
-use super::ingest::{IngestDir, IngestInfo, IngestStatus, Ranges};
+use super::ingest::{IngestDir, IngestInfo, Ranges};
 use super::store::{ContentStore, Pin, RefLock, blocking};
 use super::{BlobInfo, BlobRecord};
 use crate::error::{Error, Result};

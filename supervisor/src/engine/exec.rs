@@ -7,7 +7,7 @@ use super::config::Record;
 use super::conflict::Conflict;
 use super::registry::Entry;
 use super::spec::{self, capabilities, env, live, user};
-use super::start::{Join, Size, StartFailure};
+use super::start::{Join, StartFailure};
 use super::state::{Refused, Status};
 use crate::any::Any;
 use crate::content::store::blocking;
@@ -99,12 +99,6 @@ impl Engine {
                 _ => {}
             }
         });
-    }
-
-    /// Changes the size of the terminal of an exec or, with an empty id, of the container.
-    pub async fn resize(&self, entry: &Entry, exec_id: &str, size: Size) -> Result<()> {
-        let process = if exec_id.is_empty() { ProcessId::Init } else { ProcessId::Exec(exec_id) };
-        self.tasks.resize(&self.namespace, &entry.id, process, size.columns, size.rows).await
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, Result};
 
@@ -173,11 +173,6 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// `then` moved by whole seconds; the ends of time stay where they are.
-pub fn shifted(then: Timestamp, seconds: i64) -> Timestamp {
-    then.checked_add(seconds.seconds()).unwrap_or(then)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,7 +235,7 @@ mod tests {
             (86400 * 90, "3 months"),
             (86400 * 800, "2 years"),
         ] {
-            assert_eq!(ago(shifted(now, -seconds), now), want);
+            assert_eq!(ago(now - SignedDuration::from_secs(seconds), now), want);
         }
     }
 }

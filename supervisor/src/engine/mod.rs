@@ -45,7 +45,6 @@ pub mod system;
 pub mod top;
 pub mod wait;
 
-pub use inspect::Inspected;
 pub use names::NameError;
 
 use std::path::PathBuf;

@@ -118,10 +118,6 @@ impl Reference {
         &self.repository
     }
 
-    pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
-    }
-
     /// `algorithm:hex`.
     pub fn digest(&self) -> Option<&str> {
         self.digest.as_deref()
@@ -168,12 +164,6 @@ impl Reference {
             text.push_str(digest);
         }
         text
-    }
-
-    /// The same name, by digest.
-    pub fn with_digest(&self, digest: &str) -> Result<Reference, ReferenceError> {
-        check_digest(digest)?;
-        Ok(Reference { digest: Some(digest.to_owned()), tag: None, ..self.clone() })
     }
 }
 

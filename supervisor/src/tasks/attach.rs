@@ -90,19 +90,6 @@ impl AttachSender {
         }
     }
 
-    /// Sends bytes for stdin.
-    ///
-    /// # Errors
-    /// As [`AttachSender::send`].
-    pub async fn stdin(&self, bytes: Bytes) -> Result<()> {
-        self.send(AttachInput::Stdin(bytes)).await
-    }
-
-    /// Says that this client sends nothing more, without closing the process's stdin for others.
-    pub fn finish(&self) {
-        self.shared.outgoing.end();
-    }
-
     /// Waits until so many bytes fit into the window, and takes their place.
     async fn room_for(&self, length: usize) -> Result<()> {
         loop {

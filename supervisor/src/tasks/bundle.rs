@@ -141,10 +141,6 @@ impl Bundle {
         CreateRecord::decode(fs::read(self.path.join("task.pb")).ok()?.as_slice()).ok()
     }
 
-    pub fn spec(&self) -> Option<Vec<u8>> {
-        fs::read(self.path.join("config.json")).ok()
-    }
-
     /// Notes how far events were published; a failure costs no more than one published twice.
     pub fn set_forwarded(&self, forwarded: Forwarded) {
         let text = format!("{} {}\n", forwarded.sequence, if forwarded.exited { "exited" } else { "alive" });

@@ -416,7 +416,8 @@ impl<R: Message> Outgoing<R> {
         }
     }
 
-    /// Says that no more messages follow.
+    /// Says that no more messages follow; the daemon's own streams end with their connection.
+    #[cfg(test)]
     pub fn end(&self) {
         let shared = &self.connection.shared;
         let mut state = shared.lock();

@@ -35,13 +35,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use longshore_proto::containerd::task::v3 as shim_task;
 
 pub use attach::{AttachReceiver, AttachSender, AttachStream};
-pub use pool::SHIM_BINARY;
 pub use recover::Recovered;
 pub use types::{
     AttachInput, AttachOutput, AttachStreams, CreateTask, Deleted, ExecTask, Exit, ProcessId, ProcessInfo,
     RootfsMount, Status, TaskStdio,
 };
-pub use verbs::{KillScope, TaskPid};
+pub use verbs::KillScope;
 
 use crate::error::{Error, Result};
 use crate::events::EventBus;

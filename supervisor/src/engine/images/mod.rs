@@ -8,9 +8,8 @@ mod pull;
 mod remove;
 mod tag;
 
-pub use inspect::Inspected;
 pub use list::ImageSummary;
 pub use lookup::{ImageCache, Layer, LocalImage};
-pub use prune::{Pruned, Unused};
+pub use prune::Unused;
 pub use pull::{Auth, LayerStep, Policy, PullEvent, PullRequest};
-pub use remove::{Force, Removed};
+pub use remove::Force;

@@ -89,10 +89,6 @@ impl Remote {
         Ok(Remote { hosts, repository: reference.repository().to_owned() })
     }
 
-    pub fn repository(&self) -> &str {
-        &self.repository
-    }
-
     pub fn hosts(&self) -> usize {
         self.hosts.len()
     }

@@ -98,13 +98,7 @@ impl Puller {
                 self.images.put(&session.namespace, &name, resolved.target.clone(), Labels::new()).await?
             }
         };
-        Ok(Pulled {
-            image,
-            was_up_to_date,
-            manifest: resolved.manifest_digest,
-            config: resolved.manifest.config.digest,
-            chain_id: resolved.chain_ids.last().cloned().unwrap_or_default(),
-        })
+        Ok(Pulled { image, was_up_to_date })
     }
 
     /// Unpacks an image whose content is here.

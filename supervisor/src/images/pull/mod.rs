@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 pub use self::error::PullError;
-pub use self::progress::{LayerPlan, LayerStatus, PullEvent};
+pub use self::progress::{LayerStatus, PullEvent};
 pub use super::auth::Credentials as Auth;
 
 use self::flight::Flights;
@@ -30,7 +30,7 @@ use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore};
 use crate::config::Config;
-use crate::content::{ContentStore, Digest};
+use crate::content::ContentStore;
 use crate::error::{Error, Result};
 use crate::filters::Filter;
 use crate::gc::Collector;
@@ -59,10 +59,6 @@ pub struct Pulled {
     pub image: Image,
     /// The name stood for the same before, and all of it was there.
     pub was_up_to_date: bool,
-    pub manifest: Digest,
-    pub config: Digest,
-    /// The snapshot that containers are made from; empty for an image without layers.
-    pub chain_id: String,
 }
 
 /// Pulls and unpacks images.

@@ -41,7 +41,6 @@ pub enum Origin<'a> {
 /// An image of one platform, all its documents stored.
 pub struct Resolved {
     pub target: Descriptor,
-    pub manifest_digest: Digest,
     pub manifest: Manifest,
     pub diff_ids: Vec<String>,
     pub chain_ids: Vec<String>,
@@ -139,7 +138,7 @@ impl Puller {
             );
         }
         self.store(session, origin, "config", &manifest.config, config, labels).await?;
-        Ok(Resolved { target, manifest_digest: descriptor.digest, manifest, diff_ids, chain_ids })
+        Ok(Resolved { target, manifest, diff_ids, chain_ids })
     }
 
     // A document that another one names: from here if it is here, else from the registry; verified.

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 pub use compression::Compression;
-pub use error::{EntryName, Rule, UnpackError};
+pub use error::UnpackError;
 pub use tree::Form;
 
 /// Of a name in a layer, in bytes, as the kernel has it.

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use tar::{EntryType, Header};
 
+use super::error::Rule;
 use super::*;
 
 /// A tar under construction; nothing is checked.

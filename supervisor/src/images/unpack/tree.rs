@@ -66,10 +66,6 @@ impl Tree {
         self.form
     }
 
-    pub fn root(&self) -> Rc<Directory> {
-        self.root.clone()
-    }
-
     /// Opens a directory by its name in the layer. `entry` is for messages.
     pub fn directory(
         &mut self,
