@@ -55,10 +55,11 @@ shim-release: packages-build
 release: packages-build shim-release ## Build the release binaries into target/release
 	$(CARGO) build --release -p longshored -p longshore
 
-hello: packages-hello release ## Build, start a daemon of its own, and run a container from an image pulled from a registry
-	$(CARGO) build --release -p longshore-tests --bin longshore-registry
-	RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --release --target $(TRIPLE) -p longshore-tests --bin longshore-hello
-	TARGET=$(TARGET) TRIPLE=$(TRIPLE) tests/hello.sh
+hello: packages-hello shim-release ## Build, start a daemon of its own, and run a container from an image pulled from a registry
+	$(CARGO) build --release -p longshored -p longshore -p longshore-tests
+	@mkdir -p $(TARGET)/hello
+	rustc --edition 2024 -O -C strip=symbols -C target-feature=+crt-static -o $(TARGET)/hello/hello tests/src/bin/longshore-hello.rs
+	TARGET=$(TARGET) tests/hello.sh
 
 test: packages-test nextest ## Build and run every test, then check that nothing of ours is left on the host
 	$(CARGO) build --workspace --bins
@@ -67,8 +68,8 @@ test: packages-test nextest ## Build and run every test, then check that nothing
 	$(CARGO) nextest run --workspace --no-fail-fast
 	$(TARGET)/debug/leakcheck after $(TARGET)/test/host-before
 
-bench: packages-bench release ## Measure ourselves and every installed peer in one interleaved run
-	$(CARGO) build --release -p longshore-tests --bins
+bench: packages-bench shim-release ## Measure ourselves and every installed peer in one interleaved run
+	$(CARGO) build --release -p longshored -p longshore -p longshore-tests
 	$(TARGET)/release/longshore-bench
 
 lint: packages-build ## Check format, clippy with warnings denied, and dependencies

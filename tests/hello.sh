@@ -2,9 +2,9 @@
 # Runs hello-world twice through a daemon of its own: pulled from a registry on loopback, then from local storage.
 # Where the internet can be reached, Docker Hub's hello-world runs too. Called by `make hello`.
 set -eu
-: "${TARGET:=target}" "${TRIPLE:?}"
+: "${TARGET:=target}"
 bin=$(cd "$TARGET/release" && pwd)
-hello=$(cd "$TARGET/$TRIPLE/release" && pwd)/longshore-hello
+hello=$(cd "$TARGET/hello" && pwd)/hello
 sudo=; [ "$(id -u)" = 0 ] || sudo=sudo
 work=$(mktemp -d /tmp/longshore-hello-XXXXXX)
 parent=$(basename "$work")
