@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-const TOOLS: [&str; 14] = [
+const TOOLS: [&str; 15] = [
     "ctr",
     "docker-registry",
     "skopeo",
@@ -15,6 +15,7 @@ const TOOLS: [&str; 14] = [
     "debootstrap",
     "tmux",
     "htpasswd",
+    "openssl",
     "nft",
     "ip",
     "qemu-system-x86_64",

@@ -279,3 +279,28 @@ fn a_log_is_whole_across_rotations_and_counts_lines_from_the_end() {
     assert_eq!(tail.stdout.lines().next(), Some("line 2300"));
     assert_eq!(tail.stdout.lines().count(), 700);
 }
+
+#[test]
+fn a_container_that_is_removed_at_its_exit_outlives_a_daemon_killed_soon_after_its_start() {
+    let mut f = Fixture::pulled();
+    let mut child = f
+        .daemon
+        .ctl_command(&["run", "--rm", "--name", "young", &f.busybox, "sh", "-c", "echo up; exec sleep 1000"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("longshore starts");
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("stdout is piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("a line");
+    assert_eq!(line, "up\n");
+    std::thread::sleep(std::time::Duration::from_millis(250));
+    f.daemon.kill();
+    child.wait().expect("the client ends");
+    f.daemon.launch().expect("the daemon starts again");
+    assert_eq!(f.daemon.ctl(&["ps", "--format", "{{.Names}}"]).ok().line(), "young");
+    f.daemon.ctl(&["kill", "young"]).ok();
+    longshore_tests::daemon::eventually("it is removed at its exit", || {
+        f.daemon.ctl(&["ps", "-a", "-q"]).ok().line().is_empty()
+    });
+}

@@ -80,7 +80,7 @@ impl Engine {
         let making = self.make(&request, &progress).await?;
         let warnings = making.warnings.clone();
         let (entry, _) = making.record()?;
-        self.db.sync().await?;
+        self.sync().await?;
         let name = entry.name();
         Ok(Created { entry, name, warnings })
     }

@@ -155,6 +155,12 @@ impl Engine {
         self.snapshots.default()
     }
 
+    /// Returns when all records and snapshots made so far survive a power cut.
+    async fn sync(&self) -> Result<()> {
+        let snapshotter = self.snapshotter()?;
+        tokio::try_join!(self.db.sync(), snapshotter.flush()).map(|_| ())
+    }
+
     /// Tells the world what happened to a container.
     fn happened(&self, entry: &Entry, action: &'static str, more: &[(&str, String)]) {
         let mut attributes = entry.read(|record| {

@@ -2,15 +2,21 @@
 //! runs; what has to be durable before it is acknowledged is written while the process starts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::Engine;
 use super::create::{Create, Created, Progress};
+use super::registry::Entry;
 use super::start::{Join, StartFailure};
+use super::state::Status;
 use crate::error::{Error, Result};
 use crate::tasks::AttachStream;
+
+/// A container that is removed at its exit and still runs after this long is worth a write to the disk.
+const SHORT_RUN: Duration = Duration::from_millis(50);
 
 /// What became of a run.
 pub struct Run {
@@ -41,9 +47,8 @@ impl Engine {
             let turn = making.entry.turn.clone().lock_owned().await;
             let (entry, bundle) = making.record()?;
             let record = entry.record();
-            let sync = async {
-                if record.config.auto_remove && join.is_some() { Ok(()) } else { engine.db.sync().await }
-            };
+            let fleeting = record.config.auto_remove && join.is_some();
+            let sync = async { if fleeting { Ok(()) } else { engine.sync().await } };
             let (started, synced) = tokio::join!(engine.launch(&entry, &record, bundle, join), sync);
             let created = Created { name: record.name.clone(), entry: entry.clone(), warnings };
             let started = match started {
@@ -52,12 +57,25 @@ impl Engine {
             };
             drop(turn);
             synced?;
+            if fleeting && started.is_ok() {
+                engine.background.spawn(engine.clone().sync_if_it_lasts(entry));
+            }
             Ok(Run { created, started })
         };
         self.background
             .spawn(work.instrument(span))
             .await
             .unwrap_or(Err(Error::Lost { what: "running a container" }))
+    }
+
+    /// Without its record, a daemon that died in the meantime would take the container for a leftover.
+    async fn sync_if_it_lasts(self: Arc<Self>, entry: Arc<Entry>) {
+        tokio::time::sleep(SHORT_RUN).await;
+        if entry.status() == Status::Running
+            && let Err(error) = self.sync().await
+        {
+            tracing::warn!("the record of container {} is not on disk yet: {error}", entry.id);
+        }
     }
 
     async fn failed_run(self: &Arc<Self>, created: &Created, error: &Error) -> StartFailure {
