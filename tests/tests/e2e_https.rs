@@ -14,10 +14,10 @@ fn command(program: &str, folder: &Path, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// An authority of its own, and a certificate of it for 127.0.0.1.
+/// An authority of its own, and a certificate of it for 0.0.0.0: this host under an address that is not a loopback
+/// address, for on those any certificate is taken, as docker does.
 fn certificates(folder: &Path) {
-    fs::write(folder.join("san"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-        .expect("a file");
+    fs::write(folder.join("san"), "subjectAltName=IP:0.0.0.0\nbasicConstraints=CA:FALSE\n").expect("a file");
     command(
         "openssl",
         folder,
@@ -50,7 +50,7 @@ fn certificates(folder: &Path) {
             "-out",
             "server.csr",
             "-subj",
-            "/CN=127.0.0.1",
+            "/CN=0.0.0.0",
         ],
     );
     command(
@@ -112,7 +112,7 @@ fn https_is_spoken_with_configured_authorities_only() {
         &["copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to],
     );
 
-    let reference = format!("127.0.0.1:{port}/busybox:1");
+    let reference = format!("0.0.0.0:{port}/busybox:1");
     let stranger = Daemon::start();
     let refused = stranger.ctl(&["pull", &reference]).expect(1);
     assert!(refused.stderr.to_lowercase().contains("certificate"), "{}", refused.stderr);
