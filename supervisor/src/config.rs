@@ -17,6 +17,8 @@ pub enum ConfigError {
     /// The message begins with the line and column.
     #[error("configuration {}: {source}", path.display())]
     Parse { path: PathBuf, source: toml::de::Error },
+    #[error("writing the configuration as TOML: {0}")]
+    Write(#[from] toml::ser::Error),
     #[error("configuration: {key} = {value}: {why}")]
     Value { key: &'static str, value: String, why: &'static str },
 }
@@ -87,11 +89,24 @@ pub struct Content {
     pub max_writers: usize,
     /// Largest blob in bytes.
     pub max_blob_bytes: u64,
+    /// Whether a namespace is given a blob of another for its digest alone.
+    pub sharing: Sharing,
+}
+
+/// Who may have a blob without sending it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sharing {
+    /// Whoever knows its digest.
+    #[default]
+    Shared,
+    /// Nobody, unless a namespace that has it is labelled `containerd.io/namespace.shareable=true`.
+    Isolated,
 }
 
 impl Default for Content {
     fn default() -> Self {
-        Self { max_writers: 1024, max_blob_bytes: 64 << 30 }
+        Self { max_writers: 1024, max_blob_bytes: 64 << 30, sharing: Sharing::default() }
     }
 }
 
@@ -216,6 +231,11 @@ impl Config {
             }
             Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
         }
+    }
+
+    /// The whole configuration as a file that [`Config::load`] reads.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        Ok(toml::to_string(self)?)
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {

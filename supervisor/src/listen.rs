@@ -1,15 +1,15 @@
 //! The Unix socket: bound atomically, accepted with the peer's credentials.
 //!
 //! What always holds: the socket appears under its name with its final mode and owner; a name that a living daemon
-//! listens on is never taken.
+//! listens on is never taken; a peer that may not speak gets no further than here.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
@@ -42,14 +42,14 @@ impl Access {
     }
 
     /// Why a peer may not speak; `None` if it may.
-    fn refusal(&self, uid: u32, gid: u32, pid: i32) -> Option<Arc<str>> {
+    fn refusal(&self, uid: u32, gid: u32, pid: i32) -> Option<String> {
         if uid == 0 || uid == self.own_uid {
             return None;
         }
         match self.group {
             Some(group) if gid == group || has_group(pid, group) => None,
-            Some(group) => Some(format!("uid {uid} is neither root nor a member of group {group}").into()),
-            None => Some(format!("uid {uid} is not root, and no group is configured (grpc.group)").into()),
+            Some(group) => Some(format!("uid {uid} is neither root nor a member of group {group}")),
+            None => Some(format!("uid {uid} is not root, and no group is configured (grpc.group)")),
         }
     }
 }
@@ -67,8 +67,6 @@ pub struct Peer {
     pub uid: u32,
     /// 0: not known.
     pub pid: i32,
-    /// Why it may not speak.
-    pub refusal: Option<Arc<str>>,
 }
 
 /// The bound socket; its name is removed when it is dropped, if it is still this socket's.
@@ -77,6 +75,27 @@ pub struct Socket {
     path: PathBuf,
     inode: u64,
     access: Access,
+    refusals: Refusals,
+}
+
+/// Refused connections are told of one by one, but at most so often: a stranger may not fill the log.
+#[derive(Default)]
+struct Refusals {
+    last: Option<Instant>,
+    untold: u64,
+}
+
+impl Refusals {
+    const PAUSE: Duration = Duration::from_secs(1);
+
+    fn tell(&mut self, uid: u32, gid: u32, pid: i32, why: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < Self::PAUSE) {
+            self.untold += 1;
+            return;
+        }
+        tracing::warn!(uid, gid, pid, untold = self.untold, "refused a connection: {why}");
+        *self = Self { last: Some(Instant::now()), untold: 0 };
+    }
 }
 
 impl Socket {
@@ -102,7 +121,9 @@ impl Socket {
             Ok(inode)
         })();
         match placed {
-            Ok(inode) => Ok(Self { listener, path: path.to_owned(), inode, access }),
+            Ok(inode) => {
+                Ok(Self { listener, path: path.to_owned(), inode, access, refusals: Refusals::default() })
+            }
             Err(source) => {
                 let _ = fs::remove_file(&temporary);
                 Err(at(source))
@@ -110,14 +131,15 @@ impl Socket {
         }
     }
 
-    fn accepted(&self, stream: UnixStream) -> io::Result<Connection> {
+    /// The connection, or nothing: a peer without rights is hung up on before it has said a word.
+    fn accepted(&mut self, stream: UnixStream) -> io::Result<Option<Connection>> {
         let credentials = stream.peer_cred()?;
         let (uid, gid, pid) = (credentials.uid(), credentials.gid(), credentials.pid().unwrap_or(0));
-        let refusal = self.access.refusal(uid, gid, pid);
-        if let Some(why) = &refusal {
-            tracing::warn!(uid, gid, pid, "refused a connection: {why}");
+        if let Some(why) = self.access.refusal(uid, gid, pid) {
+            self.refusals.tell(uid, gid, pid, &why);
+            return Ok(None);
         }
-        Ok(Connection { stream, peer: Peer { uid, pid, refusal } })
+        Ok(Some(Connection { stream, peer: Peer { uid, pid } }))
     }
 }
 
@@ -133,12 +155,13 @@ impl Drop for Socket {
 impl Stream for Socket {
     type Item = io::Result<Connection>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             let (stream, _) = ready!(self.listener.poll_accept(context))?;
             // A peer that is gone already is no reason to end.
             match self.accepted(stream) {
-                Ok(connection) => return Poll::Ready(Some(Ok(connection))),
+                Ok(Some(connection)) => return Poll::Ready(Some(Ok(connection))),
+                Ok(None) => {}
                 Err(error) => tracing::debug!("a connection was lost while it was accepted: {error}"),
             }
         }

@@ -28,7 +28,7 @@ mod services;
 mod snapshots;
 mod tasks;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,13 +42,29 @@ const BLOCKING_THREADS: usize = 64;
 fn main() -> ExitCode {
     malloc::configure();
     let flags = flags::Flags::parse();
-    match start(&flags) {
+    let outcome = match flags.command {
+        _ if flags.version => print(&version()),
+        Some(flags::Command::Config(command)) => {
+            flags.show(command).map_err(Into::into).and_then(|text| print(&text))
+        }
+        None => start(&flags),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("longshored: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Name, package, version and revision: the words that scripts take from `containerd --version`.
+fn version() -> String {
+    format!("longshored longshore {} {}\n", api::VERSION, api::REVISION)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    std::io::stdout().write_all(text.as_bytes()).context("writing to standard output")
 }
 
 fn start(flags: &flags::Flags) -> anyhow::Result<()> {

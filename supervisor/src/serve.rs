@@ -8,9 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api;
-use crate::api::layers::{
-    limits::LimitsLayer, namespace::NamespaceLayer, peer::PeerLayer, trace::TraceLayer,
-};
+use crate::api::layers::{limits::LimitsLayer, namespace::NamespaceLayer, trace::TraceLayer};
 use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
@@ -161,7 +159,6 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CALLS_PER_CONNECTION)
         .layer(TraceLayer)
-        .layer(PeerLayer)
         .layer(LimitsLayer::new(&services.config.grpc))
         .layer(NamespaceLayer)
         .add_routes(api::routes(services, engine).await)

@@ -33,9 +33,7 @@ fn configuration_errors_name_file_and_line() {
     missing.args(["--config", "/nonexistent/c.toml"]);
     let text = refusal(missing);
     assert!(text.contains("/nonexistent/c.toml"), "{text}");
-    let mut relative = command(folder.path(), "");
-    relative.args(["--root", "relative"]);
-    assert!(refusal(relative).contains("absolute"));
+    assert!(refusal(command(folder.path(), "root = \"relative\"")).contains("absolute"));
     let mut level = command(folder.path(), "");
     level.args(["--log-level", "loud=x=y"]);
     assert!(refusal(level).contains("log level"));
@@ -52,6 +50,61 @@ fn help_and_version_need_nothing() {
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("longshore"));
     }
+}
+
+/// Runs a daemon that prints something and ends.
+fn printed(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_longshored")).args(args).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_version_has_the_words_of_containerds() {
+    for flag in ["-v", "--version"] {
+        let text = printed(&[flag]);
+        let words: Vec<_> = text.split(' ').collect();
+        assert_eq!((words.len(), words[0], words[1]), (4, "longshored", "longshore"), "{text}");
+        assert!(words[2].starts_with('v'), "{text}");
+    }
+}
+
+#[test]
+fn the_configuration_is_shown_and_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("c.toml");
+    let file = file.to_str().unwrap();
+    let defaults = printed(&["config", "default"]);
+    assert!(defaults.contains("root = \"/var/lib/longshore\"") && defaults.contains("[grpc]"), "{defaults}");
+    std::fs::write(file, &defaults).unwrap();
+    assert_eq!(printed(&["-c", file, "config", "migrate"]), defaults);
+    std::fs::write(file, "root = \"/r\"\n[gc]\ndelay_ms = 7\n").unwrap();
+    let dumped =
+        printed(&["config", "dump", "-c", file, "--state", "/s", "-a", "unix:///x.sock", "-l", "panic"]);
+    for line in
+        ["root = \"/r\"", "state = \"/s\"", "address = \"/x.sock\"", "delay_ms = 7", "log_level = \"error\""]
+    {
+        assert!(dumped.contains(line), "{line} in {dumped}");
+    }
+    let mut missing = Command::new(env!("CARGO_BIN_EXE_longshored"));
+    missing.args(["-c", "/nonexistent.toml", "config", "dump"]);
+    assert!(refusal(missing).contains("/nonexistent.toml"));
+}
+
+#[tokio::test]
+async fn folders_on_the_command_line_are_relative_to_where_it_was_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), "");
+    command.current_dir(folder.path()).args(["--root", "r", "--state", "s", "--address", "a.sock"]);
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while !folder.path().join("a.sock").exists() {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(folder.path().join("r/content").exists() && folder.path().join("s").exists());
 }
 
 #[tokio::test]
@@ -169,8 +222,9 @@ async fn strangers_are_refused_and_logged() {
         eprintln!("skipped: another user cannot run this test's program");
         return;
     }
-    assert!(as_user(65534).contains("probe: PermissionDenied"), "{}", as_user(65534));
-    assert!(as_user(group).contains("probe: ok"), "{}", as_user(group));
+    let stranger = as_user(65534);
+    assert!(stranger.contains("probe: read Some(0)") && !stranger.contains("probe: ok"), "{stranger}");
+    assert!(as_user(group).contains("probe: ok\nprobe: read Some(1)"), "{}", as_user(group));
     assert!(daemon.log().contains("refused a connection"), "{}", daemon.log());
 }
 
@@ -188,6 +242,10 @@ async fn probe_for_another_test() {
         Ok(_) => println!("probe: ok"),
         Err(status) => println!("probe: {:?}", status.code()),
     }
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    let mut first = [0];
+    // A server of HTTP/2 says something first; one that hangs up says nothing.
+    println!("probe: read {:?}", stream.read(&mut first).ok());
 }
 
 #[tokio::test]

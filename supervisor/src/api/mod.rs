@@ -1,6 +1,6 @@
 //! The gRPC front: one file per service, each a thin translation between the wire and the daemon's own types.
 //!
-//! What always holds: wire types stop here; requests have passed the layers (peer, namespace, limits, trace).
+//! What always holds: wire types stop here; requests have passed the layers (namespace, limits, trace).
 
 mod containers;
 mod content;
@@ -29,6 +29,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 use crate::services::Services;
+
+pub use version::{REVISION, VERSION};
 
 /// Entries that a streamed list sends in one message.
 const LIST_BATCH: usize = 100;

@@ -1,10 +1,10 @@
 //! What every request passes before its service: each a small tower layer.
 //!
-//! The order, from the outside: trace (everything is logged, refusals too), peer, limits, namespace.
+//! The order, from the outside: trace (everything is logged, refusals too), limits, namespace. Peers were
+//! looked at when they connected.
 
 pub mod limits;
 pub mod namespace;
-pub mod peer;
 pub mod trace;
 
 use std::future::{Future, Ready, ready};
