@@ -83,6 +83,29 @@ pub struct NamespaceRecord {
     pub labels: Labels,
 }
 
+/// A label of a namespace that says what is taken where a request names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preference {
+    Runtime,
+    Snapshotter,
+}
+
+impl Preference {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Runtime => "containerd.io/defaults/runtime",
+            Self::Snapshotter => "containerd.io/defaults/snapshotter",
+        }
+    }
+}
+
+/// What the namespace's labels say is taken by default; `None` if they say nothing.
+pub fn preferred(db: &Db, namespace: &Namespace, preference: Preference) -> Result<Option<String>> {
+    let record = db.get(&tables::NAMESPACES, namespace, namespace.as_str())?;
+    let value = record.and_then(|record| record.labels.get(preference.label()).cloned());
+    Ok(value.filter(|value| !value.is_empty()))
+}
+
 /// The namespaces' records.
 pub struct Namespaces {
     db: Arc<Db>,
@@ -158,7 +181,7 @@ impl Namespaces {
         Ok(record)
     }
 
-    /// Deletes an empty namespace; one that holds anything is refused, with what it holds.
+    /// Deletes an empty namespace, with its leases; one that holds anything else is refused, with what it holds.
     pub async fn delete(&self, namespace: &Namespace) -> Result<()> {
         let name = namespace.as_str();
         self.db
@@ -172,6 +195,10 @@ impl Namespaces {
                         format!("namespace \"{name}\""),
                         format!("must be empty, but it still has {}", held.join(", ")),
                     ));
+                }
+                // What only leases name is nothing to lose.
+                for lease in tx.list::<serde::de::IgnoredAny>(&tables::LEASES.view(), namespace)? {
+                    crate::leases::delete(tx, namespace, &lease.key)?;
                 }
                 tx.delete(&tables::NAMESPACES, namespace, name).map(drop)
             })
@@ -205,9 +232,6 @@ fn held(tx: &Tx<'_>, namespace: &Namespace) -> Result<Vec<&'static str>> {
     }
     if tx.any(&tables::CONTAINERS, namespace)? {
         held.push("containers");
-    }
-    if tx.any(&tables::LEASES, namespace)? {
-        held.push("leases");
     }
     Ok(held)
 }

@@ -35,7 +35,7 @@ use crate::filters::{self, Adaptor, Filter};
 use crate::labels::{self, Labels};
 use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, tables};
-use crate::namespaces::{self, Namespace};
+use crate::namespaces::{self, Namespace, Preference};
 
 /// The label by which a client says which committed snapshot it is about to make.
 const TARGET: &str = "containerd.io/snapshot.ref";
@@ -47,6 +47,7 @@ const FLUSH_DELAY: Duration = Duration::from_millis(500);
 pub struct Snapshots {
     drivers: BTreeMap<&'static str, Result<Snapshotter, String>>,
     default: &'static str,
+    db: Arc<Db>,
 }
 
 /// One driver, as every namespace uses it. Cheap to clone.
@@ -110,7 +111,7 @@ impl Snapshots {
             ("overlayfs", usable.map(|()| wrap("overlayfs", Box::new(overlayfs)))),
             ("native", Ok(wrap("native", Box::new(native)))),
         ]);
-        Ok(Arc::new(Self { drivers, default }))
+        Ok(Arc::new(Self { drivers, default, db: Arc::clone(db) }))
     }
 
     /// The driver of that name.
@@ -126,9 +127,17 @@ impl Snapshots {
         }
     }
 
-    /// The driver for those who name none.
-    pub fn default(&self) -> Result<Snapshotter> {
-        self.by_name(self.default)
+    /// The driver for those who name none: the one that the namespace's label names, or else the configured one.
+    pub fn default_for(&self, namespace: &Namespace) -> Result<Snapshotter> {
+        match namespaces::preferred(&self.db, namespace, Preference::Snapshotter)? {
+            Some(name) => self.by_name(&name),
+            None => self.by_name(self.default),
+        }
+    }
+
+    /// All that can be used, except this one.
+    pub fn others(&self, than: &Snapshotter) -> Vec<Snapshotter> {
+        self.usable().filter(|snapshotter| snapshotter.0.name != than.0.name).cloned().collect()
     }
 
     /// Whether the namespace has any snapshot: then it cannot be deleted.
@@ -251,11 +260,11 @@ impl Snapshotter {
         namespace: &Namespace,
         key: &str,
         parent: &str,
-        labels: Labels,
+        mut labels: Labels,
         lease: Option<&str>,
     ) -> Result<Vec<Mount>> {
         keys::check(key)?;
-        labels::check(&labels)?;
+        labels::settle(&mut labels)?;
         let full = internal(namespace, key);
         let full_parent = (!parent.is_empty()).then(|| internal(namespace, parent));
         let target = labels.get(TARGET).filter(|target| !target.is_empty()).cloned();
@@ -293,12 +302,12 @@ impl Snapshotter {
     pub async fn commit_all(
         &self,
         namespace: &Namespace,
-        commits: Vec<Commit>,
+        mut commits: Vec<Commit>,
         lease: Option<&str>,
     ) -> Result<()> {
-        for commit in &commits {
+        for commit in &mut commits {
             keys::check(&commit.name)?;
-            labels::check(&commit.labels)?;
+            labels::settle(&mut commit.labels)?;
         }
         let mut claimed = Vec::with_capacity(3 * commits.len());
         for commit in &commits {
@@ -323,6 +332,13 @@ impl Snapshotter {
         Ok(())
     }
 
+    /// Removes a snapshot that is nobody's parent, with its files, and takes it out of the lease.
+    pub async fn remove_leased(&self, namespace: &Namespace, key: &str, lease: Option<&str>) -> Result<()> {
+        self.remove(namespace, key).await?;
+        self.let_go(namespace, key, lease);
+        Ok(())
+    }
+
     /// Removes a snapshot that is nobody's parent, with its files.
     pub async fn remove(&self, namespace: &Namespace, key: &str) -> Result<()> {
         let full = internal(namespace, key);
@@ -343,7 +359,7 @@ impl Snapshotter {
     ) -> Result<Info> {
         labels::check(&labels)?;
         let change = match keys {
-            None => LabelChange::Replace(labels),
+            None => LabelChange::Replace(labels.into_iter().filter(|(_, value)| !value.is_empty()).collect()),
             Some(keys) => {
                 let value = |key: &String| labels.get(key).cloned().unwrap_or_default();
                 LabelChange::Merge(keys.iter().map(|key| (key.clone(), value(key))).collect())
@@ -437,7 +453,7 @@ impl Adaptor for Fields<'_> {
     fn field(&self, path: &[&str]) -> Option<String> {
         match path {
             ["name"] => Some(self.0.name.clone()),
-            ["parent"] => self.0.parent.clone(),
+            ["parent"] => Some(self.0.parent.clone().unwrap_or_default()),
             ["kind"] => Some(
                 match self.0.kind {
                     Kind::View => "view",

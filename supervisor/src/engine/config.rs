@@ -123,6 +123,9 @@ pub struct Record {
     /// Canonical reference of the image, empty if it was named by id.
     #[serde(default)]
     pub image_ref: String,
+    /// Of the writable layer; empty in records of an earlier version: the default.
+    #[serde(default)]
+    pub snapshotter: String,
     /// The path of the executable and its arguments, as they run.
     pub process_args: Vec<String>,
     /// The image's entrypoint and Cmd or what replaced them: what `ps` shows is [`Record::process_args`].

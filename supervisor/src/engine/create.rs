@@ -161,6 +161,7 @@ impl Engine {
             name: name.to_owned(),
             image_id: image.id.as_str().to_owned(),
             image_ref,
+            snapshotter: self.snapshotter()?.name().to_owned(),
             process_env: env::merge(&base, &config.env),
             process_args,
             process_cwd: absolute(&cwd)?,
@@ -197,7 +198,7 @@ impl Engine {
         image: &LocalImage,
         name: Reservation,
     ) -> Result<Making> {
-        let snapshotter = self.snapshotter()?;
+        let snapshotter = self.snapshotter_of(&record)?;
         let hold = snapshotter.hold(&self.namespace, &id).await;
         let parent = image.chain_id.clone().unwrap_or_default();
         let labels = crate::labels::Labels::from([("longshore.io/container".to_owned(), id.clone())]);
@@ -282,12 +283,25 @@ impl Engine {
         Ok(json.into())
     }
 
+    /// Removes a container's writable layer from the snapshotter that has it: most likely the default one.
+    async fn remove_snapshot(&self, id: &str) -> Result<()> {
+        let default = self.snapshotter()?;
+        match default.remove(&self.namespace, id).await {
+            Err(error) if error.is_not_found() => {}
+            removed => return removed,
+        }
+        for other in self.snapshots.others(&default) {
+            match other.remove(&self.namespace, id).await {
+                Err(error) if error.is_not_found() => {}
+                removed => return removed,
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what a container has besides its record. Goes on at errors and returns the first.
     pub(super) async fn remove_remains(&self, id: &str) -> Result<()> {
-        let snapshot = match self.snapshotter()?.remove(&self.namespace, id).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        };
+        let snapshot = self.remove_snapshot(id).await;
         let folder = self.folder(id);
         let files = blocking(move || match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -29,7 +29,7 @@ impl Engine {
         Ok(Inspected {
             summary: self.summary(&entry),
             log_path: self.log_path(&entry.id).display().to_string(),
-            snapshotter: self.snapshotter()?.name().to_owned(),
+            snapshotter: self.snapshotter_of(&record)?.name().to_owned(),
             runtime: RUNTIME,
             bundle: if record.state.status.is_live() { bundle.display().to_string() } else { String::new() },
             process_env: env::merge(&record.process_env, &[]),

@@ -98,7 +98,8 @@ impl Engine {
     }
 
     async fn measure(&self, summary: &mut Summary) {
-        let Ok(snapshotter) = self.snapshotter() else { return };
+        let Ok(entry) = self.find(&summary.id) else { return };
+        let Ok(snapshotter) = entry.read(|record| self.snapshotter_of(record)) else { return };
         let mut key = summary.id.clone();
         while let Ok(usage) = snapshotter.usage(&self.namespace, &key).await {
             if key == summary.id {

@@ -59,10 +59,11 @@ use crate::gc::Collector;
 use crate::images::pull::Puller;
 use crate::images::store::ImageStore;
 use crate::metadata::Db;
-use crate::namespaces::Namespace;
+use crate::namespaces::{self, Namespace, Preference};
 use crate::services::Services;
 use crate::snapshots::{Snapshots, Snapshotter};
 use crate::tasks::TaskManager;
+use config::Record;
 use history::{Event, History, Subject};
 use images::ImageCache;
 use registry::{Entry, Registry};
@@ -151,8 +152,33 @@ impl Engine {
         self.config.state.join("seccomp")
     }
 
+    /// For what is made anew, and for images.
     fn snapshotter(&self) -> Result<Snapshotter> {
-        self.snapshots.default()
+        self.snapshots.default_for(&self.namespace)
+    }
+
+    /// The runtime's name for a new container.
+    fn runtime(&self) -> Result<String> {
+        let preferred = namespaces::preferred(&self.db, &self.namespace, Preference::Runtime)?;
+        match preferred {
+            None => Ok(RUNTIME.to_owned()),
+            Some(name) if crate::api::tasks::RUNTIMES.contains(&name.as_str()) => Ok(name),
+            Some(name) => Err(Error::precondition(
+                format!("namespace \"{}\"", self.namespace),
+                format!(
+                    "its default runtime {name} runs containers of containerd's clients only; take the label containerd.io/defaults/runtime off it"
+                ),
+            )),
+        }
+    }
+
+    /// The one that a container was made with: the default may have changed since.
+    fn snapshotter_of(&self, record: &Record) -> Result<Snapshotter> {
+        if record.snapshotter.is_empty() {
+            self.snapshotter()
+        } else {
+            self.snapshots.by_name(&record.snapshotter)
+        }
     }
 
     /// Returns when all records and snapshots made so far survive a power cut.

@@ -34,7 +34,11 @@ impl Engine {
             if !chosen {
                 continue;
             }
-            let size = match self.snapshotter()?.usage(&self.namespace, &entry.id).await {
+            let size = match entry
+                .read(|record| self.snapshotter_of(record))?
+                .usage(&self.namespace, &entry.id)
+                .await
+            {
                 Ok(usage) => usage.size,
                 Err(_) => 0,
             };

@@ -10,7 +10,7 @@ use crate::metadata::{Reader, Tx, tables};
 
 use super::config::Record;
 use super::registry::Entry;
-use super::{EXTENSION, Engine, RUNTIME};
+use super::{EXTENSION, Engine};
 
 /// The type URL of a runtime specification.
 const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -18,12 +18,12 @@ const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 impl Engine {
     /// The container record for a new container.
     pub(super) fn container(&self, id: &str, record: &Record, spec: bytes::Bytes) -> Result<Container> {
-        let runtime = Runtime { name: RUNTIME.to_owned(), options: None };
+        let runtime = Runtime { name: self.runtime()?, options: None };
         let mut container = Container::new(id, runtime);
         container.image.clone_from(&record.image_ref);
         container.labels = labels_for_containerd(&record.config.labels);
         container.spec = Some(Any::new(SPEC_URL, spec));
-        self.snapshotter()?.name().clone_into(&mut container.snapshotter);
+        container.snapshotter.clone_from(&record.snapshotter);
         id.clone_into(&mut container.snapshot_key);
         container.extensions.insert(EXTENSION.to_owned(), extension(record)?);
         Ok(container)

@@ -122,10 +122,12 @@ impl Engine {
             Ok(names)
         })
         .await?;
-        let snapshotter = self.snapshotter()?;
-        let snapshots = snapshotter.list(&self.namespace, &crate::filters::Filter::default());
-        let owned = snapshots
-            .into_iter()
+        let default = self.snapshotter()?;
+        let others = self.snapshots.others(&default);
+        let everything = crate::filters::Filter::default();
+        let owned = std::iter::once(&default)
+            .chain(&others)
+            .flat_map(|snapshotter| snapshotter.list(&self.namespace, &everything))
             .filter(|info| info.labels.get("longshore.io/container").is_some_and(|id| *id == info.name))
             .map(|info| info.name);
         let orphans: HashSet<String> =

@@ -270,6 +270,7 @@ mod tests {
             config: ContainerConfig::default(),
             image_id: String::new(),
             image_ref: String::new(),
+            snapshotter: String::new(),
             process_args: Vec::new(),
             process_env: Vec::new(),
             process_cwd: "/".to_owned(),

@@ -132,7 +132,7 @@ impl Engine {
     /// The container's mounts; a snapshot that a power cut took is made again, empty as it was before any write
     /// to it was synced.
     async fn mounts_of(&self, entry: &Entry, never_ran: bool) -> Result<(Vec<Mount>, First)> {
-        let snapshotter = self.snapshotter()?;
+        let snapshotter = entry.read(|record| self.snapshotter_of(record))?;
         match snapshotter.mounts(&self.namespace, &entry.id).await {
             Ok(mounts) => Ok((mounts, if never_ran { First::Yes } else { First::No })),
             Err(error) if error.is_not_found() => {

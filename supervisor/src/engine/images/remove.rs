@@ -132,7 +132,7 @@ impl Engine {
     }
 
     async fn delete_name(&self, image: &Image) -> Result<()> {
-        match self.images.delete(&self.namespace, &image.name, None).await {
+        match self.images.delete(&self.namespace, &image.name, None, None).await {
             // Someone else was faster.
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),

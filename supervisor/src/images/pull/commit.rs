@@ -57,7 +57,7 @@ impl Puller {
         progress: &Progress,
         abandoned: impl Future<Output = ()>,
     ) -> Result<Pulled, PullError> {
-        let session = Session::begin(self, namespace, self.snapshots.default()?).await?;
+        let session = Session::begin(self, namespace, self.snapshots.default_for(namespace)?).await?;
         let result = tokio::select! {
             result = self.pull_in(&session, request, progress) => result,
             () = abandoned => Err(PullError::Canceled(request.reference.familiar())),

@@ -97,7 +97,7 @@ impl Puller {
         })
     }
 
-    /// Pulls an image and unpacks it for the default snapshotter. Dropping the future ends the pull unless others wait
+    /// Pulls an image and unpacks it for the namespace's default snapshotter. Dropping the future ends the pull unless others wait
     /// for the same one.
     pub async fn pull(
         self: &Arc<Self>,
@@ -119,7 +119,7 @@ impl Puller {
     ) -> Result<String> {
         let snapshotter = match snapshotter {
             Some(name) => self.snapshots.by_name(name)?,
-            None => self.snapshots.default()?,
+            None => self.snapshots.default_for(namespace)?,
         };
         let unpacked = self.unpack_local(namespace, image, platform, snapshotter).await;
         unpacked.map_err(|error| Error::from(Arc::new(error)))
