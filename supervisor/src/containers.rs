@@ -154,6 +154,7 @@ impl ContainerStore {
     pub async fn create(&self, namespace: &Namespace, mut container: Container) -> Result<Container> {
         container.created_at = Timestamp::now();
         container.updated_at = container.created_at;
+        settle(&mut container)?;
         self.db.write(|tx| create(tx, namespace, &container)).await?;
         self.created(namespace, &container);
         Ok(container)
@@ -193,7 +194,7 @@ impl ContainerStore {
                     .ok_or_else(|| Error::not_found("container", &changed.id))?;
                 let mut container = Container::from_record(changed.id.clone(), record);
                 apply_mask(&mut container, &changed, mask)?;
-                check(&container)?;
+                settle(&mut container)?;
                 container.updated_at = Timestamp::now();
                 tx.put(&tables::CONTAINERS, namespace, &container.id, &container.to_record())?;
                 Ok(container)
@@ -282,6 +283,12 @@ pub fn delete(tx: &mut Tx<'_>, namespace: &Namespace, id: &str) -> Result<()> {
     } else {
         Err(Error::not_found("container", id))
     }
+}
+
+/// Drops what is empty, and refuses what no container can be.
+fn settle(container: &mut Container) -> Result<()> {
+    labels::settle(&mut container.labels)?;
+    check(container)
 }
 
 fn check(container: &Container) -> Result<()> {

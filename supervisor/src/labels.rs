@@ -11,6 +11,12 @@ pub const MAX_LABEL: usize = 4096;
 /// Labels of one object.
 pub const MAX_LABELS: usize = 1024;
 
+/// Drops labels without a value, which are none by the interface, and refuses what is over the limits.
+pub fn settle(labels: &mut Labels) -> Result<()> {
+    labels.retain(|_, value| !value.is_empty());
+    check(labels)
+}
+
 /// Refuses labels over the limits, naming the first.
 pub fn check(labels: &Labels) -> Result<()> {
     if labels.len() > MAX_LABELS {

@@ -123,7 +123,7 @@ impl Leases {
         if let Some(expire) = expire {
             labels.insert(EXPIRE.to_owned(), expire.to_string());
         }
-        labels::check(&labels)?;
+        labels::settle(&mut labels)?;
         let record = LeaseRecord { created_at: Timestamp::now(), labels };
         self.db
             .write(|tx| {

@@ -3,9 +3,9 @@
 use longshore_proto::containerd::services::images::v1 as wire;
 use tonic::{Request, Response, Status};
 
-use super::{convert, namespace, required};
+use super::{convert, lease, namespace, required};
 use crate::filters::Filter;
-use crate::images::store::Image;
+use crate::images::store::{Circumstances, Image};
 use crate::labels::{from_hash, to_hash};
 use crate::services::Services;
 
@@ -46,10 +46,14 @@ impl wire::images_server::Images for Service {
         &self,
         request: Request<wire::CreateImageRequest>,
     ) -> Result<Response<wire::CreateImageResponse>, Status> {
-        let namespace = namespace(&request)?;
-        let asked = required(request.into_inner().image, "image")?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
+        let request = request.into_inner();
+        let at = request.source_date_epoch.map(convert::from_timestamp).transpose()?;
+        let asked = required(request.image, "image")?;
         let target = convert::from_descriptor(required(asked.target, "image target")?)?;
-        let image = self.0.images.create(&namespace, &asked.name, target, from_hash(asked.labels)).await?;
+        let circumstances = Circumstances { at, lease: lease.as_deref() };
+        let labels = from_hash(asked.labels);
+        let image = self.0.images.create(&namespace, &asked.name, target, labels, circumstances).await?;
         Ok(Response::new(wire::CreateImageResponse { image: Some(to_wire(image)) }))
     }
 
@@ -57,23 +61,27 @@ impl wire::images_server::Images for Service {
         &self,
         request: Request<wire::UpdateImageRequest>,
     ) -> Result<Response<wire::UpdateImageResponse>, Status> {
-        let namespace = namespace(&request)?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let request = request.into_inner();
+        let at = request.source_date_epoch.map(convert::from_timestamp).transpose()?;
         let asked = required(request.image, "image")?;
         // A client that changes only labels sends an empty target.
         let target = asked.target.filter(|target| !target.digest.is_empty());
         let target = target.map(convert::from_descriptor).transpose()?;
         let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
+        let circumstances = Circumstances { at, lease: lease.as_deref() };
+        let labels = from_hash(asked.labels);
         let image =
-            self.0.images.update(&namespace, &asked.name, target, from_hash(asked.labels), &mask).await?;
+            self.0.images.update(&namespace, &asked.name, target, labels, &mask, circumstances).await?;
         Ok(Response::new(wire::UpdateImageResponse { image: Some(to_wire(image)) }))
     }
 
     async fn delete(&self, request: Request<wire::DeleteImageRequest>) -> Result<Response<()>, Status> {
-        let namespace = namespace(&request)?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let request = request.into_inner();
-        let target = request.target.map(convert::from_descriptor).transpose()?;
-        self.0.images.delete(&namespace, &request.name, target.as_ref()).await?;
+        let target = request.target.filter(|target| !target.digest.is_empty());
+        let target = target.map(convert::from_descriptor).transpose()?;
+        self.0.images.delete(&namespace, &request.name, target.as_ref(), lease.as_deref()).await?;
         if request.sync {
             self.0.gc.collect_now().await?
         } else {

@@ -76,10 +76,10 @@ impl wire::snapshots_server::Snapshots for Service {
     }
 
     async fn remove(&self, request: Request<wire::RemoveSnapshotRequest>) -> Result<Response<()>, Status> {
-        let namespace = namespace(&request)?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let asked = request.get_ref();
         let snapshotter = self.snapshotter(&asked.snapshotter)?;
-        snapshotter.remove(&namespace, &asked.key).await?;
+        snapshotter.remove_leased(&namespace, &asked.key, lease.as_deref()).await?;
         snapshotter.flush().await?;
         self.0.gc.trigger();
         Ok(Response::new(()))

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::ingest::{IngestDir, IngestInfo, IngestStatus};
 use super::{Blob, BlobInfo, BlobRecord, Digest};
+use crate::config::Sharing;
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::filters::{self, Adaptor, Filter};
@@ -21,6 +22,9 @@ use crate::namespaces::Namespace;
 
 /// Longest reference of an ingest in bytes.
 pub const MAX_REFERENCE: usize = 1024;
+
+/// The label of a namespace that gives its blobs to all others.
+const SHAREABLE: &str = "containerd.io/namespace.shareable";
 
 impl BlobInfo {
     pub(super) fn new(digest: Digest, record: BlobRecord) -> Self {
@@ -56,6 +60,7 @@ pub struct ContentStore {
     pub(super) ingests: PathBuf,
     pub(super) max_writers: usize,
     pub(super) max_blob: u64,
+    sharing: Sharing,
     /// References that have a writer, by namespace.
     open: Mutex<HashSet<(Namespace, String)>>,
     uses: Mutex<HashMap<Digest, Use>>,
@@ -77,6 +82,7 @@ impl ContentStore {
             ingests: root.join("ingest"),
             max_writers: limits.max_writers,
             max_blob: limits.max_blob_bytes,
+            sharing: limits.sharing,
             open: Mutex::default(),
             uses: Mutex::default(),
             removed: Notify::new(),
@@ -122,6 +128,20 @@ impl ContentStore {
         self.db.write(claim).await
     }
 
+    /// Whether a namespace that has not got the blob may commit it without sending it.
+    pub(super) fn may_share(&self, digest: &Digest) -> Result<bool> {
+        if self.sharing == Sharing::Shared {
+            return Ok(true);
+        }
+        for row in self.db.scan(&tables::NAMESPACES)? {
+            let shareable = row.record.labels.get(SHAREABLE).is_some_and(|value| value == "true");
+            if shareable && self.exists(&row.namespace, digest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Changes the labels: those that `keys` names, or all of them.
     pub async fn update(
         &self,
@@ -140,7 +160,7 @@ impl ContentStore {
                     None => record.labels = labels,
                     Some(keys) => keys.iter().for_each(|key| labels::set(&mut record.labels, key, &labels)),
                 }
-                labels::check(&record.labels)?;
+                labels::settle(&mut record.labels)?;
                 record.updated_at = Timestamp::now();
                 tx.put(&tables::BLOBS, namespace, digest.as_str(), &record)?;
                 Ok(record)
@@ -157,12 +177,17 @@ impl ContentStore {
         Ok(infos.filter(|info| filter.matches(info)).collect())
     }
 
-    /// Deletes the namespace's record; the file is left to the collector.
-    pub async fn delete(&self, namespace: &Namespace, digest: &Digest) -> Result<()> {
-        let existed = self.db.write(|tx| tx.delete(&tables::BLOBS, namespace, digest.as_str())).await?;
-        if !existed {
-            return Err(Error::not_found("content", digest.as_str()));
-        }
+    /// Deletes the namespace's record and takes it out of the lease; the file is left to the collector.
+    pub async fn delete(&self, namespace: &Namespace, digest: &Digest, lease: Option<&str>) -> Result<()> {
+        self.db
+            .write(|tx| {
+                if !tx.delete(&tables::BLOBS, namespace, digest.as_str())? {
+                    return Err(Error::not_found("content", digest.as_str()));
+                }
+                let Some(lease) = lease else { return Ok(()) };
+                leases::release(tx, namespace, lease, &Resource::Content(digest.clone()))
+            })
+            .await?;
         let event = events::ContentDelete { digest: digest.to_string() };
         self.events.publish_message(namespace, "/content/delete", "containerd.events.ContentDelete", &event);
         Ok(())
@@ -209,7 +234,7 @@ impl ContentStore {
     }
 
     /// Drops an ingest and what was written. One that has a writer is refused.
-    pub async fn abort(&self, namespace: &Namespace, reference: &str) -> Result<()> {
+    pub async fn abort(&self, namespace: &Namespace, reference: &str, lease: Option<&str>) -> Result<()> {
         let _lock = self.lock(namespace, reference)?;
         let folder = self.ingest(namespace, reference);
         let found = blocking(move || {
@@ -217,7 +242,12 @@ impl ContentStore {
             folder.remove()?;
             Ok(found)
         });
-        if found.await? { Ok(()) } else { Err(Error::not_found("ingest", reference)) }
+        if !found.await? {
+            return Err(Error::not_found("ingest", reference));
+        }
+        let Some(lease) = lease else { return Ok(()) };
+        let resource = Resource::Ingest(reference.to_owned());
+        self.db.write(|tx| leases::release(tx, namespace, lease, &resource)).await
     }
 
     pub(super) fn ingest(&self, namespace: &Namespace, reference: &str) -> IngestDir {

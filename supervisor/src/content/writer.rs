@@ -101,12 +101,8 @@ impl ContentStore {
             Some(expected) => self.find_expected(&namespace, &reference, expected, lease.as_deref()).await?,
             None => None,
         };
-        if let (Some((size, _)), true) = (&shared, total > 0)
-            && *size != total
-        {
-            let why = format!("is {size} bytes, not {total}");
-            return Err(Error::precondition(format!("ref {reference}: the expected blob"), why));
-        }
+        // With a wrong size it is the commit that fails.
+        let shared = shared.filter(|(size, _)| total == 0 || *size == total);
         if let Some(lease) = &lease {
             let resource = Resource::Ingest(reference.clone());
             self.db.write(|tx| leases::hold(tx, &namespace, lease, &resource)).await?;
@@ -118,7 +114,7 @@ impl ContentStore {
         Ok(Writer { store: Arc::clone(self), inner: Arc::new(inner), lease, shared, _lock: lock })
     }
 
-    /// The expected blob if it is here for another namespace; an error if this one has it.
+    /// The expected blob if another namespace shares it; an error if this one has it.
     async fn find_expected(
         self: &Arc<Self>,
         namespace: &Namespace,
@@ -130,6 +126,9 @@ impl ContentStore {
             let folder = self.ingest(namespace, reference);
             blocking(move || folder.remove()).await?;
             return Err(Error::already_exists("content", expected.as_str()));
+        }
+        if !self.may_share(expected)? {
+            return Ok(None);
         }
         let pin = self.pin(expected).await;
         let path = self.path(expected);
@@ -356,8 +355,8 @@ impl Writer {
 
     /// Commits the blob. When this returns it survives a power cut. FailedPrecondition if size or digest are wrong (the
     /// ingest stays); AlreadyExists if the namespace has the blob (the ingest is dropped).
-    pub async fn commit(self, options: CommitOptions) -> Result<BlobInfo> {
-        labels::check(&options.labels)?;
+    pub async fn commit(self, mut options: CommitOptions) -> Result<BlobInfo> {
+        labels::settle(&mut options.labels)?;
         let (size, digest) = self.verify(&options).await?;
         let _pin = self.store.pin(&digest).await;
         let target = self.store.path(&digest);

@@ -2,8 +2,8 @@
 //!
 //! A filter is a list of selectors joined by commas, all of which must match; of several filters one must. A
 //! selector is a field path alone (the field is there) or a path, an operator (`==`, `!=`, `~=`) and a value.
-//! Path segments are words or quoted by `"`; values run to the next comma or space, or are quoted by `"`, `/` or
-//! `|`. The escapes inside quotes are those of Go strings. A field that is not there counts as empty.
+//! Path segments are words or quoted by `"`; values run to the next comma or space, or are quoted by `"`; regular expressions
+//! by `/` or `|`, too. The escapes inside quotes are those of Go strings. A field that is not there counts as empty.
 
 mod parse;
 

@@ -49,6 +49,14 @@ fn one(text: &str) -> Result<Vec<Selector>> {
     }
 }
 
+/// What a value may be quoted by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    Double,
+    /// For regular expressions: `/` and `|`, too.
+    Any,
+}
+
 struct Parser<'a> {
     text: &'a str,
     chars: Peekable<CharIndices<'a>>,
@@ -64,11 +72,11 @@ impl Parser<'_> {
         self.space();
         let test = match self.operator()? {
             None => Test::Present,
-            Some("==") => Test::Equal(self.value()?),
-            Some("!=") => Test::NotEqual(self.value()?),
+            Some("==") => Test::Equal(self.value(Quotes::Double)?),
+            Some("!=") => Test::NotEqual(self.value(Quotes::Double)?),
             Some(_) => {
                 let at = self.position();
-                let pattern = self.value()?;
+                let pattern = self.value(Quotes::Any)?;
                 let regex = regex::RegexBuilder::new(&pattern)
                     .size_limit(MAX_REGEX)
                     .dfa_size_limit(MAX_REGEX)
@@ -106,10 +114,20 @@ impl Parser<'_> {
         Err(self.refuse(at, "unknown operator: ==, != and ~= exist".into()))
     }
 
-    fn value(&mut self) -> Result<String> {
+    fn value(&mut self, quotes: Quotes) -> Result<String> {
         self.space();
-        if matches!(self.peek(), Some('"' | '/' | '|')) {
-            return self.quoted();
+        let at = self.position();
+        match self.peek() {
+            Some('"') => return self.quoted(),
+            Some('/' | '|') if quotes == Quotes::Any => return self.quoted(),
+            Some('/' | '|') => {
+                let why = "a value after == or != is quoted by '\"'; '/' and '|' are for ~=";
+                return Err(self.refuse(at, why.into()));
+            }
+            Some('.' | '=' | '!' | '~') => {
+                return Err(self.refuse(at, "a value that begins so must be quoted".into()));
+            }
+            _ => {}
         }
         let value = self.run(|c| c != ',' && !c.is_whitespace() && !c.is_control());
         if value.is_empty() {

@@ -93,6 +93,11 @@ fn malformed_filters_are_refused_with_their_place() {
         "name==\"\\xzz\"",
         "name==\"\\ud800\"",
         "name==|a",
+        "name==|foo|",
+        "name==/foo/",
+        "name==.foo",
+        "name===foo",
+        "|name|==foo",
         "\"\\xff\"==a",
     ] {
         let error = Filter::parse_all(&[filter]).unwrap_err().to_string();

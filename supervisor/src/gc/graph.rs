@@ -33,7 +33,7 @@ impl From<&Resource> for Node {
 pub enum Reach {
     /// The object and everything that it refers to.
     Deep,
-    /// The object alone, and a snapshot's parents: without them it is nothing.
+    /// The object alone, and what it is nothing without: a snapshot's parents, an image's target.
     Flat,
 }
 
@@ -55,8 +55,9 @@ impl Graph {
         self.edges.entry(from).or_default().push(to);
     }
 
-    pub fn parent(&mut self, snapshot: Node, parent: Node) {
-        self.parents.insert(snapshot, parent);
+    /// `parent` is kept as far as `node` is: a snapshot's parent, or an image's target.
+    pub fn parent(&mut self, node: Node, parent: Node) {
+        self.parents.insert(node, parent);
     }
 
     pub fn parent_of(&self, snapshot: &Node) -> Option<&Node> {

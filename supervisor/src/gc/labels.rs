@@ -11,8 +11,9 @@ const FLAT: &str = "containerd.io/gc.flat";
 const REFERENCE: &str = "containerd.io/gc.ref.";
 const BACK_REFERENCE: &str = "containerd.io/gc.bref.";
 
+/// Whether content or a snapshot is a root by itself: by a label that begins with `containerd.io/gc.root`.
 pub fn is_root(labels: &Labels) -> bool {
-    labels.contains_key(ROOT)
+    labels.range(ROOT.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(ROOT))
 }
 
 pub fn is_flat(labels: &Labels) -> bool {

@@ -93,9 +93,15 @@ impl Scope {
         for from in labels::back_references(labels) {
             self.graph.edge(from, node.clone());
         }
+    }
+
+    /// Content or a snapshot: a root only if it says so itself.
+    fn add_candidate(&mut self, node: Node, labels: &Labels) {
+        self.add_labels(&node, labels);
         if labels::is_root(labels) {
             self.graph.root(node.clone(), Reach::Deep);
         }
+        self.candidates.push(node);
     }
 }
 
@@ -107,9 +113,7 @@ fn add_snapshots(marked: &mut Marked, snapshots: &dyn SnapshotSource) -> Result<
             let parent = Node::Snapshot { snapshotter: snapshotter.clone(), key: found.parent };
             scope.graph.parent(Node::Snapshot { snapshotter: snapshotter.clone(), key: key.clone() }, parent);
         }
-        let node = Node::Snapshot { snapshotter, key };
-        scope.add_labels(&node, &found.labels);
-        scope.candidates.push(node);
+        scope.add_candidate(Node::Snapshot { snapshotter, key }, &found.labels);
     }
     Ok(())
 }
@@ -162,7 +166,7 @@ fn add_images(marked: &mut Marked, db: &Db) -> Result<()> {
     for row in db.scan(&tables::IMAGES.view::<ImageView>())? {
         let scope = marked.scope(&row.namespace);
         let node = Node::Image(row.key);
-        scope.graph.edge(node.clone(), Node::Content(row.record.target.digest));
+        scope.graph.parent(node.clone(), Node::Content(row.record.target.digest));
         scope.add_labels(&node, &row.record.labels);
         if labels::is_expired(&row.record.labels, now) {
             scope.candidates.push(node);
@@ -190,9 +194,7 @@ fn add_containers(marked: &mut Marked, db: &Db) -> Result<()> {
 fn add_content(marked: &mut Marked, db: &Db) -> Result<()> {
     for row in db.scan(&tables::BLOBS.view::<LabelsView>())? {
         let scope = marked.scope(&row.namespace);
-        let node = Node::Content(row.key);
-        scope.add_labels(&node, &row.record.labels);
-        scope.candidates.push(node);
+        scope.add_candidate(Node::Content(row.key), &row.record.labels);
     }
     Ok(())
 }

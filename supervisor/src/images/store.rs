@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::filters::{self, Adaptor, Filter};
 use crate::labels::{self, Labels, to_hash};
+use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::{self, Namespace};
 
@@ -57,6 +58,15 @@ impl Adaptor for Image {
     }
 }
 
+/// What a request says beside what it is about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances<'a> {
+    /// The time to record, for images that are built to be the same every time.
+    pub at: Option<Timestamp>,
+    /// The lease that holds an image which would expire.
+    pub lease: Option<&'a str>,
+}
+
 pub struct ImageStore {
     db: Arc<Db>,
     events: Arc<EventBus>,
@@ -87,15 +97,17 @@ impl ImageStore {
         name: &str,
         target: Descriptor,
         labels: Labels,
+        circumstances: Circumstances<'_>,
     ) -> Result<Image> {
-        let now = Timestamp::now();
-        let record = ImageRecord { target, labels, created_at: now, updated_at: now };
-        check(name, &record)?;
+        let now = circumstances.at.unwrap_or_else(Timestamp::now);
+        let mut record = ImageRecord { target, labels, created_at: now, updated_at: now };
+        settle(name, &mut record)?;
         self.db
             .write(|tx| {
                 if tx.contains(&tables::IMAGES, namespace, name)? {
                     return Err(Error::already_exists("image", name));
                 }
+                hold(tx, namespace, name, &record, circumstances.lease)?;
                 store(tx, namespace, name, &record)
             })
             .await?;
@@ -126,7 +138,7 @@ impl ImageStore {
                 record.target = target;
                 record.labels.extend(labels);
                 record.updated_at = now;
-                check(name, &record)?;
+                settle(name, &mut record)?;
                 store(tx, namespace, name, &record)?;
                 Ok((record, existed))
             })
@@ -147,6 +159,7 @@ impl ImageStore {
         target: Option<Descriptor>,
         labels: Labels,
         mask: &[String],
+        circumstances: Circumstances<'_>,
     ) -> Result<Image> {
         let record = self
             .db
@@ -155,8 +168,9 @@ impl ImageStore {
                     .get(&tables::IMAGES, namespace, name)?
                     .ok_or_else(|| Error::not_found("image", name))?;
                 apply_mask(&mut record, target, labels, mask)?;
-                record.updated_at = Timestamp::now();
-                check(name, &record)?;
+                record.updated_at = circumstances.at.unwrap_or_else(Timestamp::now);
+                settle(name, &mut record)?;
+                hold(tx, namespace, name, &record, circumstances.lease)?;
                 store(tx, namespace, name, &record)?;
                 Ok(record)
             })
@@ -165,8 +179,15 @@ impl ImageStore {
         Ok(Image::new(name, record))
     }
 
-    /// Deletes the record; what it referred to is left to the collector. With `target`, only if it is still that.
-    pub async fn delete(&self, namespace: &Namespace, name: &str, target: Option<&Descriptor>) -> Result<()> {
+    /// Deletes the record and takes it out of the lease; what it referred to is left to the collector. With `target`, only
+    /// if it is still that.
+    pub async fn delete(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        target: Option<&Descriptor>,
+        lease: Option<&str>,
+    ) -> Result<()> {
         self.db
             .write(|tx| {
                 let record: ImageRecord = tx
@@ -176,6 +197,9 @@ impl ImageStore {
                     && target.digest != record.target.digest
                 {
                     return Err(Error::not_found("image", format!("{name}@{}", target.digest)));
+                }
+                if let Some(lease) = lease {
+                    leases::release(tx, namespace, lease, &Resource::Image(name.to_owned()))?;
                 }
                 tx.delete(&tables::IMAGES, namespace, name).map(drop)
             })
@@ -221,7 +245,24 @@ fn store(tx: &mut Tx<'_>, namespace: &Namespace, name: &str, record: &ImageRecor
     tx.put(&tables::IMAGES, namespace, name, record)
 }
 
-fn check(name: &str, record: &ImageRecord) -> Result<()> {
+/// An image that has no time to expire is a root by itself; one that has is held by the lease as long as that lives.
+fn hold(
+    tx: &mut Tx<'_>,
+    namespace: &Namespace,
+    name: &str,
+    record: &ImageRecord,
+    lease: Option<&str>,
+) -> Result<()> {
+    match lease {
+        Some(lease) if record.labels.contains_key(leases::EXPIRE) => {
+            leases::hold(tx, namespace, lease, &Resource::Image(name.to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Drops what is empty, and refuses what no image can be.
+fn settle(name: &str, record: &mut ImageRecord) -> Result<()> {
     if name.is_empty() {
         return Err(Error::invalid("image name", "must not be empty"));
     }
@@ -240,7 +281,8 @@ fn check(name: &str, record: &ImageRecord) -> Result<()> {
             "its target's size must be greater than zero",
         ));
     }
-    labels::check(&record.labels)
+    record.target.annotations.retain(|_, value| !value.is_empty());
+    labels::settle(&mut record.labels)
 }
 
 fn apply_mask(

@@ -87,9 +87,9 @@ impl wire::content_server::Content for Service {
     }
 
     async fn delete(&self, request: Request<wire::DeleteContentRequest>) -> Result<Response<()>, Status> {
-        let namespace = namespace(&request)?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let digest = Digest::parse(&request.get_ref().digest)?;
-        self.0.content.delete(&namespace, &digest).await?;
+        self.0.content.delete(&namespace, &digest, lease.as_deref()).await?;
         self.0.gc.trigger();
         Ok(Response::new(()))
     }
@@ -133,8 +133,8 @@ impl wire::content_server::Content for Service {
     }
 
     async fn abort(&self, request: Request<wire::AbortRequest>) -> Result<Response<()>, Status> {
-        let namespace = namespace(&request)?;
-        self.0.content.abort(&namespace, &request.get_ref().r#ref).await?;
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
+        self.0.content.abort(&namespace, &request.get_ref().r#ref, lease.as_deref()).await?;
         Ok(Response::new(()))
     }
 }
