@@ -148,7 +148,8 @@ impl Namespaces {
         Ok(record)
     }
 
-    /// Changes the labels: those that `keys` names, or all of them.
+    /// Changes the labels: those that `keys` names, or all of them. A namespace that does not exist is made, as by
+    /// anything else that is stored in it.
     pub async fn update(
         &self,
         namespace: &Namespace,
@@ -159,9 +160,7 @@ impl Namespaces {
         let record = self
             .db
             .write(|tx| {
-                let mut record = tx
-                    .get(&tables::NAMESPACES, namespace, name)?
-                    .ok_or_else(|| Error::not_found("namespace", name))?;
+                let mut record = tx.get(&tables::NAMESPACES, namespace, name)?.unwrap_or_default();
                 match keys {
                     None => record.labels = labels,
                     Some(keys) => keys.iter().for_each(|key| labels::set(&mut record.labels, key, &labels)),

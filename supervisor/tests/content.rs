@@ -80,7 +80,7 @@ async fn blobs_are_written_read_labelled_listed_and_deleted() {
     assert_eq!(clients.read(&name, 1_000_001, 1_500_000).await.unwrap(), data[1_000_001..2_500_001]);
     assert_eq!(clients.read(&name, 3_000_000, 0).await.unwrap(), b"");
     assert_eq!(code(clients.read(&name, 3_000_001, 0).await), Code::OutOfRange);
-    assert_eq!(code(clients.read(&name, 0, 3_000_001).await), Code::OutOfRange);
+    assert_eq!(clients.read(&name, 2_999_999, 7).await.unwrap(), data[2_999_999..], "as much as there is");
     assert_eq!(code(clients.read(&name, -1, 0).await), Code::InvalidArgument);
     let found = clients.content().info(info(&name)).await.unwrap().into_inner().info.unwrap();
     assert_eq!((found.size, found.labels["a"].as_str()), (3_000_000, "b"));
@@ -158,6 +158,35 @@ async fn an_interrupted_write_goes_on_where_it_ended_even_after_a_kill() {
 }
 
 #[tokio::test]
+async fn a_status_tells_the_digest_and_the_time_of_the_last_write() {
+    let daemon = Daemon::start();
+    let clients = daemon.clients().await;
+    let at = |answer: &WriteContentResponse| {
+        let at = answer.updated_at.unwrap();
+        (at.seconds, at.nanos)
+    };
+    let stat = || WriteContentRequest { action: WriteAction::Stat.into(), ..Default::default() };
+    let (mut writer, opened) = Conversation::open(&clients, "r", "").await.unwrap();
+    assert_eq!(
+        (opened.offset, opened.digest.as_str()),
+        (0, digest(b"").as_str()),
+        "nothing has a digest, too"
+    );
+    let written = writer.write(0, b"half").await.unwrap();
+    assert!(at(&written) > at(&opened));
+    let asked = writer.say(stat()).await.unwrap();
+    assert_eq!((at(&asked), asked.digest.as_str()), (at(&written), digest(b"half").as_str()));
+    drop(writer);
+    let (_writer, reopened) = loop {
+        match Conversation::open(&clients, "r", "").await {
+            Err(status) if status.code() == Code::Unavailable => {}
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!((at(&reopened), reopened.started_at), (at(&written), opened.started_at));
+}
+
+#[tokio::test]
 async fn misuse_has_the_codes_that_clients_test_for() {
     let daemon = Daemon::start();
     let clients = daemon.clients().await;
@@ -181,6 +210,16 @@ async fn misuse_has_the_codes_that_clients_test_for() {
     let (mut writer, stat) = open_again().await;
     assert_eq!(stat.offset, 100_000);
     assert_eq!(code(writer.commit(100_000, &digest(b"other")).await), Code::FailedPrecondition);
+    let (mut writer, _) = open_again().await;
+    assert_eq!(code(writer.commit(99_999, "").await), Code::OutOfRange, "not at its end");
+    let (mut writer, _) = open_again().await;
+    let too_small = WriteContentRequest {
+        action: WriteAction::Commit.into(),
+        total: 99_999,
+        offset: 100_000,
+        ..Default::default()
+    };
+    assert_eq!(code(writer.say(too_small).await), Code::FailedPrecondition);
     let (mut writer, _) = open_again().await;
     let wrong_size = WriteContentRequest {
         action: WriteAction::Commit.into(),

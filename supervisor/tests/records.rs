@@ -275,10 +275,16 @@ async fn namespaces_have_labels_and_are_deleted_only_when_empty() {
     };
     let updated = clients.namespaces().update(update).await.unwrap().into_inner().namespace.unwrap();
     assert_eq!(updated.labels, labels(&[("c", "d")]));
+    // A label makes the namespace, as containerd's clients expect.
+    let update = namespaces::UpdateNamespaceRequest {
+        namespace: named("n0", &[("c", "d")]),
+        update_mask: mask(&["labels.c"]),
+    };
+    clients.namespaces().update(update).await.unwrap();
     clients.in_namespace("n2").put("r", b"x", &[]).await.unwrap();
     let listed = clients.namespaces().list(namespaces::ListNamespacesRequest::default()).await.unwrap();
     let names: Vec<_> = listed.into_inner().namespaces.into_iter().map(|namespace| namespace.name).collect();
-    assert_eq!(names, ["n1", "n2"]);
+    assert_eq!(names, ["n0", "n1", "n2"]);
     let delete = |name: &str| namespaces::DeleteNamespaceRequest { name: name.into() };
     let refused = clients.namespaces().delete(delete("n2")).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);

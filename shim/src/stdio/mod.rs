@@ -127,6 +127,8 @@ impl Io {
                 }
                 return Ok([Some(open_file(&path, true)?), Some(open_file(&path, true)?)]);
             }
+            // A terminal has one stream; clients name a second FIFO all the same and do not make it.
+            other if paths.terminal => [other, Target::Null],
             other => [other, uri::parse("stderr", &paths.stderr)?],
         };
         let mut sinks = [None, None];

@@ -26,7 +26,8 @@ fn with_fifos(script: &str, terminal: bool) -> (Shim, Want) {
     let want = Want {
         stdin: fifo(dir, "in"),
         stdout: fifo(dir, "out"),
-        stderr: if terminal { String::new() } else { fifo(dir, "err") },
+        // With a terminal, containerd's clients name a FIFO for stderr that they have not made.
+        stderr: if terminal { dir.join("err").display().to_string() } else { fifo(dir, "err") },
         terminal,
         options: None,
         ..Want::sh(script)

@@ -136,20 +136,20 @@ impl IngestDir {
         self.ranges().exists()
     }
 
+    /// When data was last written; `None` without data.
+    pub fn updated_at(&self) -> Option<Timestamp> {
+        let modified = fs::metadata(self.data()).and_then(|metadata| metadata.modified()).ok()?;
+        Timestamp::try_from(modified).ok()
+    }
+
     pub fn status(&self, info: &IngestInfo) -> Result<IngestStatus> {
-        let data = self.data();
-        let updated_at = fs::metadata(&data)
-            .and_then(|metadata| metadata.modified())
-            .ok()
-            .and_then(|time| Timestamp::try_from(time).ok())
-            .unwrap_or(info.started_at);
         Ok(IngestStatus {
             reference: info.reference.clone(),
             offset: self.load_ranges()?.contiguous(),
             total: info.total,
             expected: info.expected.clone(),
             started_at: info.started_at,
-            updated_at,
+            updated_at: self.updated_at().unwrap_or(info.started_at),
         })
     }
 

@@ -58,6 +58,9 @@ struct Written {
     ranges: Ranges,
     /// Bytes since `ranges` were last noted on disk; `None` while the data is only appended.
     unnoted: Option<u64>,
+    /// The last change, and whether the file on disk says so: its own time is that of the kernel's last tick.
+    updated_at: Timestamp,
+    is_stamped: bool,
 }
 
 struct Hashed {
@@ -139,14 +142,16 @@ impl ContentStore {
 
 impl Inner {
     fn open(folder: IngestDir, wanted: IngestInfo, max_blob: u64) -> Result<Self> {
-        let (info, file) = match folder.load()? {
+        let (info, updated_at, file) = match folder.load()? {
             Some(begun) if fits(&begun, &wanted)? => {
+                let updated_at = folder.updated_at().unwrap_or(begun.started_at);
                 let file = folder.open_data()?;
-                (IngestInfo { started_at: begun.started_at, ..merge(begun, wanted) }, file)
+                (IngestInfo { started_at: begun.started_at, ..merge(begun, wanted) }, updated_at, file)
             }
             _ => {
                 let file = folder.create(&wanted)?;
-                (wanted, file)
+                let started_at = wanted.started_at;
+                (wanted, started_at, file)
             }
         };
         if let Err(error) = preallocate(&file, info.total, &folder) {
@@ -161,7 +166,7 @@ impl Inner {
             info,
             folder,
             file: Arc::new(file),
-            written: Mutex::new(Written { ranges, unnoted }),
+            written: Mutex::new(Written { ranges, unnoted, updated_at, is_stamped: true }),
             noting: Mutex::new(()),
             hashed: Mutex::new(Hashed { hasher: Hasher::new(algorithm), upto: 0 }),
             frontier,
@@ -181,6 +186,7 @@ impl Inner {
                 written.unnoted = Some(NOTE_EVERY);
             }
             written.ranges.add(offset..end);
+            written.touch();
             self.frontier.send_replace(written.ranges.contiguous());
             let unnoted = written.unnoted.map(|unnoted| unnoted + bytes.len() as u64);
             let due = unnoted.is_some_and(|unnoted| unnoted >= NOTE_EVERY);
@@ -237,6 +243,7 @@ impl Inner {
             .set_len(length)
             .map_err(|source| Error::io("truncating the ingest", self.folder.data(), source))?;
         written.ranges.truncate(length);
+        written.touch();
         if written.unnoted.is_some() {
             self.folder.store_ranges(&written.ranges)?;
         }
@@ -265,6 +272,13 @@ impl Inner {
     }
 }
 
+impl Written {
+    fn touch(&mut self) {
+        self.updated_at = Timestamp::now();
+        self.is_stamped = false;
+    }
+}
+
 impl Writer {
     pub fn namespace(&self) -> &Namespace {
         &self.inner.info.namespace
@@ -281,6 +295,11 @@ impl Writer {
 
     pub fn started_at(&self) -> Timestamp {
         self.inner.info.started_at
+    }
+
+    /// When data was last written, by this writer or one before it.
+    pub fn updated_at(&self) -> Timestamp {
+        lock(&self.inner.written).updated_at
     }
 
     /// Whether another namespace has the blob, so that it can be committed without writing anything.
@@ -443,8 +462,13 @@ impl Writer {
 impl Drop for Inner {
     fn drop(&mut self) {
         let written = self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if written.is_stamped || !self.folder.path().exists() {
+            return;
+        }
+        if let Err(error) = self.file.set_modified(written.updated_at.into()) {
+            tracing::debug!("the time of ingest {} was not set: {error}", self.info.reference);
+        }
         if written.unnoted.is_some_and(|unnoted| unnoted > 0)
-            && self.folder.path().exists()
             && let Err(error) = self.folder.store_ranges(&written.ranges)
         {
             tracing::warn!("the parts of ingest {} were not noted: {error}", self.info.reference);
