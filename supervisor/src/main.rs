@@ -23,6 +23,7 @@ mod listen;
 mod malloc;
 mod metadata;
 mod namespaces;
+mod sandboxes;
 mod serve;
 mod services;
 mod snapshots;

@@ -232,5 +232,8 @@ fn held(tx: &Tx<'_>, namespace: &Namespace) -> Result<Vec<&'static str>> {
     if tx.any(&tables::CONTAINERS, namespace)? {
         held.push("containers");
     }
+    if tx.any(&tables::SANDBOXES, namespace)? {
+        held.push("sandboxes");
+    }
     Ok(held)
 }

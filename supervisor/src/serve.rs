@@ -23,6 +23,7 @@ use crate::leases::Leases;
 use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
 use crate::namespaces::{Namespace, Namespaces};
+use crate::sandboxes::SandboxStore;
 use crate::services::Services;
 use crate::snapshots::Snapshots;
 use crate::tasks::{TaskManager, TaskOptions};
@@ -98,6 +99,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let content = Arc::new(content);
     let images = Arc::new(ImageStore::new(Arc::clone(&db), Arc::clone(&events)));
     let containers = Arc::new(ContainerStore::new(Arc::clone(&db), Arc::clone(&events)));
+    let sandboxes = Arc::new(SandboxStore::new(Arc::clone(&db)));
     let snapshots = {
         let (config, db, events) = (Arc::clone(config), Arc::clone(&db), Arc::clone(&events));
         blocking(move || Snapshots::open(&config.root, &config.snapshotter, &db, &events)).await?
@@ -126,6 +128,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         puller,
         leases,
         containers,
+        sandboxes,
         gc,
         tasks,
     })

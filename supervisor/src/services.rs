@@ -12,6 +12,7 @@ use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::namespaces::Namespaces;
+use crate::sandboxes::SandboxStore;
 use crate::snapshots::Snapshots;
 use crate::tasks::TaskManager;
 
@@ -30,6 +31,7 @@ pub struct Services {
     pub puller: Arc<Puller>,
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,
+    pub sandboxes: Arc<SandboxStore>,
     pub gc: Arc<Collector>,
     pub tasks: Arc<TaskManager>,
 }

@@ -14,6 +14,7 @@ pub mod layers;
 mod leases;
 mod namespaces;
 mod reflection;
+mod sandboxes;
 mod snapshots;
 pub mod tasks;
 mod version;
@@ -77,6 +78,10 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
         .add_service(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
         .add_service(limited!(
             wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::sandbox::v1::store_server::StoreServer::new(sandboxes::Store(s())),
             services
         ))
         .add_service(limited!(

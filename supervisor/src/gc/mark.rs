@@ -72,6 +72,7 @@ pub fn run(
     add_leases(&mut marked, db)?;
     add_images(&mut marked, db)?;
     add_containers(&mut marked, db)?;
+    add_sandboxes(&mut marked, db)?;
     add_content(&mut marked, db)?;
     for scope in marked.scopes.values_mut() {
         scope.graph.mark();
@@ -187,6 +188,17 @@ fn add_containers(marked: &mut Marked, db: &Db) -> Result<()> {
         }
         scope.add_labels(&node, &labels);
         scope.graph.root(node, Reach::Deep);
+    }
+    Ok(())
+}
+
+/// A sandbox's record keeps what its labels name.
+fn add_sandboxes(marked: &mut Marked, db: &Db) -> Result<()> {
+    for row in db.scan(&tables::SANDBOXES.view::<LabelsView>())? {
+        let graph = &mut marked.scope(&row.namespace).graph;
+        for to in labels::references(&row.record.labels) {
+            graph.root(to, Reach::Deep);
+        }
     }
     Ok(())
 }

@@ -74,6 +74,12 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
             }
             (Node::Container(key), edges)
         })
+    } else if tables::SANDBOXES.has(tag) {
+        let record = tx.get(&tables::SANDBOXES.view::<LabelsView>(), &namespace, &key)?;
+        for edge in record.iter().flat_map(|record| labels::references(&record.labels)) {
+            marked.scope(&namespace).graph.root(edge, Reach::Deep);
+        }
+        None
     } else if tables::LEASES.has(tag) {
         let labels =
             tx.get(&tables::LEASES.view::<LabelsView>(), &namespace, &key)?.map(|record| record.labels);

@@ -58,4 +58,6 @@ pub mod tables {
     pub const SETTINGS: Table<String> = Table::new(9, "settings");
     /// The engine's own records, by its keys.
     pub const ENGINE: Table<crate::engine::state::State> = Table::new(10, "engine");
+    /// Key: sandbox id.
+    pub const SANDBOXES: Table<crate::sandboxes::SandboxRecord> = Table::new(11, "sandboxes");
 }

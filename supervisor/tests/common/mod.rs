@@ -172,6 +172,7 @@ clients! {
     namespaces: wire::namespaces::v1::namespaces_client::NamespacesClient<Service>,
     events: wire::events::v1::events_client::EventsClient<Service>,
     snapshots: wire::snapshots::v1::snapshots_client::SnapshotsClient<Service>,
+    sandboxes: wire::sandbox::v1::store_client::StoreClient<Service>,
     introspection: wire::introspection::v1::introspection_client::IntrospectionClient<Service>,
     version: wire::version::v1::version_client::VersionClient<Service>,
 }
