@@ -55,7 +55,7 @@ impl Graph {
         self.edges.entry(from).or_default().push(to);
     }
 
-    /// `parent` is kept as far as `node` is: a snapshot's parent, or an image's target.
+    /// `parent` is kept as far as `node` is: a snapshot's parent, or the target of an image or an ingest.
     pub fn parent(&mut self, node: Node, parent: Node) {
         self.parents.insert(node, parent);
     }

@@ -11,7 +11,7 @@ use super::{SnapshotId, SnapshotSource, labels};
 use crate::content::ContentStore;
 use crate::error::Result;
 use crate::labels::Labels;
-use crate::leases;
+use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, tables};
 use crate::namespaces::Namespace;
 
@@ -124,7 +124,7 @@ fn add_ingests(marked: &mut Marked, content: &ContentStore, age: Duration) -> Re
         let scope = marked.scope(&namespace);
         let node = Node::Ingest(status.reference);
         if let Some(expected) = status.expected {
-            scope.graph.edge(node.clone(), Node::Content(expected.to_string()));
+            scope.graph.parent(node.clone(), Node::Content(expected.to_string()));
         }
         let written = SystemTime::from(status.updated_at);
         let old = SystemTime::now().duration_since(written).is_ok_and(|since| since > age);
@@ -156,6 +156,8 @@ fn add_leases(marked: &mut Marked, db: &Db) -> Result<()> {
     for row in db.scan(&tables::LEASE_RESOURCES)? {
         let Some((lease, resource)) = leases::split(&row.key) else { continue };
         if let Some(&reach) = flat.get(&(row.namespace.clone(), lease.to_owned())) {
+            // An ingest is always held with the blob that it is going to be.
+            let reach = if matches!(resource, Resource::Ingest(_)) { Reach::Deep } else { reach };
             marked.scope(&row.namespace).graph.root(Node::from(&resource), reach);
         }
     }

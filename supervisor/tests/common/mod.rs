@@ -27,8 +27,16 @@ impl Daemon {
 
     /// With further lines of configuration.
     pub fn with_config(config: &str) -> Self {
-        let mut daemon =
-            Self { folder: tempfile::tempdir().unwrap(), child: None, config: config.to_owned() };
+        Self::at(tempfile::tempdir().unwrap(), config)
+    }
+
+    /// On a tmpfs: for tests of many small writes, whose disk is not what they test.
+    pub fn in_memory(config: &str) -> Self {
+        Self::at(tempfile::tempdir_in("/dev/shm").unwrap(), config)
+    }
+
+    fn at(folder: tempfile::TempDir, config: &str) -> Self {
+        let mut daemon = Self { folder, child: None, config: config.to_owned() };
         daemon.restart();
         daemon
     }
