@@ -4,9 +4,10 @@ use longshore_proto::containerd::services::diff::v1 as wire;
 use longshore_proto::containerd::types;
 use tonic::{Request, Response, Status};
 
-use super::{convert, namespace, required};
-use crate::diff::{self, Durability};
+use super::{convert, lease, namespace, required};
+use crate::diff::{self, Durability, Wanted};
 use crate::error::Error;
+use crate::labels::from_hash;
 use crate::services::Services;
 use crate::snapshots::Mount;
 
@@ -32,8 +33,21 @@ impl wire::diff_server::Diff for Service {
         Ok(Response::new(wire::ApplyResponse { applied: Some(convert::descriptor(applied)) }))
     }
 
-    async fn diff(&self, _: Request<wire::DiffRequest>) -> Result<Response<wire::DiffResponse>, Status> {
-        Err(Error::Unimplemented { what: "Diff.Diff (making a layer from a snapshot)".to_owned() }.into())
+    async fn diff(&self, request: Request<wire::DiffRequest>) -> Result<Response<wire::DiffResponse>, Status> {
+        let (namespace, lease) = (namespace(&request)?, lease(&request)?);
+        let asked = request.into_inner();
+        let mounts = |mounts: Vec<types::Mount>| mounts.into_iter().map(from_wire).collect();
+        let newest = asked.source_date_epoch.map(convert::from_timestamp).transpose()?;
+        let wanted = Wanted {
+            media_type: asked.media_type,
+            reference: asked.r#ref,
+            labels: from_hash(asked.labels),
+            newest,
+            lease,
+        };
+        let sides = (mounts(asked.left), mounts(asked.right));
+        let made = diff::make(&self.0.content, &namespace, sides, wanted).await?;
+        Ok(Response::new(wire::DiffResponse { diff: Some(convert::descriptor(made)) }))
     }
 }
 

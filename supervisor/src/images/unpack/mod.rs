@@ -18,7 +18,7 @@ mod pipeline;
 mod sparse;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub mod tree;
 
 use std::io::Read;
 use std::os::fd::BorrowedFd;

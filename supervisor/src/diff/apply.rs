@@ -1,14 +1,14 @@
 //! Applying a layer to mounts: what containerd's clients ask for when they unpack an image themselves.
 //!
-//! What always holds: the mounts are seen by nobody else and are gone when the call returns, however it ends; a layer is
-//! refused as in a pull.
+//! What always holds: a layer is refused as in a pull.
 
 #![forbid(unsafe_code)]
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use super::{CancelOnDrop, PLAIN_LAYER, UNCOMPRESSED};
 use crate::content::store::blocking;
 use crate::content::{ContentStore, Descriptor, Digest};
 use crate::error::{Error, Result};
@@ -18,9 +18,6 @@ use crate::images::unpack::{self, Applied, Compression, Form, Limits, Options, U
 use crate::labels::Labels;
 use crate::namespaces::Namespace;
 use crate::snapshots::Mount;
-
-const UNCOMPRESSED: &str = "containerd.io/uncompressed";
-const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Whether the files are on the disk when the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +47,11 @@ pub async fn apply(
     let _guard = CancelOnDrop(cancel.clone());
     let digest = diff.digest.clone();
     let applied = blocking(move || {
-        let root = detached::open(&mounts)?;
-        let (form, compressed, limits) = (Form::Merged, blob.size, Limits::default());
+        let (root, form) = match upper_alone(&mounts) {
+            Some(upper) => (detached::open(&[upper])?, Form::Upper),
+            None => (detached::open(&mounts)?, Form::Merged),
+        };
+        let (compressed, limits) = (blob.size, Limits::default());
         let options = Options { form, compression, compressed, limits, cancel: &cancel };
         let applied = unpack::apply_layer(blob.into_reader(), root.as_fd(), options)
             .map_err(|source| refused(&digest, source))?;
@@ -62,6 +62,18 @@ pub async fn apply(
     })
     .await?;
     describe(content, namespace, diff, &applied).await
+}
+
+// An upper directory without lower ones cannot be mounted. Clients that unpack layers side by side mean the directory itself, as an
+// overlay mount will see it later.
+fn upper_alone(mounts: &[Mount]) -> Option<Mount> {
+    let [mount] = mounts else { return None };
+    let find = |key: &str| mount.options.iter().find_map(|option| option.strip_prefix(key));
+    if mount.kind != "overlay" || find("lowerdir").is_some() {
+        return None;
+    }
+    let source = find("upperdir=")?.to_owned();
+    Some(Mount { kind: "bind".to_owned(), source, target: String::new(), options: Vec::new() })
 }
 
 fn refused(digest: &Digest, source: UnpackError) -> Error {
@@ -90,12 +102,4 @@ async fn describe(
     }
     let (digest, annotations) = (Digest::parse(&diff_id)?, Labels::new());
     Ok(Descriptor { media_type: PLAIN_LAYER.to_owned(), digest, size: applied.inflated, annotations })
-}
-
-struct CancelOnDrop(Arc<AtomicBool>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
