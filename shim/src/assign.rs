@@ -3,12 +3,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use longshore_proto::longshore::shim::v1::{AssignRequest, AssignResponse};
 
 use crate::error::{Error, Result};
 use crate::poll::{Flags, Token};
-use crate::server::{Assigned, Life, Shim};
+use crate::server::{Assigned, Life, Origin, Place, Shim};
 use crate::{bundle, names};
 
 impl Shim {
@@ -35,7 +36,13 @@ impl Shim {
         let pid = std::process::id();
         bundle::write(&folder, bundle::SHIM_PID, pid.to_string().as_bytes())?;
         self.poll.add(&listener, Token::Listener, Flags::IN)?;
-        self.assigned = Some(Assigned { id: request.id, bundle: path, folder, listener });
+        self.assigned = Some(Assigned {
+            id: request.id,
+            namespace: request.namespace,
+            place: Rc::new(Place { bundle: path, folder }),
+            listener,
+            origin: Origin::Pool,
+        });
         self.life = Life::Serving;
         Ok(AssignResponse { pid })
     }

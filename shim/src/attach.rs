@@ -187,8 +187,7 @@ impl Shim {
     /// Forgets a process of which nothing more will be heard: whoever still waits for it is told.
     pub fn forget_process(&mut self, serial: u32) {
         let Some(process) = self.processes.remove(&serial) else { return };
-        let id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
-        let gone = Error::NoProcess { id, exec_id: process.exec_id };
+        let gone = Error::NoProcess { id: process.container.to_string(), exec_id: process.exec_id };
         let clients = process.attachments.iter().map(|client| (client.connection, client.stream));
         let waiters = process.waiters.iter().map(|caller| (caller.connection, caller.stream));
         for (connection, stream) in clients.chain(waiters) {

@@ -15,12 +15,14 @@ use crate::limits;
 
 /// The OCI configuration, written by the daemon.
 pub const CONFIG: &str = "config.json";
-/// What the daemon asked for: an encoded `CreateTaskRequest`.
-pub const REQUEST: &str = "create.pb";
 /// Where the shim listens.
 pub const SOCKET: &str = "shim.sock";
 /// The shim's process id, decimal.
 pub const SHIM_PID: &str = "shim.pid";
+/// The address at which a foreign daemon connects, as `start` has answered it.
+pub const ADDRESS: &str = "address";
+/// The FIFO from which a foreign daemon reads what its shim has to say.
+pub const LOG: &str = "log";
 /// The process id of the container's first process, decimal.
 pub const INIT_PID: &str = "init.pid";
 /// The folder of exit records.

@@ -11,6 +11,7 @@ use crate::server::Shim;
 use crate::timers::Timer;
 
 const SHIM: &str = "longshore.shim.v1.Shim";
+const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages on the wire.
 const TASK: [&str; 2] = ["containerd.task.v3.Task", "containerd.task.v2.Task"];
 
@@ -41,6 +42,8 @@ impl Shim {
             self.shim_method(caller, flags, request)
         } else if TASK.contains(&request.service.as_str()) {
             self.task_method(caller, request)
+        } else if request.service == SANDBOX {
+            self.sandbox_method(caller, request)
         } else {
             Err(no_method(request))
         };
@@ -112,6 +115,22 @@ impl Shim {
         }
     }
 
+    fn sandbox_method(&mut self, caller: Caller, request: &Request) -> Result<Answer> {
+        let payload = request.payload.as_slice();
+        match request.method.as_str() {
+            "CreateSandbox" => self.unary(payload, Self::create_sandbox),
+            "StartSandbox" => self.unary(payload, Self::start_sandbox),
+            "Platform" => self.unary(payload, Self::sandbox_platform),
+            "StopSandbox" => self.stop_sandbox(caller, &ttrpc::decode(payload, "StopSandboxRequest")?),
+            "WaitSandbox" => self.wait_sandbox(caller, &ttrpc::decode(payload, "WaitSandboxRequest")?),
+            "SandboxStatus" => self.unary(payload, Self::sandbox_status),
+            "PingSandbox" => self.unary(payload, Self::ping_sandbox),
+            "ShutdownSandbox" => self.unary(payload, Self::shutdown_sandbox),
+            "SandboxMetrics" => self.unary(payload, Self::sandbox_metrics),
+            _ => Err(no_method(request)),
+        }
+    }
+
     fn unary<Q, A>(&mut self, payload: &[u8], method: fn(&mut Self, Q) -> Result<A>) -> Result<Answer>
     where
         Q: Message + Default,
@@ -143,6 +162,7 @@ impl Shim {
             process.waiters.retain(|waiter| *waiter != caller);
             process.deleters.retain(|deleter| *deleter != caller);
         }
+        self.forget_sandbox_callers(|waiting| *waiting == caller);
         self.fail(caller, &Error::Deadline);
     }
 

@@ -20,7 +20,7 @@ pub enum Error {
     NoMethod { service: String, method: String },
     /// Something that the API knows and this shim does not do.
     #[error("{what} is not supported: {why}")]
-    NotBuilt { what: &'static str, why: &'static str },
+    NotBuilt { what: &'static str, why: String },
     /// A task call before `Assign`.
     #[error("this shim waits in the daemon's pool: call longshore.shim.v1.Shim/Assign first")]
     NotAssigned,
@@ -39,6 +39,9 @@ pub enum Error {
     /// A call for a container that was not created, or is deleted.
     #[error("container {id} has no task")]
     NoTask { id: String },
+    /// A call for a sandbox that is not there.
+    #[error("no such sandbox: {id}")]
+    NoSandbox { id: String },
     /// A call for an exec that is not there.
     #[error("process {exec_id} of container {id} not found")]
     NoProcess { id: String, exec_id: String },
@@ -60,6 +63,12 @@ pub enum Error {
     /// `config.json`, or JSON in a request, that cannot be read.
     #[error("{what}: {source}")]
     Json { what: &'static str, source: serde_json::Error },
+    /// A command of another OCI runtime.
+    #[error("OCI runtime {verb} failed: {runtime}: {why}")]
+    Command { runtime: String, verb: &'static str, why: String },
+    /// What a daemon's `start`, `delete` or `-info` said.
+    #[error("{0}")]
+    Usage(String),
     /// A file of the bundle, the log or stdio that cannot be used.
     #[error("{doing} {path:?}: {source}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
@@ -86,12 +95,12 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Wire(ttrpc::Error::TooLong { .. }) | Self::Limit { .. } => Code::ResourceExhausted,
-            Self::Wire(_) | Self::BadName { .. } | Self::BadField { .. } | Self::Json { .. } => {
+            Self::Usage(_) | Self::Wire(_) | Self::BadName { .. } | Self::BadField { .. } | Self::Json { .. } => {
                 Code::InvalidArgument
             }
             Self::NoMethod { .. } | Self::NotBuilt { .. } => Code::Unimplemented,
             Self::NotAssigned | Self::Assigned { .. } | Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::OtherContainer { .. } | Self::NoTask { .. } | Self::NoProcess { .. } | Self::Finished => {
+            Self::OtherContainer { .. } | Self::NoTask { .. } | Self::NoProcess { .. } | Self::NoSandbox { .. } | Self::Finished => {
                 Code::NotFound
             }
             Self::Exists { .. } => Code::AlreadyExists,
@@ -101,7 +110,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied => Code::PermissionDenied,
                 _ => Code::Unknown,
             },
-            Self::System { .. } => Code::Unknown,
+            Self::System { .. } | Self::Command { .. } => Code::Unknown,
             Self::Runtime(error) => runtime_code(error),
         }
     }

@@ -29,6 +29,7 @@ pub enum What {
     ExecStarted(events::TaskExecStarted),
     Paused(events::TaskPaused),
     Resumed(events::TaskResumed),
+    Checkpointed(events::TaskCheckpointed),
 }
 
 impl What {
@@ -45,6 +46,9 @@ impl What {
             }
             Self::Paused(m) => ("/tasks/paused", "containerd.events.TaskPaused", m.encode_to_vec()),
             Self::Resumed(m) => ("/tasks/resumed", "containerd.events.TaskResumed", m.encode_to_vec()),
+            Self::Checkpointed(m) => {
+                ("/tasks/checkpointed", "containerd.events.TaskCheckpointed", m.encode_to_vec())
+            }
         }
     }
 
@@ -102,8 +106,22 @@ impl EventLog {
     }
 
     /// What a subscriber that has everything up to `after` still needs.
-    fn since(&self, after: u64) -> impl Iterator<Item = &[u8]> {
+    pub fn since(&self, after: u64) -> impl Iterator<Item = &[u8]> {
         self.kept.iter().filter(move |kept| kept.sequence > after).map(|kept| &*kept.encoded)
+    }
+}
+
+impl EventLog {
+    /// The number of the newest event.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Forgets events that nobody will ask for again.
+    pub fn forget(&mut self, up_to: u64) {
+        while let Some(kept) = self.kept.pop_front_if(|kept| kept.sequence <= up_to) {
+            self.passing -= usize::from(!kept.lasting);
+        }
     }
 }
 
@@ -120,6 +138,9 @@ impl Shim {
             for stream in streams {
                 connection.send_raw(stream, encoded);
             }
+        }
+        if self.publisher.is_some() {
+            self.publish();
         }
     }
 

@@ -11,13 +11,13 @@ use rustix::process::{WaitOptions, WaitStatus};
 
 use crate::events::What;
 use crate::poll::Stream;
-use crate::process::{INIT, Phase};
+use crate::process::{Phase, Process};
 use crate::server::{Life, Shim};
 use crate::signals::Taken;
 use crate::stdio::Until;
 use crate::task::wait_response;
 use crate::timers::Timer;
-use crate::{bundle, limits};
+use crate::{bundle, limits, report};
 
 /// The exit code of a process that could not be started for a reason other than its program.
 pub const NOT_STARTED: u8 = 128;
@@ -32,85 +32,88 @@ impl Shim {
         }
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             let pid = pid.as_raw_nonzero().get();
-            let ended =
-                |(_, process): &(&u32, &crate::process::Process)| process.pid == pid && process.is_alive();
+            let ended = |(_, process): &(&u32, &Process)| process.pid == pid && process.is_alive();
             let found = self.processes.iter().find(ended).map(|(serial, _)| *serial);
             if let (Some(serial), Some(code)) = (found, exit_code(status)) {
                 self.exited(serial, code);
+            } else {
+                self.logger_exited(pid);
             }
         }
     }
 
     /// A process has ended with this exit code.
     pub fn exited(&mut self, serial: u32, code: u32) {
-        self.check_ooms();
-        let ooms = self.task.as_ref().map_or(0, |task| task.ooms);
-        let container_id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
+        let Some(container) = self.processes.get(&serial).map(|process| process.container.clone()) else { return };
+        self.check_ooms(&container);
+        let task = self.tasks.get(&*container);
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let record = ExitRecord {
-            container_id,
+            container_id: container.to_string(),
             exec_id: process.exec_id.clone(),
             pid: process.wire_pid(),
             exit_status: process.unusable.map_or(code, u32::from),
             exited_at: Some(SystemTime::now().into()),
-            oom_killed: ooms > process.ooms_before,
+            oom_killed: task.is_some_and(|task| task.ooms > process.ooms_before),
             started_at: process.started_at.map(Into::into),
         };
-        if let Some(assigned) = &self.assigned
-            && let Err(error) = bundle::write_exit(&assigned.folder, &record)
+        if let Some(task) = task
+            && let Err(error) = bundle::write_exit(&task.place.folder, &record)
         {
             // The exit is true all the same, and whoever is connected must hear of it.
-            eprintln!("container {}: {error}", assigned.id);
+            report::error(&container, &error);
         }
         process.phase = Phase::Stopped(record);
         process.exited = Some(Instant::now());
         process.handle = None;
+        let is_init = process.is_init();
         Stream::BOTH.into_iter().for_each(|stream| self.pump(serial, stream, Until::Empty));
         self.close_input(serial);
-        if serial == INIT {
-            self.end_the_others();
+        if is_init {
+            self.end_the_others(&container);
         }
         self.timers.set(limits::DRAIN, Timer::Drain(serial));
-        self.announce_what_may_be();
+        self.announce_what_may_be(&container);
         self.settle(serial);
+        if is_init {
+            self.sandbox_lost_a_container();
+        }
     }
 
     /// Processes that share someone else's pid namespace do not end with the first one by themselves.
-    fn end_the_others(&mut self) {
-        let Some(task) = self.task.as_ref().filter(|task| task.shares_pids) else { return };
-        if let Some(container) = &task.container {
-            let _ = container.kill_all(libc::SIGKILL);
+    fn end_the_others(&mut self, container: &str) {
+        let Some(task) = self.tasks.get(container).filter(|task| task.shares_pids) else { return };
+        if let Some(driver) = &task.driver {
+            let _ = driver.kill_all(libc::SIGKILL);
         }
     }
 
-    /// Tells every exit that is still to be told: execs first, and the first process's after all of them.
-    fn announce_what_may_be(&mut self) {
-        let is_untold =
-            |process: &crate::process::Process| process.exit_record().is_some() && !process.announced;
-        let untold: Vec<u32> = self
-            .processes
-            .iter()
-            .filter_map(|(serial, process)| (*serial != INIT && is_untold(process)).then_some(*serial))
-            .collect();
+    /// Tells every exit of a container that is still to be told: execs first, and the first process's after all of them.
+    fn announce_what_may_be(&mut self, container: &str) {
+        let is_untold = |process: &Process| process.exit_record().is_some() && !process.announced;
+        let theirs = self.processes.iter().filter(|(_, process)| *process.container == *container);
+        let execs = theirs.filter(|(_, process)| !process.is_init());
+        let untold: Vec<u32> =
+            execs.clone().filter_map(|(serial, process)| is_untold(process).then_some(*serial)).collect();
+        let others_live = execs.into_iter().any(|(_, process)| process.is_alive());
         untold.iter().for_each(|serial| self.announce(*serial));
-        let others_live =
-            self.processes.iter().any(|(serial, process)| *serial != INIT && process.is_alive());
-        if !others_live && self.processes.get(&INIT).is_some_and(is_untold) {
-            self.announce(INIT);
+        let Some(init) = self.tasks.get(container).map(|task| task.init) else { return };
+        if !others_live && self.processes.get(&init).is_some_and(is_untold) {
+            self.announce(init);
         }
     }
 
     fn announce(&mut self, serial: u32) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let Phase::Stopped(record) = &process.phase else { return };
-        process.announced = true;
         let exit = TaskExit {
             container_id: record.container_id.clone(),
-            id: if serial == INIT { record.container_id.clone() } else { record.exec_id.clone() },
+            id: if process.is_init() { record.container_id.clone() } else { record.exec_id.clone() },
             pid: record.pid,
             exit_status: record.exit_status,
             exited_at: record.exited_at,
         };
+        process.announced = true;
         let response = wait_response(process);
         let waiters = std::mem::take(&mut process.waiters);
         self.emit(&What::Exit(exit));
@@ -133,28 +136,27 @@ impl Shim {
     }
 
     /// The container ran out of memory, or its cgroup changed.
-    pub fn on_oom(&mut self) {
-        let Some(oom) = self.task.as_ref().and_then(|task| task.container.as_ref()?.oom_fd()) else { return };
+    pub fn on_oom(&mut self, init: u32) {
+        let Some(container) = self.processes.get(&init).map(|process| process.container.clone()) else { return };
+        let driver = self.tasks.get(&*container).and_then(|task| task.driver.as_ref());
+        let Some(oom) = driver.and_then(|driver| driver.oom_fd()) else { return };
         // Either an eventfd, or a control file whose reading acknowledges the change.
         let mut counter = [0u8; 64];
         if rustix::io::pread(oom, &mut counter, 0).is_err() {
             let _ = rustix::io::read(oom, &mut counter[..8]);
         }
-        self.check_ooms();
+        self.check_ooms(&container);
     }
 
     /// Reports out-of-memory kills that were not reported yet.
-    fn check_ooms(&mut self) {
-        let Some(task) = &mut self.task else { return };
-        let Some(count) = task.container.as_ref().map(longshore_runtime::Container::oom_kills) else {
-            return;
-        };
+    fn check_ooms(&mut self, container: &str) {
+        let Some(task) = self.tasks.get_mut(container) else { return };
+        let Some(count) = task.driver.as_ref().map(|driver| driver.oom_kills()) else { return };
         if count <= task.ooms {
             return;
         }
         task.ooms = count;
-        let container_id = self.assigned.as_ref().map(|assigned| assigned.id.clone()).unwrap_or_default();
-        self.emit(&What::Oom(TaskOom { container_id }));
+        self.emit(&What::Oom(TaskOom { container_id: container.to_owned() }));
     }
 }
 

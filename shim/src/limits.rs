@@ -52,6 +52,45 @@ pub const LONELY: Duration = Duration::from_secs(10);
 /// How long the last answers may take to be sent before the shim leaves.
 pub const LEAVE: Duration = Duration::from_secs(1);
 
+/// How long a shim without containers stays to bring its last events to a daemon that does not take them.
+pub const LEAVE_PUBLISHING: Duration = Duration::from_secs(30);
+
+/// The first and the longest pause between two attempts to reach the daemon with an event.
+pub const PUBLISH_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How long the daemon may take to confirm an event before it is sent again over a new connection.
+pub const PUBLISH_ANSWER: Duration = Duration::from_secs(10);
+
+/// How often an event is sent that the daemon answers with an error.
+pub const PUBLISH_REFUSALS: u32 = 20;
+
+/// How long a logging program may take to say that it is ready.
+pub const LOGGER_READY: Duration = Duration::from_secs(10);
+
+/// How long a logging program may go on after the end of its streams when its container is deleted, before SIGTERM.
+pub const LOGGER_GRACE: Duration = Duration::from_secs(1);
+
+/// How long after SIGTERM a logging program gets SIGKILL.
+pub const LOGGER_STOP: Duration = Duration::from_secs(12);
+
+/// How long one command of another OCI runtime may take.
+pub const RUNTIME_COMMAND: Duration = Duration::from_secs(60);
+
+/// How long a checkpoint or restore by another OCI runtime may take.
+pub const RUNTIME_CHECKPOINT: Duration = Duration::from_secs(600);
+
+/// Bytes that are kept of what a command of another OCI runtime says.
+pub const RUNTIME_TEXT: u64 = 1 << 20;
+
+/// Bytes on the stdin of `start` and `-info`.
+pub const BOOTSTRAP: u64 = 10 << 20;
+
+/// Containers in one shim: those of a pod.
+pub const CONTAINERS: usize = 256;
+
+/// How long the containers of a sandbox get between SIGTERM and SIGKILL if the request does not say.
+pub const SANDBOX_STOP: Duration = Duration::from_secs(10);
+
 /// The longest line, in bytes, that the log holds in one record; longer ones are cut.
 pub const LOG_LINE: usize = 16 << 10;
 

@@ -1,5 +1,5 @@
-//! containerd-shim-longshore-v1: one process per container. It forks the runtime, keeps the container's stdio, log
-//! and exit, and outlives the daemon.
+//! containerd-shim-longshore-v1: one process per container, or per pod. It forks the runtime, keeps the container's
+//! stdio, log and exit, and outlives the daemon.
 //!
 //! What always holds: one thread, no dependency on the daemon being there, and an exit record on disk before
 //! anybody hears of an exit.
@@ -11,13 +11,19 @@ mod attach;
 mod bundle;
 mod connection;
 mod dispatch;
+mod driver;
 mod error;
 mod events;
 mod exit;
+mod foreign;
 mod limits;
 mod names;
 mod poll;
 mod process;
+mod publish;
+mod report;
+mod rootfs;
+mod sandbox;
 mod server;
 mod signals;
 mod stdio;
@@ -25,6 +31,7 @@ mod sys;
 mod task;
 mod timers;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use error::{Error, Result};
@@ -32,59 +39,23 @@ use error::{Error, Result};
 /// The descriptor on which the daemon speaks to a waiting shim.
 const DAEMON: i32 = 3;
 
-const HELP: &str = "\
-containerd-shim-longshore-v1: keeps one container for longshored
-
-Usage: containerd-shim-longshore-v1 pool
-
-  pool        wait for a container; ttrpc is spoken on file descriptor 3, a connected Unix
-              socket, and the shim leaves when that ends before it was assigned
-  --version   print the version
-  --help      print this
-
-It is started by longshored, not by hand. The `start`, `delete` and `-info` commands by which
-other containerd daemons start a shim are not supported by this version.
-";
-
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     let word = words.next();
-    let more = words.next();
-    match (word.as_ref().and_then(|word| word.to_str()), more) {
-        (Some("pool"), None) => finish(pool()),
-        (Some("--version" | "-version" | "-v"), None) => {
-            println!("containerd-shim-longshore-v1 {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+    let result = match word.as_ref().and_then(|word| word.to_str()) {
+        Some("pool") if words.len() == 0 => pool(),
+        Some("--help" | "-help" | "-h") => {
+            print!("{}", foreign::HELP);
+            Ok(())
         }
-        (Some("--help" | "-help" | "-h"), None) => {
-            print!("{HELP}");
-            ExitCode::SUCCESS
-        }
-        _ => refuse(),
-    }
-}
-
-/// Says what was asked for and is not there; containerd's own start protocol among it.
-fn refuse() -> ExitCode {
-    let words: Vec<_> = std::env::args().skip(1).collect();
-    let known = words.iter().find(|word| matches!(word.as_str(), "start" | "delete" | "-info"));
-    match (known, words.first()) {
-        (Some(word), _) => eprintln!(
-            "containerd-shim-longshore-v1: `{word}`, by which other containerd daemons use a shim, is not supported \
-             by this version; run the container with longshored"
-        ),
-        (None, Some(word)) => eprintln!("containerd-shim-longshore-v1: unknown command {word:?}; see --help"),
-        (None, None) => eprintln!("containerd-shim-longshore-v1: no command; see --help"),
-    }
-    ExitCode::from(2)
-}
-
-fn finish(result: Result<()>) -> ExitCode {
+        _ => foreign::run(word.into_iter().chain(words)),
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("containerd-shim-longshore-v1: {error}");
-            ExitCode::FAILURE
+            // What stands on stderr when `start` fails is what the daemon tells its client.
+            let _ = writeln!(std::io::stderr(), "containerd-shim-longshore-v1: {error}");
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
         }
     }
 }
@@ -94,13 +65,20 @@ fn pool() -> Result<()> {
         doing: "use file descriptor 3 as the daemon's socket",
         source: rustix::io::Errno::BADF.into(),
     })?;
+    become_a_shim()?;
+    let mut shim = server::Shim::waiting(daemon)?;
+    shim.protect();
+    shim.run()
+}
+
+/// What every shim does first that stays.
+fn become_a_shim() -> Result<()> {
     sys::tune_allocator();
     // Its own session, so that what ends the daemon's does not end containers. Already leading one is fine.
     let _ = rustix::process::setsid();
+    // Else it has the number of the descriptor that it was executed from.
+    let _ = rustix::thread::set_name(c"containerd-shim");
     // Orphans of the container come to us, so that they are reaped.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(Error::system("become the reaper of orphans"))?;
-    let mut shim = server::Shim::new(daemon)?;
-    shim.protect();
-    shim.run()
+        .map_err(Error::system("become the reaper of orphans"))
 }

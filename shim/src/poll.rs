@@ -16,8 +16,10 @@ use crate::error::{Error, Result};
 pub enum Token {
     Signals,
     Listener,
-    /// The container's out-of-memory notification.
-    Oom,
+    /// The out-of-memory notification of the container whose first process has this serial number.
+    Oom(u32),
+    /// The connection to the daemon that events are sent to.
+    Publisher,
     Connection(u32),
     /// A descriptor of a process's stdio.
     Stdio(u32, Channel),
@@ -52,7 +54,8 @@ impl Token {
         let (kind, id) = match self {
             Self::Signals => (0u64, 0),
             Self::Listener => (1, 0),
-            Self::Oom => (2, 0),
+            Self::Oom(id) => (2, id),
+            Self::Publisher => (10, 0),
             Self::Connection(id) => (3, id),
             Self::Stdio(id, Channel::Source(Stream::Stdout)) => (4, id),
             Self::Stdio(id, Channel::Source(Stream::Stderr)) => (5, id),
@@ -69,7 +72,8 @@ impl Token {
         Some(match packed >> 32 {
             0 => Self::Signals,
             1 => Self::Listener,
-            2 => Self::Oom,
+            2 => Self::Oom(id),
+            10 => Self::Publisher,
             3 => Self::Connection(id),
             4 => Self::Stdio(id, Channel::Source(Stream::Stdout)),
             5 => Self::Stdio(id, Channel::Source(Stream::Stderr)),

@@ -1,18 +1,16 @@
 //! One process of the container, from when the shim first hears of it until it is deleted: its state is one enum,
 //! and its changes are the methods here.
 
+use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
 use longshore_proto::containerd::v1::types::Status;
 use longshore_proto::longshore::shim::v1::ExitRecord;
-use longshore_runtime as runtime;
 use oci_spec::runtime::Process as ProcessSpec;
 
+use crate::driver::ExecHandle;
 use crate::error::{Error, Result};
 use crate::stdio::{Attachment, Client, Input, Io, Paths};
-
-/// The serial number of the container's first process.
-pub const INIT: u32 = 0;
 
 /// Where a process is in its life. `Added → Created → Running → Stopped`; the first process begins as `Created`, and
 /// one that cannot be started goes from `Added` or `Created` to `Stopped`.
@@ -34,6 +32,8 @@ pub struct Caller {
 
 /// One process of the container.
 pub struct Process {
+    /// The id of its container.
+    pub container: Rc<str>,
     /// Empty for the first process.
     pub exec_id: String,
     pub paths: Paths,
@@ -42,7 +42,7 @@ pub struct Process {
     /// 0 until it exists.
     pub pid: i32,
     /// The runtime's handle of an exec; the first process's is in the container's.
-    pub handle: Option<runtime::Process>,
+    pub handle: Option<ExecHandle>,
     pub attachments: Vec<Attachment>,
     /// Stdin that clients sent before the process was made.
     pub early_stdin: Vec<(Client, Vec<u8>)>,
@@ -70,8 +70,9 @@ pub struct Process {
 }
 
 impl Process {
-    pub fn new(exec_id: String, paths: Paths, phase: Phase) -> Self {
+    pub fn new(container: Rc<str>, exec_id: String, paths: Paths, phase: Phase) -> Self {
         Self {
+            container,
             exec_id,
             paths,
             io: Io::default(),
@@ -92,6 +93,11 @@ impl Process {
             awaits_disk: false,
             announced: false,
         }
+    }
+
+    /// Whether it is its container's first process.
+    pub fn is_init(&self) -> bool {
+        self.exec_id.is_empty()
     }
 
     pub fn is_running(&self) -> bool {

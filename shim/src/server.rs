@@ -9,33 +9,64 @@ use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
-use longshore_runtime::Container;
-
 use crate::connection::{Connection, Open, Progress};
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::poll::{Channel, Flags, Poll, Token};
 use crate::process::{Caller, Process};
+use crate::publish::Publisher;
+use crate::rootfs::HostRootfs;
+use crate::sandbox::Sandbox;
 use crate::signals::Signals;
+use crate::stdio::Owner;
 use crate::timers::{Timer, Timers};
-use crate::{events::EventLog, limits, sys};
+use crate::{bundle, events::EventLog, limits, sys};
+
+/// Where a container is on disk.
+pub struct Place {
+    pub bundle: PathBuf,
+    /// The open bundle folder: every file in it is reached through this.
+    pub folder: OwnedFd,
+}
+
+/// Who started this shim, and by which protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Our own daemon, for one container.
+    Pool,
+    /// Any containerd, by `start`: further containers of a pod may come, and this is the socket's path.
+    Foreign { socket: PathBuf },
+}
 
 /// Whose shim this is.
 pub struct Assigned {
     pub id: String,
-    pub bundle: PathBuf,
-    /// The open bundle folder: every file in it is reached through this.
-    pub folder: OwnedFd,
+    pub namespace: String,
+    pub place: Rc<Place>,
     pub listener: UnixListener,
+    pub origin: Origin,
 }
 
-/// The container once it was created.
+/// A container once it was created.
 pub struct Task {
+    pub place: Rc<Place>,
+    /// The serial number of its first process.
+    pub init: u32,
     /// `None` after a deletion that failed halfway.
-    pub container: Option<Container>,
-    /// The cgroup's path, to try such a deletion again.
+    pub driver: Option<Driver>,
+    /// The cgroup's path, to try such a deletion again; empty if another runtime owns it.
     pub cgroup: String,
+    /// The rootfs at `<bundle>/rootfs` on the host, if it was mounted there.
+    pub rootfs: Option<HostRootfs>,
+    /// The folder of state that `Root` of runc's options asked for.
+    pub state: Option<PathBuf>,
+    /// Who owns the pipes of its processes.
+    pub owner: Owner,
+    /// Where criu works; empty: the runtime's choice.
+    pub criu_work: String,
     pub paused: bool,
     /// Whether processes outlive the first one, because they share someone else's pid namespace.
     pub shares_pids: bool,
@@ -65,8 +96,12 @@ pub struct Shim {
     pub connections: BTreeMap<u32, Connection>,
     next_connection: u32,
     pub assigned: Option<Assigned>,
-    pub task: Option<Task>,
-    /// By serial number; the first process is [`crate::process::INIT`].
+    /// By container id; our own daemon has one container in a shim.
+    pub tasks: BTreeMap<String, Task>,
+    pub sandbox: Option<Sandbox>,
+    /// Sends events to a foreign daemon.
+    pub publisher: Option<Box<Publisher>>,
+    /// By serial number.
     pub processes: BTreeMap<u32, Process>,
     pub next_serial: u32,
     pub events: EventLog,
@@ -77,13 +112,20 @@ pub struct Shim {
 }
 
 impl Shim {
-    /// A waiting shim; `daemon` is the socket that it was started with.
-    pub fn new(daemon: OwnedFd) -> Result<Self> {
+    /// A shim of the pool; `daemon` is the socket that it was started with.
+    pub fn waiting(daemon: OwnedFd) -> Result<Self> {
+        let mut shim = Self::new()?;
+        shim.take_connection(UnixStream::from(daemon))?;
+        Ok(shim)
+    }
+
+    /// A shim that nobody knows yet.
+    pub fn new() -> Result<Self> {
         let poll = Poll::new()?;
         let signals = Signals::block()?;
         sys::stop_ignoring_signals();
         poll.add(&signals, Token::Signals, Flags::IN)?;
-        let mut shim = Self {
+        Ok(Self {
             poll,
             timers: Timers::default(),
             signals,
@@ -91,16 +133,16 @@ impl Shim {
             connections: BTreeMap::new(),
             next_connection: 0,
             assigned: None,
-            task: None,
+            tasks: BTreeMap::new(),
+            sandbox: None,
+            publisher: None,
             processes: BTreeMap::new(),
-            next_serial: 1,
+            next_serial: 0,
             events: EventLog::default(),
             scratch: Vec::new(),
             last_work: None,
             inherited_oom_score: None,
-        };
-        shim.take_connection(UnixStream::from(daemon))?;
-        Ok(shim)
+        })
     }
 
     /// Runs until the shim is no longer needed.
@@ -125,7 +167,8 @@ impl Shim {
         match token {
             Token::Signals => self.reap(),
             Token::Listener => self.accept(),
-            Token::Oom => self.on_oom(),
+            Token::Oom(serial) => self.on_oom(serial),
+            Token::Publisher => self.on_publisher(flags),
             Token::Connection(id) => self.on_connection(id, flags),
             Token::Stdio(serial, Channel::Source(stream)) => self.on_output(serial, stream),
             Token::Stdio(serial, Channel::Sink(stream)) => self.on_room(serial, stream),
@@ -142,6 +185,9 @@ impl Shim {
             Timer::Idle => self.on_idle(),
             Timer::Lonely => self.leave_if_lonely(),
             Timer::Leave => self.life = Life::Done,
+            Timer::Publish => self.publish(),
+            Timer::Logger(serial) => self.end_logger(serial),
+            Timer::Sandbox => self.kill_sandbox(),
         }
     }
 
@@ -242,6 +288,7 @@ impl Shim {
             process.waiters.retain(|caller| caller.connection != id);
             process.deleters.retain(|caller| caller.connection != id);
         }
+        self.forget_sandbox_callers(|caller| caller.connection == id);
         if self.life == Life::Waiting {
             self.life = Life::Done;
         }
@@ -250,15 +297,32 @@ impl Shim {
 
     /// An assigned shim whose daemon went away before it created anything must not stay for ever.
     pub fn watch_loneliness(&mut self) {
-        if self.connections.is_empty() && self.task.is_none() {
+        if self.is_lonely() {
             self.timers.set(limits::LONELY, Timer::Lonely);
         }
     }
 
     fn leave_if_lonely(&mut self) {
-        if self.life == Life::Serving && self.connections.is_empty() && self.task.is_none() {
-            self.life = Life::Done;
+        if self.life == Life::Serving && self.is_lonely() {
+            self.leave();
         }
+    }
+
+    fn is_lonely(&self) -> bool {
+        self.connections.is_empty() && self.tasks.is_empty() && self.sandbox.is_none()
+    }
+
+    /// Nobody needs this shim any more: it leaves once what it still has to say was heard.
+    pub fn leave(&mut self) {
+        let Some(assigned) = &self.assigned else { return };
+        if let Origin::Foreign { socket } = &assigned.origin {
+            let _ = std::fs::remove_file(socket);
+        }
+        bundle::remove(&assigned.place.folder, bundle::SOCKET);
+        bundle::remove(&assigned.place.folder, bundle::SHIM_PID);
+        self.life = Life::Leaving;
+        let wait = if self.publisher.is_some() { limits::LEAVE_PUBLISHING } else { limits::LEAVE };
+        self.timers.set(wait, Timer::Leave);
     }
 
     /// Sends what every connection has to get, and lets those go on that had to wait for it.
@@ -285,7 +349,8 @@ impl Shim {
             relieved.iter().for_each(|id| self.relieve(*id));
         }
         let sent = self.connections.values().all(|connection| connection.waiting() == 0);
-        if self.life == Life::Leaving && sent {
+        let published = self.publisher.as_ref().is_none_or(|publisher| publisher.is_idle(&self.events));
+        if self.life == Life::Leaving && sent && published {
             self.life = Life::Done;
         }
     }
@@ -309,13 +374,9 @@ impl Shim {
         self.assigned.as_ref().ok_or(Error::NotAssigned)
     }
 
-    /// Protects the shim itself from the out-of-memory killer, where this host allows it.
+    /// Sets the shim's own score for the out-of-memory killer; its container keeps the daemon's.
     pub fn protect(&mut self) {
-        const FILE: &str = "/proc/self/oom_score_adj";
-        let inherited = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
-        if std::fs::write(FILE, "-998").is_ok() {
-            self.inherited_oom_score = inherited;
-        }
+        self.inherited_oom_score = sys::raise_oom_score();
     }
 }
 

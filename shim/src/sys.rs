@@ -67,3 +67,38 @@ pub fn tune_allocator() {
         libc::mallopt(libc::M_TOP_PAD, 16 << 10);
     }
 }
+
+/// Makes a command's child have these descriptors as 3, 4, … besides stdio. They must stay open until it is spawned.
+pub fn hand_over<const N: usize>(command: &mut std::process::Command, fds: [i32; N]) {
+    use std::os::unix::process::CommandExt;
+    let first = 3;
+    let above = first + i32::try_from(N).unwrap_or(0);
+    // SAFETY: the closure only makes system calls on integers, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let check = |result: i32| match result {
+                -1 => Err(std::io::Error::last_os_error()),
+                fd => Ok(fd),
+            };
+            // Out of the way first: one may be where another goes.
+            let mut copies = fds;
+            for fd in &mut copies {
+                *fd = check(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, above))?;
+            }
+            for (fd, target) in copies.into_iter().zip(first..) {
+                check(libc::dup2(fd, target))?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Gives this process the score for the out-of-memory killer that it has inherited from the daemon, and one more: as a
+/// daemon expects of its shims. The inherited one, if that could be done.
+pub fn raise_oom_score() -> Option<i32> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const HIGHEST: i32 = 1000;
+    let inherited: i32 = std::fs::read_to_string(FILE).ok()?.trim().parse().ok()?;
+    std::fs::write(FILE, (inherited + 1).min(HIGHEST).to_string()).ok()?;
+    Some(inherited)
+}

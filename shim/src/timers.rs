@@ -19,6 +19,12 @@ pub enum Timer {
     Lonely,
     /// The last answers were sent, or will never be.
     Leave,
+    /// Events that a daemon has not got are sent again.
+    Publish,
+    /// The logging program of a process must end now.
+    Logger(u32),
+    /// A sandbox was told to stop, and its containers have had their time.
+    Sandbox,
 }
 
 /// All timers of the shim.

@@ -19,9 +19,6 @@ use rustix::io::Errno;
 use std::ffi::CString;
 use std::path::PathBuf;
 
-/// Where cgroups go if the config does not say.
-const DEFAULT_CGROUP_PARENT: &str = "/longshore";
-
 fn invalid(field: &str, why: impl Into<String>) -> Error {
     Error::InvalidSpec { field: field.into(), why: why.into() }
 }
@@ -36,9 +33,8 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
         None => None,
     };
     let hooks = Hooks::prepare(&options)?;
-    let default_path = format!("{DEFAULT_CGROUP_PARENT}/{}", options.id);
-    let path = linux.cgroups_path().as_deref().and_then(|path| path.to_str()).filter(|path| !path.is_empty());
-    let cgroups = Undo(Some(CgroupPaths::create(path.unwrap_or(&default_path))?));
+    let path = crate::cgroups::path_of(options.spec, options.id);
+    let cgroups = Undo(Some(CgroupPaths::create(&path)?));
     cgroups.get()?.enable_usual_controllers()?;
     let mut warnings = cgroups.get()?.limit_new(linux.resources().as_ref())?;
     let builder = Builder { options, linux, process, namespaces, seccomp, hooks };

@@ -135,6 +135,19 @@ fn state_json(moment: Moment, about: &About<'_>) -> (Vec<u8>, Vec<u8>) {
     (before.into_bytes(), after.into_bytes())
 }
 
+/// Runs the poststop hooks of a container whose shim is gone.
+///
+/// # Errors
+/// The first hook that fails.
+pub fn run_poststop(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path) -> Result<()> {
+    let about = About { id, bundle, annotations: spec.annotations().as_ref() };
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+    match prepare(Moment::Poststop, hooks, &about)? {
+        Some(hooks) => hooks.run(0),
+        None => Ok(()),
+    }
+}
+
 impl HookList {
     /// Runs the hooks in the host's namespaces, one after the other, until one fails.
     pub(crate) fn run(&self, pid: i32) -> Result<()> {

@@ -18,6 +18,7 @@ mod delete;
 mod devices;
 mod error;
 mod exec;
+mod features;
 mod hooks;
 mod init;
 mod kill;
@@ -34,4 +35,7 @@ mod sys;
 
 pub use container::{Container, Process};
 pub use error::{Error, Result};
+pub use features::features;
+pub use hooks::run_poststop;
 pub use options::{CreateOptions, ExecOptions, RootfsMount, Stdio};
+pub use rootfs::mount_on_host;

@@ -56,6 +56,39 @@ pub(crate) fn plan(
     Ok(())
 }
 
+/// Mounts a rootfs at a folder of the host, for runtimes and hooks that look for it there. A failure leaves nothing
+/// mounted; what was mounted is the caller's to unmount.
+///
+/// # Errors
+/// A mount that cannot be made, or a target below the rootfs that does not exist in it.
+pub fn mount_on_host(mounts: &[RootfsMount], at: &Path) -> Result<()> {
+    for (done, mount) in mounts.iter().enumerate() {
+        let mounted = mount_one_on_host(mount, at);
+        if mounted.is_err() && done > 0 {
+            let _ = rustix::mount::unmount(at, rustix::mount::UnmountFlags::DETACH);
+        }
+        mounted?;
+    }
+    Ok(())
+}
+
+fn mount_one_on_host(mount: &RootfsMount, at: &Path) -> Result<()> {
+    use rustix::fs::ResolveFlags;
+    use rustix::mount::MoveMountFlags;
+    let options = mounts::parse(&mount.options)?;
+    let tree = open_tree_of(mount, &options)?;
+    let clean = crate::paths::clean(&mount.target);
+    let below = if clean.is_empty() { "." } else { clean.as_str() };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(at, flags | OFlags::NOFOLLOW, Mode::empty()).map_err(io("open the rootfs", at))?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let target = rustix::fs::openat2(&root, below, flags, Mode::empty(), resolve)
+        .map_err(io("open in the rootfs", Path::new(&mount.target)))?;
+    let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", &target, "", how).map_err(io("mount the rootfs at", at))
+}
+
 fn path_string(path: &Path) -> Result<CString> {
     use std::os::unix::ffi::OsStrExt;
     CString::new(path.as_os_str().as_bytes())

@@ -157,10 +157,16 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// A point in time as `2006-01-02T15:04:05.000000000Z`.
-struct Stamp([u8; 30]);
+pub struct Stamp([u8; 30]);
+
+impl std::fmt::Display for Stamp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(std::str::from_utf8(&self.0).unwrap_or_default())
+    }
+}
 
 impl Stamp {
-    fn new(now: SystemTime) -> Self {
+    pub fn new(now: SystemTime) -> Self {
         let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let (year, month, day) = civil(since.as_secs() / 86_400);
         let seconds = since.as_secs() % 86_400;

@@ -7,6 +7,7 @@
 mod attach;
 mod input;
 mod log;
+mod logger;
 mod output;
 mod pump;
 pub mod uri;
@@ -22,7 +23,8 @@ use rustix::pipe::PipeFlags;
 
 pub use attach::Attachment;
 pub use input::{Client, Input};
-pub use log::Log;
+pub use log::{Log, Stamp};
+pub use logger::{Identity, Logger};
 pub use output::{Output, Sink};
 pub use pump::Until;
 
@@ -56,21 +58,27 @@ pub struct Io {
     outputs: [Option<Output>; 2],
     input: Option<Input>,
     log: Option<Log>,
+    logger: Option<Logger>,
     /// Kept from before the terminal exists until it does.
     wants_input: Option<Option<OwnedFd>>,
 }
 
 impl Io {
     /// Opens everything that the strings name. Gives back the process's side, too.
-    pub fn open(paths: &Paths, attachable: Attachable, owner: Owner) -> Result<(Self, runtime::Stdio)> {
+    pub fn open(
+        paths: &Paths,
+        attachable: Attachable,
+        owner: Owner,
+        identity: &Identity<'_>,
+    ) -> Result<(Self, runtime::Stdio)> {
         let mut io = Self::default();
         let stdin = uri::parse("stdin", &paths.stdin)?;
-        let [stdout, stderr] = io.open_sinks(paths, attachable)?;
+        let [stdout, stderr] = io.open_sinks(paths, attachable, identity)?;
         let from = match stdin {
             Target::Null if attachable.stdin => Stdin::Clients,
             Target::Null => Stdin::Given(null()?),
             Target::Fifo(path) => open_stdin(&path, paths.terminal)?,
-            Target::File(_) | Target::Log(_) => {
+            Target::File(_) | Target::Log(_) | Target::Logger(_) => {
                 return Err(Error::BadField { field: "stdin", why: "must be empty or a FIFO".to_owned() });
             }
         };
@@ -111,11 +119,21 @@ impl Io {
     }
 
     /// Where the output streams go; `None`: to `/dev/null`, without a pipe.
-    fn open_sinks(&mut self, paths: &Paths, attachable: Attachable) -> Result<[Option<Sink>; 2]> {
+    fn open_sinks(
+        &mut self,
+        paths: &Paths,
+        attachable: Attachable,
+        identity: &Identity<'_>,
+    ) -> Result<[Option<Sink>; 2]> {
         let both = match uri::parse("stdout", &paths.stdout)? {
             Target::Log(target) => {
                 self.log = Some(Log::open(target)?);
                 return Ok([Some(Sink::Log), Some(Sink::Log)]);
+            }
+            Target::Logger(target) => {
+                let (logger, ends) = Logger::start(&target, identity)?;
+                self.logger = Some(logger);
+                return Ok(ends.map(|fd| Some(Sink::Fifo { fd, is_watched: false })));
             }
             Target::File(path) => {
                 if let Some(folder) = path.parent() {
@@ -138,10 +156,10 @@ impl Io {
                 Target::Null => wanted.then_some(Sink::Discard),
                 Target::Fifo(path) => Some(open_fifo(&path)?),
                 Target::File(path) => Some(open_file(&path, true)?),
-                Target::Log(_) => {
+                Target::Log(_) | Target::Logger(_) => {
                     return Err(Error::BadField {
                         field: "stderr",
-                        why: "a log takes both streams: name it as stdout".to_owned(),
+                        why: "a log or a logging program takes both streams: name it as stdout".to_owned(),
                     });
                 }
             };
@@ -197,6 +215,14 @@ impl Io {
         self.log = None;
     }
 
+    pub fn has_logger(&self) -> bool {
+        self.logger.is_some()
+    }
+
+    pub fn logger_mut(&mut self) -> &mut Option<Logger> {
+        &mut self.logger
+    }
+
     /// Whether the log keeps output from being read.
     pub fn is_log_blocked(&self) -> bool {
         self.log.as_ref().is_some_and(Log::is_blocked)
@@ -204,7 +230,7 @@ impl Io {
 
     /// Whether all output was read and has reached where it goes.
     pub fn is_drained(&self) -> bool {
-        self.outputs.iter().all(Option::is_none) && !self.is_log_blocked()
+        self.outputs.iter().all(Option::is_none) && !self.is_log_blocked() && self.logger.is_none()
     }
 
     /// The terminal, for its size.
@@ -217,6 +243,16 @@ impl Io {
     pub fn shrink(&mut self) {
         self.log.iter_mut().for_each(Log::shrink);
         self.outputs.iter_mut().flatten().for_each(Output::shrink);
+    }
+}
+
+/// A process that did not come to be leaves no logging program behind.
+impl Drop for Io {
+    fn drop(&mut self) {
+        self.outputs = [None, None];
+        if let Some(logger) = &mut self.logger {
+            logger.end();
+        }
     }
 }
 

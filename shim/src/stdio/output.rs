@@ -10,7 +10,7 @@ pub enum Sink {
     Discard,
     /// A file: writing never waits, but a full disk can refuse.
     File(File),
-    /// A FIFO whose reader may be slow.
+    /// A FIFO, or the pipe of a logging program, whose reader may be slow.
     Fifo { fd: OwnedFd, is_watched: bool },
     /// The log, which the process's two streams share.
     Log,
@@ -112,7 +112,7 @@ fn write_some(sink: &mut Sink, bytes: &[u8]) -> (usize, Written) {
             Ok(count) => taken += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (taken, Written::WaitsForRoom),
-            // Cannot happen while we hold the FIFO's reader, too; then there is nobody to write for.
+            // A logging program that is gone. (Of a FIFO we hold the reader, too.)
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return (bytes.len(), Written::All),
             Err(_) => return (taken, Written::WaitsForDisk),
         }

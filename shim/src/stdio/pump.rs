@@ -233,6 +233,26 @@ impl Shim {
         }
     }
 
+    /// A child that is no process of a container has ended: perhaps a logging program.
+    pub fn logger_exited(&mut self, pid: i32) {
+        let is_it = |process: &mut crate::process::Process| {
+            process.io.logger_mut().take_if(|logger| logger.pid == pid).is_some()
+        };
+        let found = self.processes.iter_mut().find_map(|(serial, process)| is_it(process).then_some(*serial));
+        if let Some(serial) = found {
+            self.settle(serial);
+        }
+    }
+
+    /// A logging program has had its time after the end of its streams.
+    pub fn end_logger(&mut self, serial: u32) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        if let Some(logger) = process.io.logger_mut() {
+            logger.end();
+            self.timers.set(limits::LOGGER_STOP, Timer::Logger(serial));
+        }
+    }
+
     /// Gives up output that nobody will end or take any more.
     pub fn abandon_output(&mut self, serial: u32) {
         for stream in Stream::BOTH {
@@ -245,6 +265,7 @@ impl Shim {
         if let Some(process) = self.processes.get_mut(&serial) {
             process.io.abandon_log();
         }
+        self.end_logger(serial);
     }
 
     /// Writes stdin that waits, and lets its sources go on or wait.

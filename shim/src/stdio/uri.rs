@@ -1,7 +1,8 @@
 //! What the three stdio strings of a request mean. Pure text: nothing is opened here.
 //!
 //! Empty: `/dev/null`. A plain absolute path or `fifo://`: a FIFO, or an existing file that is appended to.
-//! `file://`: one file for both output streams. `log://`: the rotating log, for both output streams.
+//! `file://`: one file for both output streams. `log://`: the rotating log, for both output streams. `binary://`: a program
+//! that gets both, with the query as its arguments.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -17,6 +18,15 @@ pub enum Target {
     Fifo(PathBuf),
     File(PathBuf),
     Log(LogTarget),
+    Logger(LoggerTarget),
+}
+
+/// The program of a `binary://` URI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggerTarget {
+    pub program: PathBuf,
+    /// Of each pair of the query its key and its value, in this order; of a repeated key the first.
+    pub args: Vec<OsString>,
 }
 
 /// The rotating log of a `log://` URI.
@@ -43,12 +53,27 @@ pub fn parse(field: &'static str, value: &str) -> Result<Target> {
         "fifo" => Ok(Target::Fifo(path()?)),
         "file" => Ok(Target::File(path()?)),
         "log" => log(field, path()?, query).map(Target::Log),
-        "binary" => Err(Error::NotBuilt { what: "binary:// logging", why: "use fifo://, file:// or log://" }),
+        "binary" => Ok(Target::Logger(LoggerTarget { program: path()?, args: arguments(field, query)? })),
         _ => Err(Error::BadField {
             field,
-            why: format!("{value:?} has an unknown scheme; known are fifo, file and log"),
+            why: format!("{value:?} has an unknown scheme; known are fifo, file, binary and log"),
         }),
     }
+}
+
+fn arguments(field: &'static str, query: &str) -> Result<Vec<OsString>> {
+    let mut args: Vec<OsString> = Vec::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (key, value) = (decode(&key.replace('+', " ")), decode(&value.replace('+', " ")));
+        if [&key, &value].iter().any(|text| text.as_encoded_bytes().contains(&0)) {
+            return Err(Error::BadField { field, why: format!("{pair:?} contains a NUL byte") });
+        }
+        if !args.iter().step_by(2).any(|known| *known == key) {
+            args.extend([key, value]);
+        }
+    }
+    Ok(args)
 }
 
 fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
@@ -116,6 +141,9 @@ mod tests {
         assert_eq!(parse("stdout", "/run/x").unwrap(), Target::Fifo("/run/x".into()));
         assert_eq!(parse("stdout", "fifo:///run/x").unwrap(), Target::Fifo("/run/x".into()));
         assert_eq!(parse("stdout", "file:///tmp/a%20b%2").unwrap(), Target::File("/tmp/a b%2".into()));
+        let args = ["a b", "c", "d", ""].map(OsString::from).to_vec();
+        let logger = LoggerTarget { program: "/bin/x".into(), args };
+        assert_eq!(parse("stdout", "binary:///bin/x?a+b=c&d&a+b=2").unwrap(), Target::Logger(logger));
         let log = LogTarget { path: "/l".into(), max_size: 5, max_files: 2 };
         assert_eq!(parse("stdout", "log:///l?max-size=5&max-files=2").unwrap(), Target::Log(log));
         let log = LogTarget { path: "/l".into(), max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES };
@@ -136,6 +164,6 @@ mod tests {
             let error = parse("stdout", bad).unwrap_err();
             assert!(error.to_string().starts_with("stdout: "), "{error}");
         }
-        assert!(parse("stdout", "binary:///bin/x").unwrap_err().to_string().contains("not supported"));
+        assert!(parse("stdout", "binary://x").is_err());
     }
 }

@@ -1,42 +1,41 @@
 //! `Create`: from the bundle's `config.json` to a container whose first process waits at its gate.
 
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use longshore_proto::containerd::events::{TaskCreate, TaskIo};
 use longshore_proto::containerd::task::v3::{CreateTaskRequest, CreateTaskResponse};
 use longshore_proto::containerd::types::Mount;
-use longshore_runtime::{Container, CreateOptions, RootfsMount};
+use longshore_runtime::{Container, CreateOptions, RootfsMount, Stdio};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use prost::Message;
 
 use super::options::Options;
-use crate::bundle;
+use super::state_folder;
+use crate::driver::{Command, Driver, Making, Oci, say_criu};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::poll::{Flags, Token};
-use crate::process::{INIT, Phase, Process};
-use crate::server::{Shim, Task};
-use crate::stdio::{Io, Paths};
+use crate::process::{Phase, Process};
+use crate::rootfs::{self, HostRootfs};
+use crate::server::{Origin, Place, Shim, Task};
+use crate::stdio::{Identity, Io, Paths};
+use crate::{bundle, limits, names, report};
+
+/// A container that was made, before it is the shim's.
+struct Made {
+    driver: Driver,
+    terminal: Option<OwnedFd>,
+    rootfs: Option<HostRootfs>,
+}
 
 impl Shim {
     pub fn create(&mut self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
-        self.must_serve(&request.id)?;
-        if self.task.is_some() {
+        if self.tasks.contains_key(&request.id) {
             return Err(Error::Exists { what: "task", id: request.id });
         }
-        if !request.checkpoint.is_empty() {
-            return Err(Error::NotBuilt {
-                what: "restoring from a checkpoint",
-                why: "this shim has no CRIU",
-            });
-        }
-        let assigned = self.assigned()?;
-        if !request.bundle.is_empty() && Path::new(&request.bundle) != assigned.bundle {
-            let why = format!("{:?} is not the bundle {:?} of this shim", request.bundle, assigned.bundle);
-            return Err(Error::BadField { field: "bundle", why });
-        }
-        bundle::write(&assigned.folder, bundle::REQUEST, &request.encode_to_vec())?;
-        let pid = self.create_container(&request)?;
+        let place = self.place_of(&request)?;
+        let pid = self.create_container(&request, place)?;
         self.emit(&What::Create(TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
@@ -47,90 +46,241 @@ impl Shim {
                 stderr: request.stderr,
                 terminal: request.terminal,
             }),
-            checkpoint: String::new(),
+            checkpoint: request.checkpoint,
             pid,
         }));
         Ok(CreateTaskResponse { pid })
     }
 
-    fn create_container(&mut self, request: &CreateTaskRequest) -> Result<u32> {
+    /// Where the container is: in the bundle that this shim was assigned, or, in a pod of a foreign daemon, in its own.
+    fn place_of(&self, request: &CreateTaskRequest) -> Result<Rc<Place>> {
         let assigned = self.assigned()?;
+        let path = Path::new(&request.bundle);
+        if assigned.origin == Origin::Pool {
+            self.must_serve(&request.id)?;
+            if !request.bundle.is_empty() && path != assigned.place.bundle {
+                let ours = &assigned.place.bundle;
+                let why = format!("{:?} is not the bundle {ours:?} of this shim", request.bundle);
+                return Err(Error::BadField { field: "bundle", why });
+            }
+            return Ok(assigned.place.clone());
+        }
+        names::check("container id", &request.id)?;
+        if self.tasks.len() >= limits::CONTAINERS {
+            return Err(Error::Limit { what: "containers in this shim", limit: limits::CONTAINERS });
+        }
+        if !path.is_absolute() {
+            let why = format!("{:?} is not an absolute path", request.bundle);
+            return Err(Error::BadField { field: "bundle", why });
+        }
+        let folder = bundle::open(path)?;
+        bundle::make_exits(&folder)?;
+        Ok(Rc::new(Place { bundle: path.into(), folder }))
+    }
+
+    fn create_container(&mut self, request: &CreateTaskRequest, place: Rc<Place>) -> Result<u32> {
         let options = Options::read(request.options.as_ref())?;
-        let spec = read_spec(self, request)?;
+        let spec = self.read_spec(request, &place)?;
+        join_cgroup(&options.runc.shim_cgroup)?;
         let paths = Paths {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let (io, child_stdio) = Io::open(&paths, options.attachable, options.owner)?;
-        let cache = Some(options.own.seccomp_cache.as_str()).filter(|path| !path.is_empty());
-        let mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
-        let mut container = Container::create(CreateOptions {
-            id: &request.id,
-            bundle: &assigned.bundle,
-            spec: &spec,
-            rootfs_mounts: &mounts,
-            stdio: child_stdio,
-            console_size: options.own.console.as_ref().and_then(super::resize_pty::size),
-            seccomp_cache: cache.map(Path::new),
-            no_pivot: options.no_pivot,
-            no_new_keyring: options.no_new_keyring,
-            systemd_cgroup: options.systemd_cgroup,
-        })?;
-        let mut process = Process::new(String::new(), paths, Phase::Created);
-        process.pid = container.pid();
+        let namespace = &self.assigned()?.namespace;
+        let identity = Identity { id: &request.id, namespace };
+        let (io, child_stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
+        let mut made = if options.runc.binary_name.is_empty() {
+            self.create_by_library(request, &place, &options, &spec, child_stdio)?
+        } else {
+            self.create_by_command(request, &place, &options, child_stdio)?
+        };
+        let mut process = Process::new(request.id.as_str().into(), String::new(), paths, Phase::Created);
+        process.pid = made.driver.pid();
         process.io = io;
         process.stdin_once = options.own.stdin_once;
         let pid = process.wire_pid();
-        if let Err(error) = self.adopt(&mut container, &mut process) {
-            // Its zombie is reaped as one that nobody knows.
-            let _ = container.delete();
-            bundle::remove(&self.assigned()?.folder, bundle::INIT_PID);
-            return Err(error);
-        }
-        for warning in container.warnings() {
-            eprintln!("container {}: {warning}", request.id);
-        }
-        self.task = Some(Task {
-            cgroup: container.cgroups().path().to_owned(),
-            ooms: container.oom_kills(),
-            container: Some(container),
-            paused: false,
-            shares_pids: shares_pids(&spec),
-            oom_score: spec.process().as_ref().and_then(|process| process.oom_score_adj()),
-        });
-        self.processes.insert(INIT, process);
-        self.resume_output(INIT);
+        let serial = self.take_serial();
+        let state = match self.adopt(request, &options, &place, serial, &mut made, &mut process) {
+            Ok(state) => state,
+            Err(error) => {
+                self.undo(made, &place);
+                return Err(error);
+            }
+        };
+        self.tasks.insert(
+            request.id.clone(),
+            Task {
+                place,
+                init: serial,
+                cgroup: match &made.driver {
+                    Driver::Library(container) => container.cgroups().path().to_owned(),
+                    Driver::Command(_) => String::new(),
+                },
+                ooms: made.driver.oom_kills(),
+                driver: Some(made.driver),
+                rootfs: made.rootfs,
+                state,
+                owner: options.owner,
+                criu_work: options.runc.criu_work_path,
+                paused: false,
+                shares_pids: shares_pids(&spec),
+                oom_score: spec.process().as_ref().and_then(|process| process.oom_score_adj()),
+            },
+        );
+        self.processes.insert(serial, process);
+        self.resume_output(serial);
         Ok(pid)
     }
 
+    fn create_by_library(
+        &self,
+        request: &CreateTaskRequest,
+        place: &Place,
+        options: &Options,
+        spec: &Spec,
+        stdio: Stdio,
+    ) -> Result<Made> {
+        if !request.checkpoint.is_empty() {
+            say_criu()?;
+            return Err(Error::NotBuilt {
+                what: "restoring a container with this shim's own runtime",
+                why: "criu works on this host, but its use is built for other OCI runtimes only; set BinaryName \
+                      (for example runc) in the runtime's options"
+                    .into(),
+            });
+        }
+        let mut mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
+        let foreign = self.assigned()?.origin != Origin::Pool;
+        let rootfs = match foreign && rootfs::is_looked_at(spec) {
+            true => HostRootfs::mount(&place.bundle, &std::mem::take(&mut mounts))?,
+            false => None,
+        };
+        let cache = Some(options.own.seccomp_cache.as_str()).filter(|path| !path.is_empty());
+        let created = Container::create(CreateOptions {
+            id: &request.id,
+            bundle: &place.bundle,
+            spec,
+            rootfs_mounts: &mounts,
+            stdio,
+            console_size: options.own.console.as_ref().and_then(super::resize_pty::size),
+            seccomp_cache: cache.map(Path::new),
+            no_pivot: options.runc.no_pivot_root,
+            no_new_keyring: options.runc.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
+        });
+        let mut container = match created {
+            Ok(container) => container,
+            Err(error) => {
+                let _ = rootfs.as_ref().map(HostRootfs::unmount);
+                return Err(error.into());
+            }
+        };
+        for warning in container.warnings() {
+            report::warn(&request.id, warning);
+        }
+        Ok(Made { terminal: container.take_terminal(), driver: Driver::Library(Box::new(container)), rootfs })
+    }
+
+    fn create_by_command(
+        &self,
+        request: &CreateTaskRequest,
+        place: &Place,
+        options: &Options,
+        stdio: Stdio,
+    ) -> Result<Made> {
+        let runc = &options.runc;
+        let oci = Oci::new(
+            &runc.binary_name,
+            &runc.root,
+            &self.assigned()?.namespace,
+            runc.systemd_cgroup,
+            &runc.criu_path,
+            &place.bundle,
+        )?;
+        let mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
+        let rootfs = HostRootfs::mount(&place.bundle, &mounts)?;
+        let making = Making {
+            id: request.id.clone(),
+            stdio,
+            no_pivot: runc.no_pivot_root,
+            no_new_keyring: runc.no_new_keyring,
+            checkpoint: request.checkpoint.clone(),
+            parent_checkpoint: request.parent_checkpoint.clone(),
+            criu_work: runc.criu_work_path.clone(),
+        };
+        match Command::create(oci, making) {
+            Ok((command, terminal)) => Ok(Made { driver: Driver::Command(Box::new(command)), terminal, rootfs }),
+            Err(error) => {
+                let _ = rootfs.as_ref().map(HostRootfs::unmount);
+                Err(error)
+            }
+        }
+    }
+
     /// The last steps that can fail, after which the container is the shim's.
-    fn adopt(&self, container: &mut Container, process: &mut Process) -> Result<()> {
-        if let Some(terminal) = container.take_terminal() {
+    fn adopt(
+        &self,
+        request: &CreateTaskRequest,
+        options: &Options,
+        place: &Place,
+        serial: u32,
+        made: &mut Made,
+        process: &mut Process,
+    ) -> Result<Option<PathBuf>> {
+        if let Some(terminal) = made.terminal.take() {
             process.io.adopt_terminal(terminal)?;
         }
-        bundle::write(&self.assigned()?.folder, bundle::INIT_PID, process.pid.to_string().as_bytes())?;
-        match container.oom_fd() {
-            Some(oom) => self.poll.add(oom, Token::Oom, Flags::IN | Flags::PRI),
-            None => Ok(()),
+        bundle::write(&place.folder, bundle::INIT_PID, process.pid.to_string().as_bytes())?;
+        if let Some(oom) = made.driver.oom_fd() {
+            self.poll.add(oom, Token::Oom(serial), Flags::IN | Flags::PRI)?;
         }
+        match &made.driver {
+            Driver::Library(_) if !options.runc.root.is_empty() => {
+                let namespace = &self.assigned()?.namespace;
+                state_folder::make(&options.runc.root, namespace, &request.id, process.pid, &place.bundle).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes back a container that could not be adopted. Its zombie is reaped as one that nobody knows.
+    fn undo(&self, made: Made, place: &Place) {
+        if let Some(oom) = made.driver.oom_fd() {
+            self.poll.remove(oom);
+        }
+        let _ = made.driver.delete();
+        let _ = made.rootfs.as_ref().map(HostRootfs::unmount);
+        bundle::remove(&place.folder, bundle::INIT_PID);
+    }
+
+    fn read_spec(&self, request: &CreateTaskRequest, place: &Place) -> Result<Spec> {
+        let text = bundle::read(&place.folder, bundle::CONFIG)?;
+        let mut spec: Spec = serde_json::from_slice(&text)
+            .map_err(|source| Error::Json { what: "read config.json of the bundle", source })?;
+        if let Some(process) = spec.process_mut() {
+            // The runtime needs the two to agree; the request wins, as with containerd.
+            process.set_terminal(Some(request.terminal));
+            if let (None, Some(score)) = (process.oom_score_adj(), self.inherited_oom_score) {
+                // The shim's own protection is not the container's.
+                process.set_oom_score_adj(Some(score));
+            }
+        }
+        Ok(spec)
     }
 }
 
-fn read_spec(shim: &Shim, request: &CreateTaskRequest) -> Result<Spec> {
-    let text = bundle::read(&shim.assigned()?.folder, bundle::CONFIG)?;
-    let mut spec: Spec = serde_json::from_slice(&text)
-        .map_err(|source| Error::Json { what: "read config.json of the bundle", source })?;
-    if let Some(process) = spec.process_mut() {
-        // The runtime needs the two to agree; the request wins, as with containerd.
-        process.set_terminal(Some(request.terminal));
-        if let (None, Some(score)) = (process.oom_score_adj(), shim.inherited_oom_score) {
-            // The shim's own protection is not the container's.
-            process.set_oom_score_adj(Some(score));
-        }
+/// Moves this shim to the cgroup that runc's options name; it must exist.
+pub fn join_cgroup(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
     }
-    Ok(spec)
+    let cgroups = longshore_runtime::cgroups::CgroupPaths::open(path)?;
+    if cgroups.hierarchies().is_empty() {
+        return Err(Error::BadField { field: "ShimCgroup", why: format!("there is no cgroup {path:?}") });
+    }
+    Ok(cgroups.join(i32::try_from(std::process::id()).unwrap_or(0))?)
 }
 
 /// Whether the processes share a pid namespace with others, so that they outlive the first one.

@@ -4,12 +4,13 @@
 use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
 
-use crate::bundle;
 use crate::dispatch::Answer;
 use crate::error::{Error, Result};
 use crate::events::What;
-use crate::process::{Caller, INIT, Phase};
+use crate::process::{Caller, Phase};
 use crate::server::Shim;
+use crate::timers::Timer;
+use crate::{bundle, limits, report};
 
 impl Shim {
     pub fn delete(&mut self, caller: Caller, request: &DeleteRequest) -> Result<Answer> {
@@ -20,6 +21,8 @@ impl Shim {
                 self.forget_process(serial);
                 return Ok(Answer::Now(Vec::new()));
             }
+            // A container that was to be restored has no process yet.
+            Phase::Created if process.pid == 0 => self.exited(serial, 128 + 9),
             // Never started: it ends here, and its exit answers this call.
             Phase::Created => self.kill_process(serial, libc::SIGKILL)?,
             Phase::Stopped(_) => {}
@@ -27,6 +30,9 @@ impl Shim {
         let answer = self.keep_open(caller);
         if let Some(process) = self.processes.get_mut(&serial) {
             process.deleters.push(caller);
+            if process.io.has_logger() {
+                self.timers.set(limits::LOGGER_GRACE, Timer::Logger(serial));
+            }
         }
         self.delete_if_settled(serial);
         Ok(answer)
@@ -39,7 +45,7 @@ impl Shim {
             return;
         }
         let callers = std::mem::take(&mut process.deleters);
-        let result = if serial == INIT { self.delete_container() } else { self.delete_exec(serial) };
+        let result = if process.is_init() { self.delete_container(serial) } else { self.delete_exec(serial) };
         for caller in callers {
             match &result {
                 Ok(response) => self.answer(caller, response),
@@ -51,30 +57,43 @@ impl Shim {
 
     fn delete_exec(&mut self, serial: u32) -> Result<DeleteResponse> {
         let response = self.last_words(serial)?;
-        if let (Some(assigned), Some(process)) = (&self.assigned, self.processes.get(&serial)) {
-            bundle::remove_exit(&assigned.folder, &process.exec_id);
+        if let Some(process) = self.processes.get(&serial)
+            && let Some(task) = self.tasks.get(&*process.container)
+        {
+            bundle::remove_exit(&task.place.folder, &process.exec_id);
         }
         self.forget_process(serial);
         Ok(response)
     }
 
-    fn delete_container(&mut self) -> Result<DeleteResponse> {
-        let response = self.last_words(INIT)?;
-        let task = self.task.as_mut().ok_or(Error::Finished)?;
-        match task.container.take() {
-            Some(container) => {
-                if let Some(oom) = container.oom_fd() {
+    fn delete_container(&mut self, serial: u32) -> Result<DeleteResponse> {
+        let response = self.last_words(serial)?;
+        let id = self.processes.get(&serial).ok_or(Error::Finished)?.container.clone();
+        let task = self.tasks.get_mut(&*id).ok_or(Error::Finished)?;
+        match task.driver.take() {
+            Some(driver) => {
+                if let Some(oom) = driver.oom_fd() {
                     self.poll.remove(oom);
                 }
-                container.delete()?;
+                driver.delete()?;
             }
+            None if task.cgroup.is_empty() => {}
             None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,
         }
-        self.task = None;
-        let serials: Vec<u32> = self.processes.keys().copied().collect();
+        if let Some(rootfs) = &task.rootfs {
+            rootfs.unmount()?;
+        }
+        if let Some(state) = &task.state
+            && let Err(error) = super::state_folder::remove(state)
+        {
+            report::warn(&id, &error);
+        }
+        self.tasks.remove(&*id);
+        let theirs = self.processes.iter().filter(|(_, process)| process.container == id);
+        let serials: Vec<u32> = theirs.map(|(serial, _)| *serial).collect();
         serials.into_iter().for_each(|serial| self.forget_process(serial));
         self.emit(&What::Delete(TaskDelete {
-            container_id: self.assigned()?.id.clone(),
+            container_id: id.to_string(),
             pid: response.pid,
             exit_status: response.exit_status,
             exited_at: response.exited_at,

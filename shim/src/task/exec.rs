@@ -23,8 +23,8 @@ impl Shim {
             Err(Error::NoProcess { .. }) => {}
             Err(error) => return Err(error),
         }
-        // The first process is in the same map.
-        if self.processes.len() > limits::EXECS {
+        let execs = self.processes.values().filter(|process| !process.is_init()).count();
+        if execs >= limits::EXECS {
             return Err(Error::Limit { what: "execs that were not deleted", limit: limits::EXECS });
         }
         let json = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
@@ -33,7 +33,7 @@ impl Shim {
         spec.set_terminal(Some(request.terminal));
         if spec.oom_score_adj().is_none() {
             // Else it would have the shim's own.
-            spec.set_oom_score_adj(self.task.as_ref().and_then(|task| task.oom_score));
+            spec.set_oom_score_adj(self.task(&request.id)?.oom_score);
         }
         let paths = Paths {
             stdin: request.stdin,
@@ -41,9 +41,10 @@ impl Shim {
             stderr: request.stderr,
             terminal: request.terminal,
         };
-        let process = Process::new(request.exec_id.clone(), paths, Phase::Added(Box::new(spec)));
-        self.processes.insert(self.next_serial, process);
-        self.next_serial = self.next_serial.wrapping_add(1).max(1);
+        let container = request.id.as_str().into();
+        let process = Process::new(container, request.exec_id.clone(), paths, Phase::Added(Box::new(spec)));
+        let serial = self.take_serial();
+        self.processes.insert(serial, process);
         self.emit(&What::ExecAdded(TaskExecAdded { container_id: request.id, exec_id: request.exec_id }));
         Ok(())
     }

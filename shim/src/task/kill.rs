@@ -3,7 +3,6 @@
 use longshore_proto::containerd::task::v3::KillRequest;
 
 use crate::error::{Error, Result};
-use crate::process::INIT;
 use crate::server::Shim;
 
 /// The highest signal number of Linux.
@@ -16,8 +15,8 @@ impl Shim {
             return Err(Error::BadField { field: "signal", why });
         };
         let serial = self.serial(&request.id, &request.exec_id)?;
-        if request.all && serial == INIT {
-            return Ok(self.container(&request.id)?.kill_all(signal)?);
+        if request.all && request.exec_id.is_empty() {
+            return self.driver(&request.id)?.kill_all(signal);
         }
         self.kill_process(serial, signal)
     }
@@ -34,8 +33,8 @@ impl Shim {
         match &process.handle {
             Some(handle) => handle.kill(signal)?,
             None => {
-                let container = self.task.as_ref().and_then(|task| task.container.as_ref());
-                container.ok_or(Error::Finished)?.kill(signal)?;
+                let driver = self.tasks.get(&*process.container).and_then(|task| task.driver.as_ref());
+                driver.ok_or(Error::Finished)?.kill(signal)?;
             }
         }
         Ok(())

@@ -15,17 +15,19 @@ mod resume;
 mod shutdown;
 mod start;
 mod state;
+mod state_folder;
 mod stats;
 mod update;
 mod wait;
 
+pub use create::join_cgroup;
+pub use options::Options;
 pub use resize_pty::resize;
 pub use wait::response as wait_response;
 
-use longshore_runtime::Container;
-
+use crate::driver::Driver;
 use crate::error::{Error, Result};
-use crate::process::{INIT, Process};
+use crate::process::Process;
 use crate::server::{Shim, Task};
 
 impl Shim {
@@ -40,25 +42,38 @@ impl Shim {
 
     /// The container's task, if it was created.
     fn task(&mut self, id: &str) -> Result<&mut Task> {
-        self.must_serve(id)?;
-        self.task.as_mut().ok_or_else(|| Error::NoTask { id: id.to_owned() })
+        if !self.tasks.contains_key(id) {
+            self.must_serve(id)?;
+        }
+        self.tasks.get_mut(id).ok_or_else(|| Error::NoTask { id: id.to_owned() })
     }
 
     /// The runtime's container, while it can still be used.
-    fn container(&mut self, id: &str) -> Result<&mut Container> {
-        self.task(id)?.container.as_mut().ok_or(Error::Finished)
+    fn driver(&mut self, id: &str) -> Result<&mut Driver> {
+        self.task(id)?.driver.as_mut().ok_or(Error::Finished)
     }
 
     /// The serial number of a process; an empty exec id is the first one.
     pub fn serial(&mut self, id: &str, exec_id: &str) -> Result<u32> {
-        self.task(id)?;
+        let init = self.task(id)?.init;
         if exec_id.is_empty() {
-            return Ok(INIT);
+            return Ok(init);
         }
+        let is_it = |process: &Process| process.exec_id == exec_id && *process.container == *id;
         self.processes
             .iter()
-            .find_map(|(serial, process)| (process.exec_id == exec_id).then_some(*serial))
+            .find_map(|(serial, process)| is_it(process).then_some(*serial))
             .ok_or_else(|| Error::NoProcess { id: id.to_owned(), exec_id: exec_id.to_owned() })
+    }
+
+    /// A serial number that no process has.
+    fn take_serial(&mut self) -> u32 {
+        while self.processes.contains_key(&self.next_serial) {
+            self.next_serial = self.next_serial.wrapping_add(1);
+        }
+        let serial = self.next_serial;
+        self.next_serial = self.next_serial.wrapping_add(1);
+        serial
     }
 
     /// A process by the names that requests use.

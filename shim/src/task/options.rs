@@ -2,7 +2,7 @@
 
 use longshore_proto::containerd::runc::v1::Options as RuncOptions;
 use longshore_proto::longshore::shim::v1::CreateOptions;
-use longshore_proto::ttrpc;
+use longshore_proto::{runtimeoptions, ttrpc};
 use prost_types::Any;
 
 use crate::error::{Error, Result};
@@ -15,14 +15,13 @@ pub struct Options {
     pub own: CreateOptions,
     pub attachable: Attachable,
     pub owner: Owner,
-    pub no_pivot: bool,
-    pub no_new_keyring: bool,
+    /// Runc's, of which the shim's own runtime knows all that has a meaning for it. Empty with our own daemon's.
+    pub runc: RuncOptions,
     pub systemd_cgroup: bool,
 }
 
 impl Options {
-    /// Reads the options; none at all is fine. Of runc's, those that name a runc binary, its state folder, CRIU
-    /// folders and the shim's cgroup mean nothing here.
+    /// Reads the options; none at all is fine.
     pub fn read(any: Option<&Any>) -> Result<Self> {
         let Some(any) = any.filter(|any| !(any.type_url.is_empty() && any.value.is_empty())) else {
             return Ok(Self::default());
@@ -32,10 +31,11 @@ impl Options {
                 Ok(Self::own(ttrpc::decode(&any.value, "longshore.shim.v1.CreateOptions")?))
             }
             "containerd.runc.v1.Options" => {
-                Ok(Self::runc(&ttrpc::decode(&any.value, "containerd.runc.v1.Options")?))
+                Ok(Self::runc(ttrpc::decode(&any.value, "containerd.runc.v1.Options")?))
             }
-            // Names a configuration file of some other runtime; there is none for this one.
-            "runtimeoptions.v1.Options" => Ok(Self::default()),
+            "runtimeoptions.v1.Options" => {
+                Self::of_file(&ttrpc::decode(&any.value, "runtimeoptions.v1.Options")?)
+            }
             _ => Err(Error::BadField {
                 field: "options",
                 why: format!(
@@ -51,14 +51,19 @@ impl Options {
         Self { attachable, systemd_cgroup: own.systemd_cgroup, own, ..Self::default() }
     }
 
-    fn runc(options: &RuncOptions) -> Self {
-        let owner = (options.io_uid != 0 || options.io_gid != 0).then_some((options.io_uid, options.io_gid));
-        Self {
-            owner,
-            no_pivot: options.no_pivot_root,
-            no_new_keyring: options.no_new_keyring,
-            systemd_cgroup: options.systemd_cgroup,
-            ..Self::default()
+    fn runc(runc: RuncOptions) -> Self {
+        let owner = (runc.io_uid != 0 || runc.io_gid != 0).then_some((runc.io_uid, runc.io_gid));
+        Self { owner, systemd_cgroup: runc.systemd_cgroup, runc, ..Self::default() }
+    }
+
+    /// Options that name a configuration file, of which this shim has none.
+    fn of_file(options: &runtimeoptions::v1::Options) -> Result<Self> {
+        if options.config_path.is_empty() && options.config_body.is_empty() {
+            return Ok(Self::default());
         }
+        Err(Error::NotBuilt {
+            what: "a configuration file in the runtime's options",
+            why: "this runtime has none; pass containerd.runc.v1.Options".into(),
+        })
     }
 }

@@ -13,7 +13,7 @@ impl Shim {
             return Err(Error::WrongState { operation: "pause", state: "paused" });
         }
         self.named(&request.id, "")?.1.must_run("pause")?;
-        self.container(&request.id)?.pause()?;
+        self.driver(&request.id)?.pause()?;
         self.task(&request.id)?.paused = true;
         self.emit(&What::Paused(TaskPaused { container_id: request.id }));
         Ok(())

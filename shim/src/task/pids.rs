@@ -7,17 +7,20 @@ use prost::Message;
 use prost_types::Any;
 
 use crate::error::Result;
+use crate::process::Process;
 use crate::server::Shim;
 
 impl Shim {
     pub fn pids(&mut self, request: PidsRequest) -> Result<PidsResponse> {
-        let pids = self.container(&request.id)?.pids()?;
-        let processes = pids.into_iter().map(|pid| self.process_info(pid)).collect();
+        let pids = self.driver(&request.id)?.pids()?;
+        let id = request.id.as_str();
+        let processes = pids.into_iter().map(|pid| self.process_info(id, pid)).collect();
         Ok(PidsResponse { processes })
     }
 
-    fn process_info(&self, pid: i32) -> ProcessInfo {
-        let exec = self.processes.values().find(|process| process.pid == pid && !process.exec_id.is_empty());
+    fn process_info(&self, id: &str, pid: i32) -> ProcessInfo {
+        let is_it = |process: &&Process| process.pid == pid && !process.is_init() && *process.container == *id;
+        let exec = self.processes.values().find(is_it);
         let info = exec.map(|process| Any {
             type_url: "containerd.runc.v1.ProcessDetails".to_owned(),
             value: ProcessDetails { exec_id: process.exec_id.clone() }.encode_to_vec(),

@@ -13,7 +13,7 @@ impl Shim {
             let state = self.named(&request.id, "")?.1.state();
             return Err(Error::WrongState { operation: "resume", state });
         }
-        self.container(&request.id)?.resume()?;
+        self.driver(&request.id)?.resume()?;
         self.task(&request.id)?.paused = false;
         self.emit(&What::Resumed(TaskResumed { container_id: request.id }));
         Ok(())

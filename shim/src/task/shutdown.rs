@@ -1,21 +1,15 @@
-//! `Shutdown`: the shim leaves, unless it still holds a container.
+//! `Shutdown`: the shim leaves, unless it still holds a container or a sandbox.
 
 use longshore_proto::containerd::task::v3::ShutdownRequest;
 
-use crate::bundle;
 use crate::error::Result;
-use crate::limits;
-use crate::server::{Life, Shim};
-use crate::timers::Timer;
+use crate::server::Shim;
 
 impl Shim {
     pub fn shutdown(&mut self, _request: ShutdownRequest) -> Result<()> {
-        let assigned = self.assigned()?;
-        if self.task.is_none() {
-            bundle::remove(&assigned.folder, bundle::SOCKET);
-            bundle::remove(&assigned.folder, bundle::SHIM_PID);
-            self.life = Life::Leaving;
-            self.timers.set(limits::LEAVE, Timer::Leave);
+        self.assigned()?;
+        if self.tasks.is_empty() && self.sandbox.is_none() {
+            self.leave();
         }
         Ok(())
     }

@@ -7,8 +7,9 @@ use crate::server::Shim;
 
 impl Shim {
     pub fn state(&mut self, request: StateRequest) -> Result<StateResponse> {
-        let paused = self.task(&request.id)?.paused;
-        let bundle = self.assigned()?.bundle.to_string_lossy().into_owned();
+        let task = self.task(&request.id)?;
+        let paused = task.paused;
+        let bundle = task.place.bundle.to_string_lossy().into_owned();
         let (_, process) = self.named(&request.id, &request.exec_id)?;
         let record = process.exit_record();
         Ok(StateResponse {

@@ -11,7 +11,7 @@ use crate::server::Shim;
 
 impl Shim {
     pub fn stats(&mut self, request: StatsRequest) -> Result<StatsResponse> {
-        let stats = self.container(&request.id)?.stats()?;
+        let stats = self.driver(&request.id)?.stats()?;
         let (name, value) = match stats.mode {
             Mode::V2 => ("io.containerd.cgroups.v2.Metrics", metrics_v2(&stats).encode_to_vec()),
             Mode::V1 | Mode::Hybrid => {

@@ -8,10 +8,10 @@ use crate::server::Shim;
 
 impl Shim {
     pub fn update(&mut self, request: UpdateTaskRequest) -> Result<()> {
-        let container = self.container(&request.id)?;
+        let driver = self.driver(&request.id)?;
         let json = request.resources.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
         let resources: LinuxResources = serde_json::from_slice(json)
             .map_err(|source| Error::Json { what: "read the resources of an update", source })?;
-        Ok(container.update(&resources)?)
+        driver.update(&resources)
     }
 }

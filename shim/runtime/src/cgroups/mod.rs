@@ -96,6 +96,44 @@ impl CgroupPaths {
         Ok(CgroupPaths { path, mode: host.mode, groups })
     }
 
+    /// The cgroups that a process is in, for reading only; a hierarchy in which it is where this process is, too, is left
+    /// out. They belong to whoever made them: never remove them through this.
+    pub fn of_process(pid: i32) -> Result<CgroupPaths> {
+        let host = host::detect()?;
+        let (theirs, ours) = (paths_of(&format!("/proc/{pid}/cgroup"))?, paths_of("/proc/self/cgroup")?);
+        let mut found = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new() };
+        for hierarchy in host.hierarchies {
+            let same = |(controllers, _): &&(String, String)| *controllers == hierarchy.controllers;
+            let Some((_, path)) = theirs.iter().find(same) else { continue };
+            if ours.iter().find(same).is_some_and(|(_, own)| own == path) {
+                continue;
+            }
+            let path = crate::paths::clean(path);
+            if let Ok(dir) = open_dir(&hierarchy.root.join(&path)) {
+                found.groups.push(Group { controllers: hierarchy.controllers, root: hierarchy.root, dir });
+                found.path = path;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Moves a process into them.
+    pub fn join(&self, pid: i32) -> Result<()> {
+        for group in &self.groups {
+            write_at(group, "cgroup.procs", &pid.to_string()).map_err(|errno| Error::Cgroup {
+                path: group.root.join(&self.path).join("cgroup.procs"),
+                value: pid.to_string(),
+                source: errno.into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// See [`crate::Container::oom_fd`]; `None` where it cannot be watched.
+    pub fn oom_fd(&self) -> Option<OwnedFd> {
+        self.watch_oom().ok().flatten().map(|watch| watch.0)
+    }
+
     /// Makes the cgroups; none may exist with processes in it. A failure leaves none behind that it made.
     pub(crate) fn create(cgroups_path: &str) -> Result<CgroupPaths> {
         let host = host::detect()?;
@@ -174,11 +212,37 @@ impl CgroupPaths {
     }
 }
 
+/// Where cgroups go if the config does not say.
+const DEFAULT_PARENT: &str = "/longshore";
+
+/// Where the cgroups of a container with this config are.
+pub fn path_of(spec: &oci_spec::runtime::Spec, id: &str) -> String {
+    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref()).and_then(|path| path.to_str());
+    match path.filter(|path| !path.is_empty()) {
+        Some(path) => path.to_owned(),
+        None => format!("{DEFAULT_PARENT}/{id}"),
+    }
+}
+
 /// Kills every process in the cgroups of a container whose shim is gone, and removes them. Not there is success.
 pub fn remove_orphan(cgroups_path: &str) -> Result<()> {
     let cgroups = CgroupPaths::open(cgroups_path)?;
     cgroups.kill_all(libc::SIGKILL)?;
     cgroups.remove()
+}
+
+/// The lines of a `/proc/PID/cgroup` file: controllers and path.
+fn paths_of(file: &str) -> Result<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+        doing: "read the cgroups of a process from",
+        path: file.into(),
+        source,
+    })?;
+    let parts = text.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        Some((parts.next()?.to_owned(), parts.next()?.to_owned()))
+    });
+    Ok(parts.collect())
 }
 
 /// A cgroup's path relative to the root of its hierarchy. The root itself is no container's.

@@ -1,0 +1,88 @@
+//! Checkpoint and restore by another OCI runtime, which calls criu.
+
+use std::os::fd::OwnedFd;
+
+use longshore_proto::containerd::runc::v1::CheckpointOptions;
+use longshore_runtime::Stdio;
+
+use super::command::{Command, Making, give_stdio};
+use super::console::Console;
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// A checkpoint that is to be made.
+pub struct Checkpoint {
+    /// The folder that it goes to.
+    pub image: String,
+    pub options: CheckpointOptions,
+    /// Where criu works if the options do not say.
+    pub criu_work: String,
+}
+
+/// A container that is to be restored when it is started.
+pub struct Restore {
+    making: Making,
+}
+
+impl Command {
+    /// Dumps the container; with `exit` it ends by that.
+    pub fn checkpoint(&self, what: &Checkpoint) -> Result<()> {
+        let options = &what.options;
+        let mut command = self.oci().command("checkpoint");
+        command.arg("--image-path").arg(&what.image);
+        let work = [&options.work_path, &what.criu_work].into_iter().find(|path| !path.is_empty());
+        if let Some(work) = work {
+            command.arg("--work-path").arg(work);
+        }
+        if !options.parent_path.is_empty() {
+            command.arg("--parent-path").arg(&options.parent_path);
+        }
+        let flags = [
+            ("--tcp-established", options.open_tcp),
+            ("--ext-unix-sk", options.external_unix_sockets),
+            ("--shell-job", options.terminal),
+            ("--file-locks", options.file_locks),
+            ("--leave-running", !options.exit),
+        ];
+        command.args(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag));
+        for namespace in &options.empty_namespaces {
+            command.arg("--empty-ns").arg(namespace);
+        }
+        if !options.cgroups_mode.is_empty() {
+            command.arg("--manage-cgroups-mode").arg(&options.cgroups_mode);
+        }
+        command.arg(self.id());
+        self.oci().finish("checkpoint", command, limits::RUNTIME_CHECKPOINT)
+    }
+}
+
+impl Restore {
+    /// Keeps what `start` needs. A terminal would have to exist before the restore makes it.
+    pub fn prepare(making: Making) -> Result<(Self, Option<OwnedFd>)> {
+        if matches!(making.stdio, Stdio::Terminal) {
+            return Err(Error::NotBuilt {
+                what: "restoring a container with a terminal",
+                why: "its terminal would not be there before it is started; restore it without".into(),
+            });
+        }
+        Ok((Self { making }, None))
+    }
+
+    pub fn run(self, container: &mut Command) -> Result<()> {
+        let making = self.making;
+        let mut command = container.oci().command("restore");
+        command.arg("--detach").arg("--bundle").arg(container.oci().bundle());
+        command.arg("--image-path").arg(&making.checkpoint);
+        if !making.criu_work.is_empty() {
+            command.arg("--work-path").arg(&making.criu_work);
+        }
+        if !making.parent_checkpoint.is_empty() {
+            command.arg("--parent-path").arg(&making.parent_checkpoint);
+        }
+        container.add_common(&mut command, making.no_pivot, false);
+        let _: Option<Console> = give_stdio(&mut command, making.stdio, container.oci().bundle())?;
+        command.arg(container.id());
+        container.oci().finish("restore", command, limits::RUNTIME_CHECKPOINT)?;
+        container.adopt()
+    }
+}

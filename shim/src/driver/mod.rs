@@ -1,0 +1,145 @@
+//! What makes and holds a container: the runtime library in this process, or another OCI runtime by its command line
+//! (`BinaryName` of runc's options).
+
+mod checkpoint;
+mod command;
+mod console;
+mod oci;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use longshore_runtime::cgroups::Stats;
+use longshore_runtime::{Container, Process};
+use oci_spec::runtime::LinuxResources;
+
+pub use checkpoint::Checkpoint;
+pub use command::{Command, Making, delete};
+pub use oci::{Oci, say_criu};
+
+use crate::error::{Error, Result};
+
+/// A container in the hands of who made it.
+pub enum Driver {
+    Library(Box<Container>),
+    Command(Box<Command>),
+}
+
+/// One more process of a container.
+pub enum ExecHandle {
+    Library(Process),
+    /// Its pidfd: the other runtime has left it to us.
+    Command(OwnedFd),
+}
+
+impl ExecHandle {
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        match self {
+            Self::Library(process) => Ok(process.kill(signal)?),
+            Self::Command(pidfd) => command::signal(pidfd, signal),
+        }
+    }
+}
+
+impl Driver {
+    /// The process id of the first process; 0 before a restore.
+    pub fn pid(&self) -> i32 {
+        match self {
+            Self::Library(container) => container.pid(),
+            Self::Command(command) => command.pid(),
+        }
+    }
+
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.kill(signal)?),
+            Self::Command(command) => command.kill(signal),
+        }
+    }
+
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.kill_all(signal)?),
+            Self::Command(command) => command.kill_all(signal),
+        }
+    }
+
+    pub fn pause(&self) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.pause()?),
+            Self::Command(command) => command.verb("pause"),
+        }
+    }
+
+    pub fn resume(&self) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.resume()?),
+            Self::Command(command) => command.verb("resume"),
+        }
+    }
+
+    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.update(resources)?),
+            Self::Command(command) => command.update(resources),
+        }
+    }
+
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        match self {
+            Self::Library(container) => Ok(container.pids()?),
+            Self::Command(command) => Ok(command.cgroups()?.pids()?),
+        }
+    }
+
+    pub fn stats(&self) -> Result<Stats> {
+        match self {
+            Self::Library(container) => Ok(container.stats()?),
+            Self::Command(command) => Ok(command.cgroups()?.stats()?),
+        }
+    }
+
+    pub fn oom_kills(&self) -> u64 {
+        match self {
+            Self::Library(container) => container.oom_kills(),
+            Self::Command(command) => command.cgroups().map_or(0, longshore_runtime::cgroups::CgroupPaths::oom_kills),
+        }
+    }
+
+    pub fn oom_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Library(container) => container.oom_fd(),
+            Self::Command(command) => command.oom_fd(),
+        }
+    }
+
+    /// Opens the gate of the first process.
+    pub fn start(&mut self) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.start()?),
+            Self::Command(command) => command.start(),
+        }
+    }
+
+    pub fn delete(self) -> Result<()> {
+        match self {
+            Self::Library(container) => Ok(container.delete()?),
+            Self::Command(command) => command.delete(),
+        }
+    }
+
+    /// Dumps the container by criu.
+    pub fn checkpoint(&self, what: &Checkpoint) -> Result<()> {
+        match self {
+            Self::Command(command) => command.checkpoint(what),
+            Self::Library(_) => {
+                say_criu()?;
+                Err(Error::NotBuilt {
+                    what: "checkpointing a container of this shim's own runtime",
+                    why: "criu works on this host, but its use is built for other OCI runtimes only; set \
+                          BinaryName (for example runc) in the runtime's options"
+                        .into(),
+                })
+            }
+        }
+    }
+}
