@@ -34,6 +34,8 @@ pub struct Config {
     pub address: PathBuf,
     /// error, warn, info, debug or trace, or a tracing filter such as `info,longshored::gc=debug`.
     pub log_level: String,
+    /// The cgroup that the daemon puts itself and its shims into.
+    pub cgroup: Option<String>,
     pub grpc: Grpc,
     pub content: Content,
     pub gc: Gc,
@@ -41,6 +43,7 @@ pub struct Config {
     pub runtime: Runtime,
     pub snapshotter: Snapshotter,
     pub engine: Engine,
+    pub restart: Restart,
     pub metadata: Metadata,
 }
 
@@ -51,6 +54,7 @@ impl Default for Config {
             state: "/run/longshore".into(),
             address: "/run/longshore/longshore.sock".into(),
             log_level: "info".into(),
+            cgroup: None,
             grpc: Grpc::default(),
             content: Content::default(),
             gc: Gc::default(),
@@ -58,6 +62,7 @@ impl Default for Config {
             runtime: Runtime::default(),
             snapshotter: Snapshotter::default(),
             engine: Engine::default(),
+            restart: Restart::default(),
             metadata: Metadata::default(),
         }
     }
@@ -205,6 +210,20 @@ impl Default for Engine {
     }
 }
 
+/// The restart monitor.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Restart {
+    /// Seconds between two looks at the containers that it keeps running; 0: never.
+    pub interval_seconds: u64,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { interval_seconds: 10 }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Metadata {
@@ -262,11 +281,14 @@ impl Config {
             let value = self.engine.namespace.clone();
             return Err(ConfigError::Value { key: "engine.namespace", value, why: "is no namespace" });
         }
-        let parent = &self.runtime.cgroup_parent;
-        let sane = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if !parent.split('/').all(sane) || parent.contains(char::is_control) {
-            let why = "must be a relative path such as longshore or machines/longshore";
-            return Err(ConfigError::Value { key: "runtime.cgroup_parent", value: parent.clone(), why });
+        let own = self.cgroup.as_ref().map(|own| ("cgroup", own.strip_prefix('/').unwrap_or(own)));
+        let parent = ("runtime.cgroup_parent", self.runtime.cgroup_parent.as_str());
+        for (key, path) in own.into_iter().chain([parent]) {
+            let sane = |part: &str| !part.is_empty() && part != "." && part != "..";
+            if !path.split('/').all(sane) || path.contains(char::is_control) {
+                let why = "must be a relative path such as longshore or machines/longshore";
+                return Err(ConfigError::Value { key, value: path.to_owned(), why });
+            }
         }
         if self.engine.log_max_files == 0 || self.engine.log_max_size < 64 * 1024 {
             let value = format!("{} files of {}", self.engine.log_max_files, self.engine.log_max_size);

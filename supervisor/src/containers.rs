@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use longshore_proto::containerd::events;
@@ -14,6 +15,7 @@ use crate::filters::{self, Adaptor, Filter};
 use crate::labels::{self, Labels, to_hash};
 use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::{self, Namespace, check_identifier};
+use crate::restart::policy;
 
 /// The runtime that runs a container, and its options.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,11 +132,29 @@ impl Adaptor for Container {
 pub struct ContainerStore {
     db: Arc<Db>,
     events: Arc<EventBus>,
+    /// Whether there may be a container that the restart monitor is to look after.
+    restarts: AtomicBool,
 }
 
 impl ContainerStore {
     pub fn new(db: Arc<Db>, events: Arc<EventBus>) -> Self {
-        Self { db, events }
+        Self { db, events, restarts: AtomicBool::new(true) }
+    }
+
+    /// Whether the restart monitor has anything to look for; from now on it has not, until somebody says so.
+    pub fn take_restarts(&self) -> bool {
+        self.restarts.swap(false, Ordering::Relaxed)
+    }
+
+    /// Says that there is a container for the restart monitor.
+    pub fn note_restarts(&self) {
+        self.restarts.store(true, Ordering::Relaxed);
+    }
+
+    fn note(&self, labels: &Labels) {
+        if labels.contains_key(policy::STATUS) {
+            self.note_restarts();
+        }
     }
 
     pub fn get(&self, namespace: &Namespace, id: &str) -> Result<Container> {
@@ -162,6 +182,7 @@ impl ContainerStore {
 
     /// Publishes that a container was created: for those who called [`create`] in a batch of their own.
     pub fn created(&self, namespace: &Namespace, container: &Container) {
+        self.note(&container.labels);
         let event = events::ContainerCreate {
             id: container.id.clone(),
             image: container.image.clone(),
@@ -217,6 +238,7 @@ impl ContainerStore {
     }
 
     fn updated(&self, namespace: &Namespace, container: &Container) {
+        self.note(&container.labels);
         let event = events::ContainerUpdate {
             id: container.id.clone(),
             image: container.image.clone(),

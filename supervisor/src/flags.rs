@@ -33,11 +33,16 @@ pub struct Flags {
 }
 
 /// What is done instead of running the daemon.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// As an OCI hook: run a program whose arguments name the container, as in `-- /bin/ps --pid {{pid}}`.
+    OciHook {
+        #[arg(last = true, required = true, value_name = "WORD")]
+        words: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]

@@ -4,6 +4,7 @@
 
 mod any;
 mod api;
+mod cgroup;
 mod config;
 mod containers;
 mod content;
@@ -16,6 +17,7 @@ mod flags;
 mod folders;
 mod gc;
 mod hex;
+mod hook;
 mod images;
 mod labels;
 mod leases;
@@ -23,6 +25,7 @@ mod listen;
 mod malloc;
 mod metadata;
 mod namespaces;
+mod restart;
 mod sandboxes;
 mod serve;
 mod services;
@@ -43,11 +46,12 @@ const BLOCKING_THREADS: usize = 64;
 fn main() -> ExitCode {
     malloc::configure();
     let flags = flags::Flags::parse();
-    let outcome = match flags.command {
+    let outcome = match &flags.command {
         _ if flags.version => print(&version()),
         Some(flags::Command::Config(command)) => {
-            flags.show(command).map_err(Into::into).and_then(|text| print(&text))
+            flags.show(*command).map_err(Into::into).and_then(|text| print(&text))
         }
+        Some(flags::Command::OciHook { words }) => hook::run(words),
         None => start(&flags),
     };
     match outcome {

@@ -23,6 +23,7 @@ use crate::leases::Leases;
 use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
 use crate::namespaces::{Namespace, Namespaces};
+use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
 use crate::snapshots::Snapshots;
@@ -41,6 +42,9 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("listening to signals")?;
     let _state = folders::claim(&config.state, "--state")?;
     let _root = folders::claim(&config.root, "--root")?;
+    if let Some(path) = &config.cgroup {
+        crate::cgroup::join(path)?;
+    }
     let access = Access::new(config.grpc.group.as_deref())?;
     if let Some(group) = access.group
         && config.address.parent() == Some(&config.state)
@@ -53,6 +57,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     engine.recover().await.context("reading the containers back")?;
     services.gc.start();
     services.gc.trigger();
+    let restarts = looked_after(&services);
     let exporter =
         tokio::spawn(export_now_and_then(Arc::clone(&services.db), config.metadata.export_seconds));
     let socket = Socket::bind(&config.address, access)?;
@@ -70,6 +75,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let result = serve(&services, &engine, socket, &mut signals).await;
     engine.shutdown(STOP_TIMEOUT).await;
     exporter.abort();
+    restarts.abort();
     let (db, snapshots) = (Arc::clone(&services.db), Arc::clone(&services.snapshots));
     blocking(move || {
         snapshots.close();
@@ -131,6 +137,17 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         sandboxes,
         gc,
         tasks,
+    })
+}
+
+/// The restart monitor, at work.
+fn looked_after(services: &Services) -> tokio::task::JoinHandle<()> {
+    let seconds = services.config.restart.interval_seconds;
+    let monitor = Monitor::new(services);
+    tokio::spawn(async move {
+        if seconds > 0 {
+            monitor.run(Duration::from_secs(seconds)).await;
+        }
     })
 }
 

@@ -11,11 +11,13 @@ use tonic::{Request, Response, Status};
 use crate::any::Any;
 use crate::error::Error;
 use crate::filters::{Adaptor, Filter};
+use crate::restart::policy;
 use crate::services::Services;
 
 pub struct Service(pub Services);
 
 const RUNTIME: &str = "io.containerd.runtime.v2";
+const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
 
 /// Type, id and what it builds on.
@@ -29,6 +31,7 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     (SNAPSHOTTER, "overlayfs", &[]),
     (SNAPSHOTTER, "native", &[]),
     (RUNTIME, "task", &["io.containerd.metadata.v1", "io.containerd.event.v1"]),
+    (RESTART.0, RESTART.1, &["io.containerd.event.v1", "io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "containers", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "content", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "diff", &["io.containerd.differ.v1"]),
@@ -66,6 +69,9 @@ impl Service {
             exports.insert("root".to_owned(), root.display().to_string());
         }
         let mut capabilities = Vec::new();
+        if (kind, id) == RESTART {
+            capabilities.extend(policy::NAMES.map(str::to_owned));
+        }
         let mut init_err = None;
         if snapshotter
             && let Err(why) = self.0.snapshots.by_name(id).map(|driver| {
