@@ -3,8 +3,9 @@
 use std::env;
 use std::path::PathBuf;
 
-const TOOLS: [&str; 15] = [
+const TOOLS: [&str; 16] = [
     "ctr",
+    "containerd-shim-runc-v2",
     "docker-registry",
     "skopeo",
     "umoci",
@@ -21,7 +22,15 @@ const TOOLS: [&str; 15] = [
     "qemu-system-x86_64",
 ];
 
+/// A newer containerd-shim-runc-v2 than the host's, given by path.
+const NEWER_SHIM: &str = "LONGSHORE_NEWER_SHIM";
+
 fn main() {
+    println!("cargo::rerun-if-env-changed={NEWER_SHIM}");
+    println!("cargo::rustc-check-cfg=cfg(have_newer_shim)");
+    if env::var_os(NEWER_SHIM).is_some() {
+        println!("cargo::rustc-cfg=have_newer_shim");
+    }
     println!("cargo::rerun-if-env-changed=PATH");
     let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     for tool in TOOLS {

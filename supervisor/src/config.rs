@@ -172,11 +172,29 @@ pub struct Runtime {
     pub shim: Option<PathBuf>,
     /// Shims that wait for a container.
     pub pool_size: usize,
+    /// Runtimes by the name that containers give.
+    pub runtimes: BTreeMap<String, NamedRuntime>,
+}
+
+/// A runtime that is configured by name. Without `path` its shim is found by `type`, and without that by its own name, as
+/// `containerd-shim-NAME-vN` on PATH or beside the daemon.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamedRuntime {
+    /// The name of the runtime that it is; `io.containerd.longshore.v1` is our shim.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its shim's binary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// `NAME=value` pairs for the shim's environment.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
 }
 
 impl Default for Runtime {
     fn default() -> Self {
-        Self { cgroup_parent: "longshore".into(), shim: None, pool_size: 2 }
+        Self { cgroup_parent: "longshore".into(), shim: None, pool_size: 2, runtimes: BTreeMap::new() }
     }
 }
 
@@ -288,6 +306,16 @@ impl Config {
             if !path.split('/').all(sane) || path.contains(char::is_control) {
                 let why = "must be a relative path such as longshore or machines/longshore";
                 return Err(ConfigError::Value { key, value: path.to_owned(), why });
+            }
+        }
+        for (name, runtime) in &self.runtime.runtimes {
+            if runtime.path.as_ref().is_some_and(|path| !path.is_absolute()) {
+                let why = "path must be absolute";
+                return Err(ConfigError::Value { key: "runtime.runtimes", value: name.clone(), why });
+            }
+            if runtime.env.iter().any(|pair| pair.find('=').is_none_or(|at| at == 0) || pair.contains('\0')) {
+                let why = "env must be NAME=value pairs";
+                return Err(ConfigError::Value { key: "runtime.runtimes", value: name.clone(), why });
             }
         }
         if self.engine.log_max_files == 0 || self.engine.log_max_size < 64 * 1024 {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ mod fields;
 pub const MAX_WAITING: usize = 4096;
 /// Subscribers at a time.
 pub const MAX_SUBSCRIBERS: usize = 1024;
+/// How long after the start clients that come back receive what happened while the daemon was away.
+pub const KEPT_FOR: Duration = Duration::from_secs(30);
 /// Longest topic in bytes.
 const MAX_TOPIC: usize = 256;
 
@@ -55,6 +58,29 @@ struct Subscriber {
 struct Subscribers {
     next: u64,
     all: BTreeMap<u64, Subscriber>,
+    missed: Missed,
+}
+
+/// What was found out at start about the time before: nobody could subscribe before it was published, so whoever
+/// subscribes soon afterwards receives it first.
+#[derive(Default)]
+enum Missed {
+    #[default]
+    None,
+    /// The start is under way.
+    Collected(Vec<Event>),
+    /// Kept for clients that come back.
+    Kept(Vec<Event>, Instant),
+}
+
+impl Missed {
+    fn collect(&mut self, event: &Event) {
+        if let Self::Collected(events) = self
+            && events.len() < MAX_WAITING
+        {
+            events.push(event.clone());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -111,10 +137,28 @@ impl EventBus {
         self.publish(namespace, topic, Any::pack(name, message));
     }
 
+    /// From here on what is published is kept for those who subscribe after [`EventBus::started`].
+    pub fn starting(&self) {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.missed = Missed::Collected(Vec::new());
+    }
+
+    /// What was published since [`EventBus::starting`] is delivered first to everybody who subscribes within
+    /// [`KEPT_FOR`].
+    pub fn started(&self) {
+        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Missed::Collected(events) = std::mem::take(&mut subscribers.missed)
+            && !events.is_empty()
+        {
+            subscribers.missed = Missed::Kept(events, Instant::now() + KEPT_FOR);
+        }
+    }
+
     /// Publishes an event that carries its own time.
     pub fn forward(&self, event: Event) {
         tracing::debug!(namespace = %event.namespace, topic = %event.topic, "event");
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        subscribers.missed.collect(&event);
         subscribers.all.retain(|id, subscriber| {
             if !subscriber.filters.matches(&event) {
                 return !subscriber.sender.is_closed();
@@ -150,6 +194,16 @@ impl EventBus {
         let id = subscribers.next;
         subscribers.next += 1;
         let missed = Arc::<AtomicBool>::default();
+        match &subscribers.missed {
+            Missed::Kept(_, until) if *until < Instant::now() => subscribers.missed = Missed::None,
+            Missed::Kept(events, _) => {
+                for event in events.iter().filter(|event| filters.matches(*event)) {
+                    // There is room: no more are kept than may wait.
+                    let _ = sender.try_send(event.clone());
+                }
+            }
+            Missed::None | Missed::Collected(_) => {}
+        }
         subscribers.all.insert(id, Subscriber { filters, sender, missed: Arc::clone(&missed) });
         Ok(Subscription { receiver, missed })
     }
@@ -192,6 +246,23 @@ mod tests {
         }
         assert!(matches!(slow.next().await, Some(Err(Error::ResourceExhausted { .. }))));
         assert!(slow.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_missed_is_told_to_clients_that_come_back() {
+        let bus = EventBus::new();
+        let namespace = Namespace::parse("n").unwrap();
+        bus.starting();
+        bus.publish(&namespace, "/tasks/exit", Any::default());
+        bus.publish(&namespace, "/other", Any::default());
+        bus.started();
+        bus.publish(&namespace, "/too-late", Any::default());
+        for _ in 0..2 {
+            let mut back = bus.subscribe(&["topic~=|^/tasks/|"]).unwrap();
+            assert_eq!(back.next().await.unwrap().unwrap().topic, "/tasks/exit");
+            bus.publish(&namespace, "/tasks/new", Any::default());
+            assert_eq!(back.next().await.unwrap().unwrap().topic, "/tasks/new");
+        }
     }
 
     #[test]

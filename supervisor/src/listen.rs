@@ -23,26 +23,38 @@ use crate::error::{Error, Result};
 pub struct Access {
     pub own_uid: u32,
     pub group: Option<u32>,
+    /// Set: nobody but the daemon's own user, in this group.
+    own_gid: Option<u32>,
 }
 
 impl Access {
     /// From the configured group's name or number.
     pub fn new(group: Option<&str>) -> Result<Self> {
         let own_uid = nix::unistd::geteuid().as_raw();
-        let Some(group) = group else { return Ok(Self { own_uid, group: None }) };
+        let Some(group) = group else { return Ok(Self { own_uid, group: None, own_gid: None }) };
         if let Ok(gid) = group.parse() {
-            return Ok(Self { own_uid, group: Some(gid) });
+            return Ok(Self { own_uid, group: Some(gid), own_gid: None });
         }
         let found = nix::unistd::Group::from_name(group)
             .map_err(|error| Error::io("looking up the group", group, error.into()))?
             .ok_or_else(|| {
                 Error::precondition(format!("grpc.group = {group:?}"), "there is no such group")
             })?;
-        Ok(Self { own_uid, group: Some(found.gid.as_raw()) })
+        Ok(Self { own_uid, group: Some(found.gid.as_raw()), own_gid: None })
+    }
+
+    /// For processes that the daemon started: its own user in its own group, and nobody else.
+    pub fn own() -> Self {
+        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        Self { own_uid: uid, group: None, own_gid: Some(gid) }
     }
 
     /// Why a peer may not speak; `None` if it may.
     fn refusal(&self, uid: u32, gid: u32, pid: i32) -> Option<String> {
+        if let Some(own_gid) = self.own_gid {
+            let own = uid == self.own_uid && gid == own_gid;
+            return (!own).then(|| format!("uid {uid} and gid {gid} are not the daemon's"));
+        }
         if uid == 0 || uid == self.own_uid {
             return None;
         }

@@ -27,7 +27,7 @@ use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
 use crate::snapshots::Snapshots;
-use crate::tasks::{TaskManager, TaskOptions};
+use crate::tasks::{Addresses, Runtimes, TaskManager, TaskOptions};
 
 /// How long requests may finish after the daemon was told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -52,7 +52,14 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         folders::let_through(&config.state, group)?;
     }
     let services = build(&config).await?;
+    services.events.starting();
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
+    services.events.started();
+    // Not before: what shims say is about tasks that are found by now.
+    let forward = tokio::spawn(api::forward::serve(
+        Socket::bind(&api::forward::address(&config.address), Access::own())?,
+        Arc::clone(&services.tasks),
+    ));
     let engine = Engine::new(&services)?;
     engine.recover().await.context("reading the containers back")?;
     services.gc.start();
@@ -76,6 +83,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     engine.shutdown(STOP_TIMEOUT).await;
     exporter.abort();
     restarts.abort();
+    forward.abort();
     let (db, snapshots) = (Arc::clone(&services.db), Arc::clone(&services.snapshots));
     blocking(move || {
         snapshots.close();
@@ -119,6 +127,13 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
             state: config.state.clone(),
             shim: config.runtime.shim.clone(),
             pool: config.runtime.pool_size,
+            root: config.root.clone(),
+            runtimes: Runtimes::new(&config.runtime.runtimes),
+            addresses: Addresses {
+                grpc: config.address.clone(),
+                ttrpc: api::forward::address(&config.address),
+                sockets: config.state.join("s"),
+            },
         },
         Arc::clone(&events),
     )?;

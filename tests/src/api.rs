@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use longshore_proto::containerd::services::containers::v1 as containers;
 use longshore_proto::containerd::services::events::v1 as events;
+use longshore_proto::containerd::services::snapshots::v1 as snapshots;
 use longshore_proto::containerd::services::tasks::v1 as tasks;
+use longshore_proto::containerd::types::Mount;
 use prost_types::Any;
 use serde_json::{Value, json};
 use tonic::metadata::AsciiMetadataValue;
@@ -36,6 +38,7 @@ pub struct Api {
     pub tasks: tasks::tasks_client::TasksClient<Service>,
     pub containers: containers::containers_client::ContainersClient<Service>,
     pub events: events::events_client::EventsClient<Service>,
+    pub snapshots: snapshots::snapshots_client::SnapshotsClient<Service>,
 }
 
 impl Api {
@@ -48,18 +51,23 @@ impl Api {
                 channel.clone(),
                 InNamespace,
             ),
-            events: events::events_client::EventsClient::with_interceptor(channel, InNamespace),
+            events: events::events_client::EventsClient::with_interceptor(channel.clone(), InNamespace),
+            snapshots: snapshots::snapshots_client::SnapshotsClient::with_interceptor(channel, InNamespace),
         })
     }
 
     /// Stores a container with this spec.
     pub async fn container(&mut self, id: &str, spec: &Value) -> Result<()> {
+        self.container_by(id, spec, "io.containerd.longshore.v1").await
+    }
+
+    /// Stores a container of this runtime.
+    pub async fn container_by(&mut self, id: &str, spec: &Value, runtime: &str) -> Result<()> {
         let spec = Any {
             type_url: "types.containerd.io/opencontainers/runtime-spec/1/Spec".into(),
             value: serde_json::to_vec(spec)?,
         };
-        let runtime =
-            containers::container::Runtime { name: "io.containerd.longshore.v1".into(), options: None };
+        let runtime = containers::container::Runtime { name: runtime.into(), options: None };
         let container = containers::Container {
             id: id.into(),
             runtime: Some(runtime),
@@ -74,6 +82,42 @@ impl Api {
     pub async fn create(&mut self, id: &str) -> Result<u32, Status> {
         let request = tasks::CreateTaskRequest { container_id: id.into(), ..Default::default() };
         Ok(self.tasks.create(request).await?.into_inner().pid)
+    }
+
+    /// Prepares a snapshot; its mounts.
+    pub async fn prepare(
+        &mut self,
+        snapshotter: &str,
+        key: &str,
+        parent: &str,
+    ) -> Result<Vec<Mount>, Status> {
+        let request = snapshots::PrepareSnapshotRequest {
+            snapshotter: snapshotter.into(),
+            key: key.into(),
+            parent: parent.into(),
+            labels: [("containerd.io/gc.root".to_owned(), "test".to_owned())].into(),
+            ..Default::default()
+        };
+        Ok(self.snapshots.prepare(request).await?.into_inner().mounts)
+    }
+
+    /// A committed snapshot `name` that holds what `folder` does.
+    pub async fn base(&mut self, snapshotter: &str, name: &str, folder: &Path) -> Result<()> {
+        let key = format!("{name}-active");
+        let mounts = self.prepare(snapshotter, &key, "").await?;
+        let target = PathBuf::from(&mounts.first().context("a mount")?.source);
+        let copied =
+            std::process::Command::new("cp").arg("-a").arg(folder.join(".")).arg(&target).status()?;
+        anyhow::ensure!(copied.success(), "copying {} to {}", folder.display(), target.display());
+        let request = snapshots::CommitSnapshotRequest {
+            snapshotter: snapshotter.into(),
+            name: name.into(),
+            key,
+            labels: [("containerd.io/gc.root".to_owned(), "test".to_owned())].into(),
+            ..Default::default()
+        };
+        self.snapshots.commit(request).await?;
+        Ok(())
     }
 
     pub async fn start(&mut self, id: &str) -> Result<u32, Status> {

@@ -43,7 +43,7 @@ impl wire::events_server::Events for Service {
             topic: envelope.topic,
             payload: required(envelope.event, "envelope event")?.into(),
         };
-        self.0.events.forward(event);
+        self.0.tasks.forwarded(event);
         Ok(Response::new(()))
     }
 

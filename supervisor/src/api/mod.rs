@@ -8,6 +8,7 @@ mod convert;
 mod diff;
 mod engine;
 mod events;
+pub mod forward;
 mod images;
 mod introspection;
 pub mod layers;

@@ -1,10 +1,11 @@
 //! `containerd.services.tasks.v1.Tasks`: containerd's task API, translated to the task manager.
 //!
-//! What always holds: a task is made from its container's stored spec; only runtimes that our shim serves are accepted; a
-//! list never waits on a shim, and one shim that does not answer costs a list of metrics its own entry only.
+//! What always holds: a task is made from its container's stored spec, by the shim of its container's runtime; a list never
+//! waits on a shim, and one shim that does not answer costs a list of metrics its own entry only.
 
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -17,22 +18,18 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::any::Any;
-use crate::containers::{Container, ContainerStore};
+use crate::containers::ContainerStore;
 use crate::error::{Error, Result as CoreResult};
 use crate::filters::{Adaptor, Filter};
 use crate::namespaces::Namespace;
 use crate::services::Services;
 use crate::tasks::{
-    CreateTask, Deleted, ExecTask, KillScope, ProcessId, ProcessInfo, RootfsMount, Status as TaskStatus,
-    TaskManager, TaskStdio,
+    CreateTask, Deleted, ExecTask, Join, KillScope, ProcessId, ProcessInfo, RootfsMount, Runtime,
+    Status as TaskStatus, TaskManager, TaskStdio,
 };
-
-/// The runtime names that our shim serves.
-pub const RUNTIMES: [&str; 2] = ["io.containerd.longshore.v1", "io.containerd.runc.v2"];
 
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 const OWN_OPTIONS: &str = "longshore.shim.v1.CreateOptions";
-const PROCESS_DETAILS: &str = "containerd.runc.v1.ProcessDetails";
 
 /// How many shims are asked for metrics at one time.
 const METRICS_AT_ONCE: usize = 16;
@@ -51,8 +48,18 @@ impl TasksService {
 
     fn create_task(&self, namespace: &Namespace, request: api::CreateTaskRequest) -> CoreResult<CreateTask> {
         let container = self.containers.get(namespace, &request.container_id)?;
-        check_runtime(&container, &request)?;
-        let options = request.options.map(Any::from).or_else(|| container.runtime.options.clone());
+        if request.checkpoint.is_some() {
+            return Err(Error::Unimplemented { what: "restoring a checkpoint".to_owned() });
+        }
+        let runtime =
+            if request.runtime_path.is_empty() { container.runtime.name } else { request.runtime_path };
+        let given = request.options.map(Any::from).filter(|options| !options.value.is_empty());
+        let options = given.or(container.runtime.options);
+        let checkpoint = options.as_ref().map(checkpoint_path).transpose()?.flatten();
+        let options = match self.tasks.runtime(&runtime)? {
+            Runtime::Own => options.map(check_options).transpose()?.flatten(),
+            Runtime::Foreign(_) => options,
+        };
         let spec = container
             .spec
             .ok_or_else(|| Error::precondition(format!("container \"{}\"", container.id), "has no spec"))?;
@@ -74,36 +81,27 @@ impl TasksService {
                 stderr: request.stderr,
                 terminal: request.terminal,
             },
-            options: options.map(check_options).transpose()?.flatten(),
+            options,
+            runtime,
+            checkpoint,
+            join: Some(request.task_api_address)
+                .filter(|address| !address.is_empty())
+                .map(|address| Join { address, api: request.task_api_version }),
         })
     }
 }
 
-/// Refuses what our shim cannot stand in for.
-fn check_runtime(container: &Container, request: &api::CreateTaskRequest) -> CoreResult<()> {
-    let name = container.runtime.name.as_str();
-    if !RUNTIMES.contains(&name) {
-        return Err(Error::Unimplemented {
-            what: format!(
-                "runtime \"{name}\" of container \"{}\" (this daemon runs {})",
-                container.id,
-                RUNTIMES.join(" and ")
-            ),
-        });
+/// Where runc's options say that the images of a checkpoint are to start from.
+fn checkpoint_path(options: &Any) -> CoreResult<Option<PathBuf>> {
+    if !options.is(RUNC_OPTIONS) {
+        return Ok(None);
     }
-    for (what, given) in [
-        ("a runtime given by path", !request.runtime_path.is_empty()),
-        ("a task API at an address", !request.task_api_address.is_empty()),
-        ("restoring a checkpoint", request.checkpoint.is_some()),
-    ] {
-        if given {
-            return Err(Error::Unimplemented { what: what.to_owned() });
-        }
-    }
-    Ok(())
+    let runc = RuncOptions::decode(options.value.clone())
+        .map_err(|error| Error::invalid("task options", error.to_string()))?;
+    Ok(Some(PathBuf::from(runc.criu_image_path)).filter(|path| !path.as_os_str().is_empty()))
 }
 
-/// The options as the shim is given them; empty ones are none.
+/// The options as our shim is given them; empty ones are none.
 fn check_options(options: Any) -> CoreResult<Option<Any>> {
     if options.type_url.is_empty() && options.value.is_empty() {
         return Ok(None);
@@ -302,13 +300,9 @@ impl api::tasks_server::Tasks for TasksService {
     async fn list_pids(&self, request: Request<api::ListPidsRequest>) -> Reply<api::ListPidsResponse> {
         let namespace = super::namespace(&request)?;
         let pids = self.tasks.pids(&namespace, &request.into_inner().container_id).await?;
-        let processes = pids.into_iter().map(|process| wire::ProcessInfo {
-            pid: process.pid,
-            info: process.exec_id.map(|exec_id| {
-                let details = longshore_proto::containerd::runc::v1::ProcessDetails { exec_id };
-                Any::pack(PROCESS_DETAILS, &details).into()
-            }),
-        });
+        let processes = pids
+            .into_iter()
+            .map(|process| wire::ProcessInfo { pid: process.pid, info: process.info.map(Into::into) });
         Ok(Response::new(api::ListPidsResponse { processes: processes.collect() }))
     }
 
@@ -320,10 +314,8 @@ impl api::tasks_server::Tasks for TasksService {
     async fn update(&self, request: Request<api::UpdateTaskRequest>) -> Reply<()> {
         let namespace = super::namespace(&request)?;
         let request = request.into_inner();
-        let resources = request.resources.ok_or_else(|| {
-            Error::invalid(format!("update of container \"{}\"", request.container_id), "has no resources")
-        })?;
-        self.tasks.update(&namespace, &request.container_id, resources.into()).await?;
+        let resources = request.resources.map(Any::from);
+        self.tasks.update(&namespace, &request.container_id, resources, request.annotations).await?;
         Ok(Response::new(()))
     }
 
@@ -374,24 +366,6 @@ impl api::tasks_server::Tasks for TasksService {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn container(runtime: &str) -> Container {
-        let runtime = crate::containers::Runtime { name: runtime.into(), options: None };
-        Container::new("c", runtime)
-    }
-
-    #[test]
-    fn only_runtimes_that_the_shim_serves_are_accepted() {
-        let request = api::CreateTaskRequest::default();
-        for name in RUNTIMES {
-            check_runtime(&container(name), &request).unwrap();
-        }
-        let error = check_runtime(&container("io.containerd.kata.v2"), &request).unwrap_err();
-        assert_eq!(error.code(), tonic::Code::Unimplemented);
-        assert!(error.to_string().contains("io.containerd.kata.v2"), "{error}");
-        let by_path = api::CreateTaskRequest { runtime_path: "/x".into(), ..request };
-        assert!(check_runtime(&container(RUNTIMES[1]), &by_path).is_err());
-    }
 
     #[test]
     fn options_lose_their_prefix_and_foreign_ones_are_refused() {

@@ -162,7 +162,7 @@ impl Engine {
         let preferred = namespaces::preferred(&self.db, &self.namespace, Preference::Runtime)?;
         match preferred {
             None => Ok(RUNTIME.to_owned()),
-            Some(name) if crate::api::tasks::RUNTIMES.contains(&name.as_str()) => Ok(name),
+            Some(name) if matches!(self.tasks.runtime(&name), Ok(crate::tasks::Runtime::Own)) => Ok(name),
             Some(name) => Err(Error::precondition(
                 format!("namespace \"{}\"", self.namespace),
                 format!(

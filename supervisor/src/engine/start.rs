@@ -102,6 +102,9 @@ impl Engine {
             rootfs: bundle.rootfs,
             stdio: self.stdio(&entry.id, record),
             options: Some(self.shim_options(record, join)),
+            runtime: String::new(),
+            checkpoint: None,
+            join: None,
         };
         let streams = join.map(|join| join.streams);
         let started = self

@@ -40,6 +40,9 @@ pub struct CreateRecord {
     /// Where the container's cgroups are, for the case that its shim is gone.
     #[prost(string, tag = "4")]
     pub cgroups_path: String,
+    /// Set if the shim is not ours; then it is not told by its pid.
+    #[prost(message, optional, tag = "5")]
+    pub foreign: Option<super::foreign::ForeignRecord>,
 }
 
 /// How far the events of a task were published.
@@ -141,6 +144,16 @@ impl Bundle {
         CreateRecord::decode(fs::read(self.path.join("task.pb")).ok()?.as_slice()).ok()
     }
 
+    /// Replaces the record, by rename.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn set_record(&self, record: &CreateRecord) -> Result<()> {
+        self.write(".task.pb", &record.encode_to_vec())
+            .and_then(|()| fs::rename(self.path.join(".task.pb"), self.path.join("task.pb")))
+            .map_err(|e| Error::io("writing the bundle", &self.path, e))
+    }
+
     /// Notes how far events were published; a failure costs no more than one published twice.
     pub fn set_forwarded(&self, forwarded: Forwarded) {
         let text = format!("{} {}\n", forwarded.sequence, if forwarded.exited { "exited" } else { "alive" });
@@ -175,7 +188,8 @@ impl Bundle {
 
     /// Writes how the first process ended, for a shim that could not.
     pub fn write_exit_record(&self, record: &ExitRecord) -> io::Result<()> {
-        let temporary = self.path.join("exit/.init.daemon");
+        let name = if record.exec_id.is_empty() { "init" } else { &record.exec_id };
+        let temporary = self.path.join("exit").join(format!(".{name}.daemon"));
         fs::write(&temporary, record.encode_to_vec())?;
         fs::rename(temporary, self.exit_path(&record.exec_id))
     }

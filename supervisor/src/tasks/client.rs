@@ -75,8 +75,26 @@ impl State {
     }
 }
 
+/// How a peer wants to be spoken to.
+#[derive(Clone, Debug)]
+pub struct Dialect {
+    /// Full name of its task service.
+    pub task: &'static str,
+    /// Named in a header of every call, if the peer needs to be told.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl Dialect {
+    /// Our own shims'.
+    const OWN: Self = Self { task: super::wire::TASK, namespace: None };
+}
+
+/// The header that names the namespace.
+const NAMESPACE: &str = "containerd-namespace-ttrpc";
+
 struct Shared {
     stream: UnixStream,
+    dialect: Dialect,
     state: Mutex<State>,
     /// Told when `out` was drained or the connection ended.
     drained: Notify,
@@ -105,10 +123,19 @@ impl Connection {
     /// # Errors
     /// Registering it with the event loop fails.
     pub fn new(stream: StdUnixStream) -> io::Result<Self> {
+        Self::speaking(stream, Dialect::OWN)
+    }
+
+    /// Takes over a connected socket to a peer of another dialect.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    pub fn speaking(stream: StdUnixStream, dialect: Dialect) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
         let shared = Arc::new(Shared {
             stream,
+            dialect,
             state: Mutex::new(State::default()),
             drained: Notify::new(),
             stalled: Notify::new(),
@@ -178,6 +205,28 @@ impl Connection {
         timeout: Duration,
     ) -> Result<A, Failure> {
         self.pipeline(|p| p.unary(service, method, request, timeout))?.answer().await
+    }
+
+    /// The peer's task service.
+    pub fn task_service(&self) -> &'static str {
+        self.shared.dialect.task
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.shared.dialect.clone()
+    }
+
+    /// Returns when the connection has ended.
+    pub async fn closed(&self) {
+        loop {
+            let drained = self.shared.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if self.shared.lock().closed.is_some() {
+                return;
+            }
+            drained.await;
+        }
     }
 
     /// Returns when a receiver of this connection was found not to keep up.
@@ -276,7 +325,14 @@ impl Pipeline<'_> {
     ) -> Result<StreamCell, Failure> {
         let stream = StreamCell::default();
         self.frames.push(NewFrame { offset: self.out.len(), stream: stream.clone() });
-        ttrpc::encode_request(&mut self.out, 0, target, request).map_err(Failure::Protocol)?;
+        let encoded = match &self.connection.shared.dialect.namespace {
+            None => ttrpc::encode_request(&mut self.out, 0, target, request),
+            Some(namespace) => {
+                let metadata: &[(&str, &str)] = &[(NAMESPACE, namespace)];
+                ttrpc::encode_request(&mut self.out, 0, Target { metadata, ..target }, request)
+            }
+        };
+        encoded.map_err(Failure::Protocol)?;
         self.calls.push(NewCall { stream: stream.clone(), waiter });
         Ok(stream)
     }

@@ -16,9 +16,10 @@ use super::bundle::{Bundle, CreateRecord};
 use super::client::{Connection, Failure, Incoming};
 use super::pool::WaitingShim;
 use super::process::ShimProcess;
+use super::runtimes::Runtime;
 use super::task::{NewTask, Process, Task};
 use super::types::{AttachStreams, CreateTask, ProcessId, Status};
-use super::{Inner, Slot, Started, delete, delete_request, limits, monitor, orphan, wire};
+use super::{Inner, Slot, Started, delete, delete_request, foreign, limits, monitor, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -37,7 +38,7 @@ impl Inner {
         self: &Arc<Self>,
         namespace: &Namespace,
         id: &str,
-        what: &CreateTask,
+        what: CreateTask,
         launch: Launch,
     ) -> Result<Started> {
         check_identifier("task", id)?;
@@ -48,6 +49,16 @@ impl Inner {
                 max: limits::SPEC as u64,
             });
         }
+        match self.runtimes.find(&what.runtime)? {
+            Runtime::Foreign(runtime) => {
+                return foreign::launch(self, namespace, id, what, runtime, launch).await;
+            }
+            Runtime::Own if what.join.is_some() => {
+                return foreign::launch(self, namespace, id, what, self.pool.by_protocol(), launch).await;
+            }
+            Runtime::Own => {}
+        }
+        let what = &what;
         let mut creation = Creation::reserve(self, namespace, id, orphan::cgroups_path(&what.spec))?;
         let mut shim = self.pool.take()?;
         let mut retried = false;
@@ -163,6 +174,7 @@ impl Creation {
             shim_pid: pid,
             shim_started_at: started_at,
             cgroups_path: self.cgroups_path.clone(),
+            foreign: None,
         };
         let state = &self.manager.state;
         let bundle =
@@ -304,7 +316,7 @@ async fn leave(control: &Connection, id: &str, reached: Reached) -> Result<(), F
 }
 
 impl Inner {
-    fn reserve(&self, namespace: &Namespace, id: &str) -> Result<()> {
+    pub(super) fn reserve(&self, namespace: &Namespace, id: &str) -> Result<()> {
         let mut slots = self.slots();
         let tasks = slots.entry(namespace.clone()).or_default();
         if tasks.contains_key(id) {
@@ -315,8 +327,12 @@ impl Inner {
     }
 
     pub(super) fn insert(&self, task: Arc<Task>) {
-        let mut slots = self.slots();
-        slots.entry(task.namespace.clone()).or_default().insert(task.id.clone(), Slot::Task(task));
+        let (namespace, id) = (task.namespace.clone(), task.id.clone());
+        self.replace(&namespace, &id, Slot::Task(task));
+    }
+
+    pub(super) fn replace(&self, namespace: &Namespace, id: &str, slot: Slot) {
+        self.slots().entry(namespace.clone()).or_default().insert(id.to_owned(), slot);
     }
 
     pub(super) fn release(&self, namespace: &Namespace, id: &str) {

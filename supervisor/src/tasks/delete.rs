@@ -13,7 +13,7 @@ use longshore_proto::containerd::task::v3 as shim_task;
 use super::client::{Connection, Failure};
 use super::task::Task;
 use super::types::{Deleted, Exit, ProcessId, Status};
-use super::{Inner, TaskManager, carried_through, delete_request, limits, monitor, wire};
+use super::{Inner, TaskManager, carried_through, delete_request, foreign, limits, monitor, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -25,7 +25,13 @@ impl TaskManager {
     pub async fn delete(&self, namespace: &Namespace, id: &str) -> Result<Deleted> {
         let task = self.inner.task(namespace, id)?;
         let inner = self.inner.clone();
-        carried_through("the deletion of a task", async move { inner.delete(&task).await }).await
+        carried_through("the deletion of a task", async move {
+            match &task.foreign {
+                Some(shim) => foreign::delete::task(&inner, &task, shim).await,
+                None => inner.delete(&task).await,
+            }
+        })
+        .await
     }
 
     /// Deletes an exec that has ended or was never started.
@@ -36,7 +42,9 @@ impl TaskManager {
         check_identifier("exec", exec_id)?;
         let task = self.inner.task(namespace, id)?;
         let exec_id = exec_id.to_owned();
-        carried_through("the deletion of an exec", async move { task.delete_exec(&exec_id).await }).await
+        let inner = self.inner.clone();
+        carried_through("the deletion of an exec", async move { inner.delete_exec(&task, &exec_id).await })
+            .await
     }
 }
 
@@ -106,27 +114,30 @@ impl Task {
         }
     }
 
-    fn end_of_init(&self) -> Result<Deleted> {
+    pub(super) fn end_of_init(&self) -> Result<Deleted> {
         let info = self.info(ProcessId::Init)?;
         let exit = info.exit.ok_or(Error::Lost { what: "a task without its shim" })?;
         Ok(Deleted { pid: info.pid, exit })
     }
+}
 
-    async fn delete_exec(&self, exec_id: &str) -> Result<Deleted> {
-        let _turn = self.turn("delete exec").await?;
+impl Inner {
+    async fn delete_exec(&self, task: &Task, exec_id: &str) -> Result<Deleted> {
+        let _turn = task.turn("delete exec").await?;
         let process = ProcessId::Exec(exec_id);
-        let info = self.info(process)?;
-        let deleted = match (self.control(), info.exit) {
+        let info = task.info(process)?;
+        let deleted = match (task.control(), info.exit) {
             (Ok(_), _) => {
-                let request = delete_request(&self.id, process);
+                let request = delete_request(&task.id, process);
                 let answer: shim_task::DeleteResponse =
-                    self.ask("delete exec", "Delete", &request, limits::DELETE).await?;
+                    task.ask("delete exec", "Delete", &request, limits::DELETE).await?;
                 from_wire(&answer)
             }
             (Err(_), Some(exit)) if info.status == Status::Stopped => Deleted { pid: info.pid, exit },
             (Err(error), _) => return Err(error),
         };
-        let removed = self.state().execs.remove(exec_id);
+        foreign::delete::exec_gone(self, task, exec_id, info.status != Status::Created, deleted).await;
+        let removed = task.state().execs.remove(exec_id);
         if let Some(mut exec) = removed {
             // Whoever waits for it and was not told yet.
             exec.exited(deleted.exit);
@@ -142,7 +153,7 @@ pub(super) fn shut_down(control: &Connection, id: &str) {
     let _ = control.pipeline(|p| p.unary::<_, ()>(wire::TASK, "Shutdown", &request, limits::REQUEST));
 }
 
-fn from_wire(answer: &shim_task::DeleteResponse) -> Deleted {
+pub(super) fn from_wire(answer: &shim_task::DeleteResponse) -> Deleted {
     let at = wire::timestamp(answer.exited_at.as_ref());
     Deleted { pid: answer.pid, exit: Exit { status: answer.exit_status, at, oom_killed: false } }
 }

@@ -11,7 +11,7 @@ use longshore_proto::containerd::task::v3 as shim_task;
 use super::attach::AttachStream;
 use super::task::{Process, Task};
 use super::types::{AttachStreams, ExecTask, ProcessId, Status};
-use super::{Started, TaskManager, delete_request, limits, wire};
+use super::{Started, TaskManager, delete_request, foreign, limits, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -26,6 +26,12 @@ impl TaskManager {
         let adding = Adding::begin(&task, exec_id, &exec)?;
         let request = wire::exec_request(id, exec_id, &exec);
         let added = task.ask("exec", "Exec", &request, limits::REQUEST).await;
+        if added.is_ok() && task.foreign.is_some() {
+            // Without the note a daemon after this one would not know the exec.
+            if let Err(error) = foreign::bundle::note_exec(&task.bundle, exec_id, &exec.stdio) {
+                tracing::warn!(container = id, exec_id, %error, "cannot note an exec");
+            }
+        }
         adding.settle(added).await
     }
 
@@ -42,6 +48,7 @@ impl TaskManager {
         attach: Option<AttachStreams>,
     ) -> Result<Started> {
         let task = self.inner.task(namespace, id)?;
+        task.refuse_foreign("adding a process at once")?;
         let _turn = task.turn("exec").await?;
         let adding = Adding::begin(&task, exec_id, &exec)?;
         let started = start_new(&task, exec_id, &exec, attach).await;
@@ -155,4 +162,7 @@ async fn undo(task: &Task, exec_id: &str) {
         tracing::debug!(container = task.id, exec_id, %error, "an exec that failed was gone already");
     }
     task.state().execs.remove(exec_id);
+    if task.foreign.is_some() {
+        foreign::bundle::forget_exec(&task.bundle, exec_id);
+    }
 }

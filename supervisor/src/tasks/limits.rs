@@ -60,5 +60,45 @@ pub const KEPT_BUFFER: usize = 16 << 10;
 /// Bytes read from a shim at once; one buffer per worker thread.
 pub const READ_BUFFER: usize = 64 << 10;
 
+/// Commands of other shims' binaries that run at one time.
+pub const SHIM_COMMANDS: usize = 16;
+
+/// `start` of another shim's binary, the wait for its turn included.
+pub const SHIM_START: Duration = Duration::from_secs(60);
+
+/// `delete` of another shim's binary, the wait for its turn included.
+pub const SHIM_DELETE: Duration = Duration::from_secs(30);
+
+/// Shutdown of another shim; it may serve others still, and then does nothing.
+pub const SHIM_SHUTDOWN: Duration = Duration::from_secs(3);
+
+/// What is read of a shim command's stdout and stderr, in bytes.
+pub const SHIM_OUTPUT: usize = 1 << 20;
+pub const SHIM_STDERR: usize = 16 << 10;
+
+/// How long the output of a command that ended is still waited for: what it left behind may hold it open.
+pub const SHIM_OUTPUT_AFTER_EXIT: Duration = Duration::from_secs(1);
+
+/// Shim binaries of which the daemon remembers how they want to be asked.
+pub const KNOWN_BINARIES: usize = 64;
+
+/// A line of another shim's log, in bytes; the rest of a longer one is the next.
+pub const SHIM_LOG_LINE: usize = 8 << 10;
+
+/// Events of one shim that are remembered, to know one that is sent again.
+pub const RECENT_EVENTS: usize = 64;
+
+/// Containers whose deletion is remembered, for what their shims say late.
+pub const DEPARTED: usize = 256;
+
+/// How long an end that is known waits for the shim's own event of it, before it is published in its place.
+pub const EVENT_GRACE: Duration = Duration::from_secs(3);
+
+/// How long a deletion waits for the shim's own event of it.
+pub const DELETE_EVENT: Duration = Duration::from_secs(1);
+
+/// The wait for a process of another shim: as long as it runs.
+pub const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
 /// The longest OCI `config.json`, in bytes: it must fit one ttrpc message of the API as well.
 pub const SPEC: usize = 4 << 20;

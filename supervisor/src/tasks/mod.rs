@@ -15,12 +15,14 @@ mod client;
 mod create;
 mod delete;
 mod exec;
+mod foreign;
 mod limits;
 mod monitor;
 mod orphan;
 mod pool;
 mod process;
 mod recover;
+mod runtimes;
 #[allow(unsafe_code)]
 mod sys;
 mod task;
@@ -33,20 +35,25 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use longshore_proto::containerd::task::v3 as shim_task;
+use longshore_proto::containerd::types::RuntimeInfo;
 
 pub use attach::{AttachReceiver, AttachSender, AttachStream};
+pub use foreign::command::Addresses;
 pub use recover::Recovered;
+pub use runtimes::{Runtime, Runtimes};
 pub use types::{
-    AttachInput, AttachOutput, AttachStreams, CreateTask, Deleted, ExecTask, Exit, ProcessId, ProcessInfo,
-    RootfsMount, Status, TaskStdio,
+    AttachInput, AttachOutput, AttachStreams, CreateTask, Deleted, ExecTask, Exit, Join, ProcessId,
+    ProcessInfo, RootfsMount, Status, TaskStdio,
 };
 pub use verbs::KillScope;
 
+use crate::any::Any;
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::namespaces::Namespace;
 use create::Launch;
 use pool::ShimPool;
+use runtimes::ForeignRuntime;
 use task::Task;
 
 /// How the task layer is set up.
@@ -58,6 +65,11 @@ pub struct TaskOptions {
     pub shim: Option<PathBuf>,
     /// Shims that wait for containers.
     pub pool: usize,
+    /// The daemon's root folder; working folders of other shims are in `work/` below it.
+    pub root: PathBuf,
+    pub runtimes: Runtimes,
+    /// What other shims are told of the daemon's sockets.
+    pub addresses: Addresses,
 }
 
 /// A process that was started.
@@ -77,6 +89,10 @@ struct Inner {
     pool: Arc<ShimPool>,
     events: Arc<EventBus>,
     slots: Mutex<Slots>,
+    root: PathBuf,
+    runtimes: Runtimes,
+    commands: foreign::command::Commands,
+    departed: foreign::Departed,
 }
 
 type Slots = HashMap<Namespace, HashMap<String, Slot>>;
@@ -85,6 +101,8 @@ type Slots = HashMap<Namespace, HashMap<String, Slot>>;
 enum Slot {
     /// A task in the making, or being undone.
     Reserved,
+    /// The same, with a foreign shim whose events come already.
+    Making(Arc<Task>),
     Task(Arc<Task>),
 }
 
@@ -95,7 +113,16 @@ impl TaskManager {
     /// The shim's binary cannot be found or read.
     pub fn new(options: TaskOptions, events: Arc<EventBus>) -> Result<Arc<Self>> {
         let pool = ShimPool::new(options.shim.as_deref(), options.pool)?;
-        let inner = Inner { state: options.state, pool, events, slots: Mutex::default() };
+        let inner = Inner {
+            state: options.state,
+            pool,
+            events,
+            slots: Mutex::default(),
+            root: options.root,
+            runtimes: options.runtimes,
+            commands: foreign::command::Commands::new(options.addresses),
+            departed: foreign::Departed::default(),
+        };
         Ok(Arc::new(Self { inner: Arc::new(inner) }))
     }
 
@@ -104,7 +131,7 @@ impl TaskManager {
     /// # Errors
     /// AlreadyExists; whatever the shim says about the spec; no answer in time.
     pub async fn create(&self, namespace: &Namespace, id: &str, task: CreateTask) -> Result<u32> {
-        Ok(self.inner.launch(namespace, id, &task, Launch::Created).await?.pid)
+        Ok(self.inner.launch(namespace, id, task, Launch::Created).await?.pid)
     }
 
     /// Makes a task, joins its stdio and starts it, all with one message to a waiting shim. Undone if it fails or the
@@ -119,7 +146,23 @@ impl TaskManager {
         task: CreateTask,
         attach: Option<AttachStreams>,
     ) -> Result<Started> {
-        self.inner.launch(namespace, id, &task, Launch::Started(attach)).await
+        self.inner.launch(namespace, id, task, Launch::Started(attach)).await
+    }
+
+    /// Who runs a container that names this runtime.
+    ///
+    /// # Errors
+    /// There is no shim for it.
+    pub fn runtime(&self, name: &str) -> Result<Runtime> {
+        self.inner.runtimes.find(name)
+    }
+
+    /// What the shim of another runtime says of itself.
+    ///
+    /// # Errors
+    /// It cannot be run, or does not know the question.
+    pub async fn runtime_info(&self, runtime: &ForeignRuntime, options: Option<&Any>) -> Result<RuntimeInfo> {
+        self.inner.commands.info(runtime, options).await
     }
 
     /// A process as it is now; never waits.
@@ -155,7 +198,7 @@ impl Inner {
     fn task(&self, namespace: &Namespace, id: &str) -> Result<Arc<Task>> {
         match self.slots().get(namespace).and_then(|tasks| tasks.get(id)) {
             Some(Slot::Task(task)) => Ok(task.clone()),
-            Some(Slot::Reserved) | None => Err(Error::not_found("task", id)),
+            Some(Slot::Reserved | Slot::Making(_)) | None => Err(Error::not_found("task", id)),
         }
     }
 
@@ -165,7 +208,7 @@ impl Inner {
         tasks
             .filter_map(|slot| match slot {
                 Slot::Task(task) => Some(task.clone()),
-                Slot::Reserved => None,
+                Slot::Reserved | Slot::Making(_) => None,
             })
             .collect()
     }

@@ -25,6 +25,13 @@ pub fn cgroups_path(spec: &[u8]) -> String {
     serde_json::from_slice::<Spec>(spec).ok().and_then(|s| s.linux?.cgroups_path).unwrap_or_default()
 }
 
+/// As [`remove`], for a shim that removes its cgroups itself: what it left, if that can be told.
+pub(super) async fn remove_quietly(manager: &Inner, id: &str, cgroups_path: &str) {
+    if names_a_cgroup(cgroups_path) && !manager.others_use(cgroups_path, id) {
+        remove(manager, id, cgroups_path).await;
+    }
+}
+
 /// Kills and removes what is left of a container without a shim.
 pub(super) async fn remove(manager: &Inner, id: &str, cgroups_path: &str) {
     if !names_a_cgroup(cgroups_path) || manager.others_use(cgroups_path, id) {
@@ -56,7 +63,7 @@ impl Inner {
     fn others_use(&self, cgroups_path: &str, id: &str) -> bool {
         let slots = self.slots();
         slots.values().flatten().any(|(other, slot)| match slot {
-            Slot::Task(task) => other != id && task.cgroups_path == cgroups_path,
+            Slot::Task(task) | Slot::Making(task) => other != id && task.cgroups_path == cgroups_path,
             Slot::Reserved => false,
         })
     }

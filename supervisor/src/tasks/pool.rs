@@ -18,6 +18,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use tokio::sync::Notify;
 
 use super::process::{ShimProcess, started_at};
+use super::runtimes::{ForeignRuntime, OWN_RUNTIME};
 use super::sys::{Spawn, spawn};
 use crate::error::{Error, Result};
 
@@ -60,6 +61,12 @@ impl ShimPool {
             tokio::spawn(refill(Arc::downgrade(&pool)));
         }
         Ok(pool)
+    }
+
+    /// Our shim as others start it: by the shim v2 protocol.
+    pub fn by_protocol(&self) -> ForeignRuntime {
+        let (name, binary) = (OWN_RUNTIME.to_owned(), self.image.path.clone());
+        ForeignRuntime { name, binary, env: Vec::new() }
     }
 
     /// A waiting shim, or a new one if none waits.

@@ -23,7 +23,7 @@ use super::client::{Connection, Failure, Incoming};
 use super::process::{ShimProcess, started_at};
 use super::task::{NewTask, Process, Task};
 use super::types::{Status, TaskStdio};
-use super::{Inner, limits, monitor, orphan, wire};
+use super::{Inner, foreign, limits, monitor, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
@@ -41,7 +41,7 @@ pub struct Recovered {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+pub(super) enum Found {
     Alive,
     Stopped,
     Silent,
@@ -69,14 +69,15 @@ pub(super) async fn all(manager: &Arc<Inner>) -> Result<Recovered> {
             Found::Discarded => recovered.discarded += 1,
         }
     }
+    foreign::bundle::sweep_work(&manager.state, &manager.root);
     Ok(recovered)
 }
 
 /// A bundle that was there at start.
-struct Leftover {
-    namespace: Namespace,
-    id: String,
-    bundle: Bundle,
+pub(super) struct Leftover {
+    pub namespace: Namespace,
+    pub id: String,
+    pub bundle: Bundle,
 }
 
 fn scan(folder: &Path) -> io::Result<Vec<Leftover>> {
@@ -120,6 +121,9 @@ enum Peer {
 
 async fn one(manager: &Arc<Inner>, leftover: Leftover) -> Found {
     let record = leftover.bundle.record().unwrap_or_default();
+    if let Some(shim) = record.foreign.clone() {
+        return foreign::recover::one(manager, leftover, record, shim).await;
+    }
     match peer(&leftover, &record).await {
         Ok(peer) => take_over(manager, leftover, record, peer).await,
         Err(error) => {

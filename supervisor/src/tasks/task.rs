@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bundle::Bundle;
 use super::client::Connection;
+use super::foreign::Foreign;
 use super::process::ShimProcess;
 use super::types::{Exit, ProcessId, ProcessInfo, Status, TaskStdio};
 use super::{limits, wire};
@@ -111,6 +112,8 @@ pub struct Task {
     pub cgroups_path: String,
     /// `None`: it was gone already when the daemon came up.
     pub shim: Option<ShimProcess>,
+    /// Set if its shim is not ours.
+    pub foreign: Option<Foreign>,
     state: Mutex<TaskState>,
     turn: tokio::sync::Mutex<()>,
     busy_with: Mutex<&'static str>,
@@ -131,6 +134,15 @@ pub struct NewTask {
 
 impl Task {
     pub fn new(new: NewTask) -> Arc<Self> {
+        Self::make(new, None, CancellationToken::new())
+    }
+
+    /// A task whose shim is not ours; `ended` is cancelled when it is deleted.
+    pub fn of_foreign(new: NewTask, foreign: Foreign, ended: CancellationToken) -> Arc<Self> {
+        Self::make(new, Some(foreign), ended)
+    }
+
+    fn make(new: NewTask, foreign: Option<Foreign>, drained: CancellationToken) -> Arc<Self> {
         let state = TaskState {
             control: new.control,
             init: new.init,
@@ -146,10 +158,11 @@ impl Task {
             bundle: new.bundle,
             cgroups_path: new.cgroups_path,
             shim: new.shim,
+            foreign,
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             busy_with: Mutex::new("nothing"),
-            drained: CancellationToken::new(),
+            drained,
         })
     }
 
@@ -245,7 +258,8 @@ impl Task {
             return false;
         }
         state.sequence = event.sequence;
-        if let Err(error) = state.apply(&self.id, event) {
+        let value = event.event.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
+        if let Err(error) = state.apply(&self.id, &event.topic, value) {
             tracing::warn!(container = self.id, topic = event.topic, %error, "an event of the shim is malformed");
         }
         true
@@ -253,9 +267,12 @@ impl Task {
 }
 
 impl TaskState {
-    fn apply(&mut self, id: &str, event: &shim::Event) -> Result<(), prost::DecodeError> {
-        let value = event.event.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
-        match event.topic.as_str() {
+    /// Moves the states by an event of this topic and payload.
+    ///
+    /// # Errors
+    /// The payload is not what the topic says.
+    pub fn apply(&mut self, id: &str, topic: &str, value: &[u8]) -> Result<(), prost::DecodeError> {
+        match topic {
             "/tasks/create" => self.init.created(ev::TaskCreate::decode(value)?.pid),
             "/tasks/start" => self.init.started(ev::TaskStart::decode(value)?.pid),
             "/tasks/exec-added" => {

@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -87,6 +89,21 @@ pub struct CreateTask {
     pub stdio: TaskStdio,
     /// `containerd.runc.v1.Options` or `longshore.shim.v1.CreateOptions`; the type URL is the bare name.
     pub options: Option<Any>,
+    /// Name of the runtime, or the path of its shim; empty: ours.
+    pub runtime: String,
+    /// A folder with the images of a checkpoint to start from.
+    pub checkpoint: Option<PathBuf>,
+    /// Set: a shim that runs already, such as a sandbox's, is to run the container.
+    pub join: Option<Join>,
+}
+
+/// A shim that runs already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Such as `ttrpc+unix:///run/shim.sock`.
+    pub address: String,
+    /// Version of its task API; 0: 2.
+    pub api: u32,
 }
 
 /// What an exec is made from.

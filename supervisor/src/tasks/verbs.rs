@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use longshore_proto::containerd::runc::v1::ProcessDetails;
+use std::collections::HashMap;
+use std::path::Path;
+
 use longshore_proto::containerd::task::v3 as task;
 use prost::Message;
 
@@ -10,7 +12,7 @@ use super::attach::AttachStream;
 use super::client::{Connection, Failure};
 use super::task::Task;
 use super::types::{AttachStreams, Exit, ProcessId, Status};
-use super::{TaskManager, limits, wire};
+use super::{TaskManager, foreign, limits, wire};
 use crate::any::Any;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
@@ -28,8 +30,8 @@ pub enum KillScope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskPid {
     pub pid: u32,
-    /// Set if it was added by exec.
-    pub exec_id: Option<String>,
+    /// What the shim says of it, such as `containerd.runc.v1.ProcessDetails`.
+    pub info: Option<Any>,
 }
 
 impl TaskManager {
@@ -50,6 +52,10 @@ impl TaskManager {
                     exec.started(answer.pid);
                 }
             }
+        }
+        drop(state);
+        if let (Some(_), ProcessId::Exec(exec_id)) = (&found.foreign, process) {
+            foreign::follow_exec(&self.inner, &found, exec_id);
         }
         Ok(answer.pid)
     }
@@ -140,14 +146,10 @@ impl TaskManager {
         let request = task::PidsRequest { id: id.to_owned() };
         let answer: task::PidsResponse =
             found.ask("list processes", "Pids", &request, limits::REQUEST).await?;
-        let processes = answer.processes.into_iter().map(|process| TaskPid {
-            pid: process.pid,
-            exec_id: process
-                .info
-                .and_then(|any| ProcessDetails::decode(any.value.as_slice()).ok())
-                .map(|details| details.exec_id)
-                .filter(|exec_id| !exec_id.is_empty()),
-        });
+        let processes = answer
+            .processes
+            .into_iter()
+            .map(|process| TaskPid { pid: process.pid, info: process.info.map(Any::from) });
         Ok(processes.collect())
     }
 
@@ -155,13 +157,40 @@ impl TaskManager {
     ///
     /// # Errors
     /// NotFound; what the kernel refuses.
-    pub async fn update(&self, namespace: &Namespace, id: &str, resources: Any) -> Result<()> {
+    pub async fn update(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        resources: Option<Any>,
+        annotations: HashMap<String, String>,
+    ) -> Result<()> {
         let found = self.inner.task(namespace, id)?;
         let _turn = found.turn("update").await?;
-        let resources = Some(resources.into());
-        let request =
-            task::UpdateTaskRequest { id: id.to_owned(), resources, ..task::UpdateTaskRequest::default() };
+        let resources = resources.map(Into::into);
+        let request = task::UpdateTaskRequest { id: id.to_owned(), resources, annotations };
         found.ask("update limits", "Update", &request, limits::REQUEST).await
+    }
+
+    /// Has the container's state written into the folder `path`. `options` are the runtime's, such as
+    /// `containerd.runc.v1.CheckpointOptions`.
+    ///
+    /// # Errors
+    /// NotFound; Unimplemented, with the shim's reason; what it says when it fails.
+    pub async fn checkpoint(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        path: &Path,
+        options: Option<Any>,
+    ) -> Result<()> {
+        let found = self.inner.task(namespace, id)?;
+        let _turn = found.turn("checkpoint").await?;
+        let request = task::CheckpointTaskRequest {
+            id: id.to_owned(),
+            path: path.to_string_lossy().into_owned(),
+            options: options.map(Into::into),
+        };
+        found.ask("checkpoint", "Checkpoint", &request, limits::CREATE).await
     }
 
     /// A container's usage: `io.containerd.cgroups.v1.Metrics` or `…v2.Metrics`, by the host.
@@ -203,6 +232,7 @@ impl TaskManager {
     ) -> Result<AttachStream> {
         let found = self.inner.task(namespace, id)?;
         found.info(process)?;
+        found.refuse_foreign("attaching to a process")?;
         let connection = found.own_connection("attach").await?;
         let start = wire::attach_start(process.exec_id(), streams);
         let ends = connection
@@ -223,7 +253,7 @@ impl Task {
     ) -> Result<A> {
         let control = self.control()?;
         control
-            .unary(wire::TASK, method, request, limit)
+            .unary(control.task_service(), method, request, limit)
             .await
             .map_err(|failure| wire::failure(&self.id, step, &failure))
     }

@@ -62,6 +62,11 @@ pub fn create_request(id: &str, bundle: &str, task: &CreateTask) -> CreateTaskRe
         stdout: task.stdio.stdout.clone(),
         stderr: task.stdio.stderr.clone(),
         options: task.options.clone().map(Into::into),
+        checkpoint: task
+            .checkpoint
+            .as_ref()
+            .map(|folder| folder.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         ..CreateTaskRequest::default()
     }
 }
