@@ -2,6 +2,8 @@
 //!
 //! What always holds: every key has a default and an unknown key is an error that names file and line.
 
+mod proxies;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub registry: Registry,
     pub runtime: Runtime,
     pub snapshotter: Snapshotter,
+    pub diff: Diff,
+    pub proxy_plugins: BTreeMap<String, ProxyPlugin>,
     pub engine: Engine,
     pub restart: Restart,
     pub metadata: Metadata,
@@ -61,6 +65,8 @@ impl Default for Config {
             registry: Registry::default(),
             runtime: Runtime::default(),
             snapshotter: Snapshotter::default(),
+            diff: Diff::default(),
+            proxy_plugins: BTreeMap::new(),
             engine: Engine::default(),
             restart: Restart::default(),
             metadata: Metadata::default(),
@@ -323,17 +329,11 @@ impl Config {
             let why = "a log needs one file or more of 65536 bytes or more";
             return Err(ConfigError::Value { key: "engine.log_max_files, engine.log_max_size", value, why });
         }
-        if !matches!(self.snapshotter.default.as_str(), "overlayfs" | "native") {
-            let value = self.snapshotter.default.clone();
-            return Err(ConfigError::Value {
-                key: "snapshotter.default",
-                value,
-                why: "is not overlayfs or native",
-            });
-        }
-        Ok(())
+        self.check_plugins()
     }
 }
+
+pub use proxies::{Diff, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]
 mod tests {

@@ -73,6 +73,10 @@ pub enum Error {
     #[error("container {container}: {step}: {message}")]
     Shim { container: String, step: &'static str, code: Code, message: String },
 
+    /// A plugin refused what it was asked; `step` is what that was.
+    #[error("{plugin}: {step}: {message}")]
+    Plugin { plugin: String, step: &'static str, code: Code, message: String },
+
     /// A signal or the like for a process that has ended; `exec_id` is empty for a container's first process.
     #[error("container {container}{}: process already finished: not found", exec_suffix(exec_id))]
     AlreadyFinished { container: String, exec_id: String },
@@ -170,7 +174,7 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::NotFound { .. } | Self::AlreadyFinished { .. } => Code::NotFound,
-            Self::Shim { code, .. } => *code,
+            Self::Shim { code, .. } | Self::Plugin { code, .. } => *code,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
             Self::InvalidArgument { .. } => Code::InvalidArgument,
             Self::FailedPrecondition { .. } => Code::FailedPrecondition,

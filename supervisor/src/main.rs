@@ -25,6 +25,7 @@ mod listen;
 mod malloc;
 mod metadata;
 mod namespaces;
+mod plugins;
 mod restart;
 mod sandboxes;
 mod serve;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
 use crate::content::store::blocking;
+use crate::diff::Differs;
 use crate::engine::Engine;
 use crate::events::EventBus;
 use crate::folders;
@@ -116,10 +117,11 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let sandboxes = Arc::new(SandboxStore::new(Arc::clone(&db)));
     let snapshots = {
         let (config, db, events) = (Arc::clone(config), Arc::clone(&db), Arc::clone(&events));
-        blocking(move || Snapshots::open(&config.root, &config.snapshotter, &db, &events)).await?
+        blocking(move || Snapshots::open(&config, &db, &events)).await?
     };
     let gc = Collector::new(Arc::clone(&db), Arc::clone(&content), Arc::clone(&images), &config.gc);
     gc.add_snapshots(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>);
+    let differs = Arc::new(Differs::new(config)?);
     let puller = Puller::new(config, &content, &images, &leases, &snapshots, &gc);
     puller.recover(&namespaces).await?;
     let tasks = TaskManager::new(
@@ -146,6 +148,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         content,
         images,
         snapshots,
+        differs,
         puller,
         leases,
         containers,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
+use crate::diff::Differs;
 use crate::events::EventBus;
 use crate::gc::Collector;
 use crate::images::pull::Puller;
@@ -28,6 +29,7 @@ pub struct Services {
     pub content: Arc<ContentStore>,
     pub images: Arc<ImageStore>,
     pub snapshots: Arc<Snapshots>,
+    pub differs: Arc<Differs>,
     pub puller: Arc<Puller>,
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,

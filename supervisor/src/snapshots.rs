@@ -9,26 +9,29 @@
 //! - `prepare`, `remove` and `update` survive a kill of the daemon when they return, and a power cut half a second later or after
 //!   [`Snapshotters::flush`]; commits survive both when they return.
 
+mod backend;
 mod claims;
 mod collect;
 mod keys;
+mod remote;
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_proto::containerd::events as wire;
-use longshore_snapshotter::{Commit as DriverCommit, Native, Overlayfs, Recovery, Snapshotter as Driver};
-pub use longshore_snapshotter::{Info, Kind, LabelChange, Mount, UpperDir, Usage};
+use longshore_snapshotter::{Native, Overlayfs, Recovery, Snapshotter as Driver};
+pub use longshore_snapshotter::{Info, Kind, Mount, UpperDir, Usage};
+use longshore_snapshotter::LabelChange;
 
+use backend::Backend;
 use claims::Claims;
 pub use claims::Hold;
-use keys::{internal, present, translate};
+use keys::internal;
+use remote::Remote;
 
-use crate::content::store::blocking;
+use crate::config::{Config, ProxyKind};
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::filters::{self, Adaptor, Filter};
@@ -36,6 +39,7 @@ use crate::labels::{self, Labels};
 use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, tables};
 use crate::namespaces::{self, Namespace, Preference};
+use crate::plugins::Plugin;
 
 /// The label by which a client says which committed snapshot it is about to make.
 const TARGET: &str = "containerd.io/snapshot.ref";
@@ -45,8 +49,8 @@ const FLUSH_DELAY: Duration = Duration::from_millis(500);
 
 /// All drivers by name.
 pub struct Snapshots {
-    drivers: BTreeMap<&'static str, Result<Snapshotter, String>>,
-    default: &'static str,
+    drivers: BTreeMap<String, Result<Snapshotter, String>>,
+    default: String,
     db: Arc<Db>,
 }
 
@@ -55,8 +59,8 @@ pub struct Snapshots {
 pub struct Snapshotter(Arc<Inner>);
 
 struct Inner {
-    name: &'static str,
-    driver: Box<dyn Driver>,
+    name: String,
+    backend: Backend,
     claims: Arc<Claims>,
     db: Arc<Db>,
     events: Arc<EventBus>,
@@ -77,40 +81,42 @@ pub struct Commit {
 }
 
 impl Snapshots {
-    /// Opens every driver below `root`/snapshotter. One that cannot work here is kept with the reason. Blocks.
-    pub fn open(
-        root: &Path,
-        config: &crate::config::Snapshotter,
-        db: &Arc<Db>,
-        events: &Arc<EventBus>,
-    ) -> Result<Arc<Self>> {
-        let folder = root.join("snapshotter");
-        let wrap = |name, driver: Box<dyn Driver>| {
+    /// Opens every driver below `root`/snapshotter, and the plugins of the configuration. One that cannot work here is kept with the
+    /// reason. Blocks, and needs a runtime.
+    pub fn open(config: &Config, db: &Arc<Db>, events: &Arc<EventBus>) -> Result<Arc<Self>> {
+        let folder = config.root.join("snapshotter");
+        let wrap = |name: &str, backend: Backend| {
             Snapshotter(Arc::new(Inner {
-                name,
-                driver,
+                name: name.to_owned(),
+                backend,
                 claims: Arc::default(),
                 db: Arc::clone(db),
                 events: Arc::clone(events),
                 flush_planned: AtomicBool::new(false),
             }))
         };
+        let local = |name, driver: Arc<dyn Driver>| wrap(name, Backend::Local(driver));
         let overlayfs = Overlayfs::open(&folder.join("overlayfs")).map_err(opening)?;
         report("overlayfs", overlayfs.recovery());
         let usable = overlayfs.probe().map_err(|e| e.to_string());
         let native = Native::open(&folder.join("native")).map_err(opening)?;
         report("native", native.recovery());
-        let mut default = if config.default == "native" { "native" } else { "overlayfs" };
+        let mut default = config.snapshotter.default.clone();
         if default == "overlayfs"
             && let Err(why) = &usable
         {
             tracing::warn!("overlayfs cannot be used, so snapshots are full copies by default: {why}");
-            default = "native";
+            default = "native".to_owned();
         }
-        let drivers = BTreeMap::from([
-            ("overlayfs", usable.map(|()| wrap("overlayfs", Box::new(overlayfs)))),
-            ("native", Ok(wrap("native", Box::new(native)))),
+        let mut drivers = BTreeMap::from([
+            ("overlayfs".to_owned(), usable.map(|()| local("overlayfs", Arc::new(overlayfs)))),
+            ("native".to_owned(), Ok(local("native", Arc::new(native)))),
         ]);
+        for (name, plugin) in config.proxies(ProxyKind::Snapshot) {
+            let rebases = plugin.capabilities.iter().any(|capability| capability == "rebase");
+            let remote = Remote::new(Plugin::new("snapshotter", name, plugin)?, name.clone(), rebases);
+            drivers.insert(name.clone(), Ok(wrap(name, Backend::Remote(remote))));
+        }
         Ok(Arc::new(Self { drivers, default, db: Arc::clone(db) }))
     }
 
@@ -120,10 +126,11 @@ impl Snapshots {
             Some(Ok(snapshotter)) => Ok(snapshotter.clone()),
             Some(Err(why)) => Err(Error::unavailable(format!("snapshotter \"{name}\""), why)),
             None if name.is_empty() => Err(Error::invalid("snapshotter", "must be named")),
-            None => Err(Error::invalid(
-                format!("snapshotter \"{name}\""),
-                "does not exist here: there are overlayfs and native",
-            )),
+            None => {
+                let names: Vec<_> = self.drivers.keys().map(String::as_str).collect();
+                let why = format!("does not exist here: there are {}", names.join(", "));
+                Err(Error::invalid(format!("snapshotter \"{name}\""), why))
+            }
         }
     }
 
@@ -131,7 +138,7 @@ impl Snapshots {
     pub fn default_for(&self, namespace: &Namespace) -> Result<Snapshotter> {
         match namespaces::preferred(&self.db, namespace, Preference::Snapshotter)? {
             Some(name) => self.by_name(&name),
-            None => self.by_name(self.default),
+            None => self.by_name(&self.default),
         }
     }
 
@@ -141,22 +148,21 @@ impl Snapshots {
     }
 
     /// Whether the namespace has any snapshot: then it cannot be deleted.
-    pub fn any(&self, namespace: &Namespace) -> bool {
-        let prefix = internal(namespace, "");
-        let mut found = false;
+    pub async fn any(&self, namespace: &Namespace) -> Result<bool> {
         for snapshotter in self.usable() {
-            snapshotter.0.driver.walk(&mut |info| {
-                found |= info.name.starts_with(&prefix);
-                if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
+            if !snapshotter.0.backend.list(namespace).await?.is_empty() {
+                return Ok(true);
+            }
         }
-        found
+        Ok(false)
     }
 
     /// Brings everything to the disk, at the end. Blocks.
     pub fn close(&self) {
         for snapshotter in self.usable() {
-            if let Err(e) = snapshotter.0.driver.close() {
+            if let Backend::Local(driver) = &snapshotter.0.backend
+                && let Err(e) = driver.close()
+            {
                 tracing::error!(snapshotter = snapshotter.0.name, "cannot close: {e}");
             }
         }
@@ -168,8 +174,8 @@ impl Snapshots {
 }
 
 impl Snapshotter {
-    pub fn name(&self) -> &'static str {
-        self.0.name
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// Keeps the collector away from `key` as long as the result lives, whether it exists yet or not: for what
@@ -180,47 +186,41 @@ impl Snapshotter {
 
     pub async fn stat(&self, namespace: &Namespace, key: &str) -> Result<Info> {
         let _claim = self.hold(namespace, key).await;
-        let info = self.0.driver.stat(&internal(namespace, key));
-        Ok(present(namespace, info.map_err(translate(namespace))?))
+        self.0.backend.stat(namespace, key).await
     }
 
     /// Snapshots of the namespace that match, in the order of their keys.
-    pub fn list(&self, namespace: &Namespace, filter: &Filter) -> Vec<Info> {
-        let prefix = internal(namespace, "");
-        let mut found = Vec::new();
-        self.0.driver.walk(&mut |info| {
-            if info.name.starts_with(&prefix) {
-                let info = present(namespace, info.clone());
-                if filter.matches(&Fields(&info)) {
-                    found.push(info);
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        found
+    pub async fn list(&self, namespace: &Namespace, filter: &Filter) -> Result<Vec<Info>> {
+        let mut found = self.0.backend.list(namespace).await?;
+        found.retain(|info| filter.matches(&Fields(info)));
+        Ok(found)
     }
 
     /// What to mount for an active snapshot or a view.
     pub async fn mounts(&self, namespace: &Namespace, key: &str) -> Result<Vec<Mount>> {
         let _claim = self.hold(namespace, key).await;
-        self.0.driver.mounts(&internal(namespace, key)).map_err(translate(namespace))
+        self.0.backend.mounts(namespace, key).await
     }
 
     /// The directory that the files of an active snapshot are in.
     pub async fn upper_dir(&self, namespace: &Namespace, key: &str) -> Result<UpperDir> {
         let _claim = self.hold(namespace, key).await;
-        self.0.driver.upper_dir(&internal(namespace, key)).map_err(translate(namespace))
+        self.0.backend.upper_dir(namespace, key)
     }
 
     /// Whether [`Commit::parent`] is allowed.
     pub fn can_rebase(&self) -> bool {
-        self.0.driver.can_rebase()
+        self.0.backend.can_rebase()
+    }
+
+    /// Whether layers may be unpacked side by side, each into its snapshot's own directory.
+    pub fn unpacks_aside(&self) -> bool {
+        self.0.backend.unpacks_aside()
     }
 
     pub async fn usage(&self, namespace: &Namespace, key: &str) -> Result<Usage> {
         let _claim = self.hold(namespace, key).await;
-        let full = internal(namespace, key);
-        self.driver_call(namespace, move |driver| driver.usage(&full)).await
+        self.0.backend.usage(namespace, key).await
     }
 
     /// Makes a writable snapshot; `parent` is empty for none.
@@ -236,7 +236,7 @@ impl Snapshotter {
         let event = wire::SnapshotPrepare {
             key: key.to_owned(),
             parent: parent.to_owned(),
-            snapshotter: self.0.name.to_owned(),
+            snapshotter: self.0.name.clone(),
         };
         self.publish(namespace, "/snapshot/prepare", "containerd.events.SnapshotPrepare", &event);
         Ok(mounts)
@@ -271,19 +271,23 @@ impl Snapshotter {
         let claimed =
             [Some(full.clone()), full_parent.clone(), target.as_ref().map(|t| internal(namespace, t))];
         let _claim = self.0.claims.claim(claimed.into_iter().flatten()).await;
-        if let Some(target) = target
-            && self.0.driver.stat(&internal(namespace, &target)).is_ok()
+        if let Some(target) = &target
+            && self.is_there(namespace, target).await?
         {
-            self.claim_namespace(namespace, &[&target], lease).await?;
+            self.claim_namespace(namespace, &[target], lease).await?;
             return Err(Error::already_exists("target snapshot", target));
         }
         self.claim_namespace(namespace, &[key], lease).await?;
-        let made = self
-            .driver_call(namespace, move |driver| match kind {
-                Kind::View => driver.view(&full, full_parent.as_deref(), labels),
-                Kind::Active | Kind::Committed => driver.prepare(&full, full_parent.as_deref(), labels),
-            })
-            .await;
+        let made = self.0.backend.create(kind, namespace, key, parent, labels).await;
+        // A plugin may have made by itself what was about to be made.
+        if let (Err(Error::AlreadyExists { .. }), Some(target), Backend::Remote(_)) =
+            (&made, &target, &self.0.backend)
+            && self.is_there(namespace, target).await?
+        {
+            self.let_go(namespace, key, lease);
+            self.claim_namespace(namespace, &[target], lease).await?;
+            return Err(Error::already_exists("target snapshot", target));
+        }
         match &made {
             Ok(_) => self.plan_flush(),
             // Another's snapshot of that key may be held by the same lease.
@@ -291,6 +295,14 @@ impl Snapshotter {
             Err(_) => self.let_go(namespace, key, lease),
         }
         made
+    }
+
+    async fn is_there(&self, namespace: &Namespace, key: &str) -> Result<bool> {
+        match self.0.backend.stat(namespace, key).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Turns the active `key` into the committed `name`. Durable when it returns.
@@ -317,16 +329,11 @@ impl Snapshotter {
         let _claim = self.0.claims.claim(claimed).await;
         let names: Vec<&str> = commits.iter().map(|c| c.name.as_str()).collect();
         self.claim_namespace(namespace, &names, lease).await?;
-        let inside: Vec<Commit> = commits.iter().map(|c| keys::inside(namespace, c)).collect();
-        self.driver_call(namespace, move |driver| {
-            let commits: Vec<_> = inside.iter().map(borrow).collect();
-            driver.commit_all(&commits)
-        })
-        .await?;
+        self.0.backend.commit_all(namespace, &commits).await?;
         for commit in commits {
             self.let_go(namespace, &commit.key, lease);
             let (key, name) = (commit.key, commit.name);
-            let event = wire::SnapshotCommit { key, name, snapshotter: self.0.name.to_owned() };
+            let event = wire::SnapshotCommit { key, name, snapshotter: self.0.name.clone() };
             self.publish(namespace, "/snapshot/commit", "containerd.events.SnapshotCommit", &event);
         }
         Ok(())
@@ -341,9 +348,8 @@ impl Snapshotter {
 
     /// Removes a snapshot that is nobody's parent, with its files.
     pub async fn remove(&self, namespace: &Namespace, key: &str) -> Result<()> {
-        let full = internal(namespace, key);
-        let _claim = self.0.claims.claim([full.clone()]).await;
-        self.driver_call(namespace, move |driver| driver.remove(&full)).await?;
+        let _claim = self.hold(namespace, key).await;
+        self.0.backend.remove(namespace, key).await?;
         self.plan_flush();
         self.removed(namespace, key);
         Ok(())
@@ -358,40 +364,20 @@ impl Snapshotter {
         keys: Option<&[String]>,
     ) -> Result<Info> {
         labels::check(&labels)?;
-        let change = match keys {
-            None => LabelChange::Replace(labels.into_iter().filter(|(_, value)| !value.is_empty()).collect()),
-            Some(keys) => {
-                let value = |key: &String| labels.get(key).cloned().unwrap_or_default();
-                LabelChange::Merge(keys.iter().map(|key| (key.clone(), value(key))).collect())
-            }
-        };
-        let full = internal(namespace, key);
-        let _claim = self.0.claims.claim([full.clone()]).await;
-        let info = self.driver_call(namespace, move |driver| driver.update(&full, change)).await?;
+        let _claim = self.hold(namespace, key).await;
+        let info = self.0.backend.update(namespace, key, labels, keys).await?;
         self.plan_flush();
-        Ok(present(namespace, info))
+        Ok(info)
     }
 
     /// Returns when everything that was done so far survives a power cut.
     pub async fn flush(&self) -> Result<()> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.driver.flush().map_err(opening)).await
+        self.0.backend.flush().await
     }
 
     /// Removes directories that resisted earlier.
-    pub async fn cleanup(&self) -> Result<()> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.driver.cleanup().map_err(opening)).await
-    }
-
-    async fn driver_call<R: Send + 'static>(
-        &self,
-        namespace: &Namespace,
-        call: impl FnOnce(&dyn Driver) -> longshore_snapshotter::Result<R> + Send + 'static,
-    ) -> Result<R> {
-        let inner = Arc::clone(&self.0);
-        let namespace = namespace.clone();
-        blocking(move || call(&*inner.driver).map_err(translate(&namespace))).await
+    pub async fn cleanup(&self, namespace: &Namespace) -> Result<()> {
+        self.0.backend.cleanup(namespace).await
     }
 
     /// Makes the namespace known, and gives what is about to be made to the lease.
@@ -418,11 +404,11 @@ impl Snapshotter {
     }
 
     fn resource(&self, key: &str) -> Resource {
-        Resource::Snapshot { snapshotter: self.0.name.to_owned(), key: key.to_owned() }
+        Resource::Snapshot { snapshotter: self.0.name.clone(), key: key.to_owned() }
     }
 
     fn removed(&self, namespace: &Namespace, key: &str) {
-        let event = wire::SnapshotRemove { key: key.to_owned(), snapshotter: self.0.name.to_owned() };
+        let event = wire::SnapshotRemove { key: key.to_owned(), snapshotter: self.0.name.clone() };
         self.publish(namespace, "/snapshot/remove", "containerd.events.SnapshotRemove", &event);
     }
 
@@ -465,16 +451,6 @@ impl Adaptor for Fields<'_> {
             ["labels", key @ ..] => filters::label(&self.0.labels, key),
             _ => None,
         }
-    }
-}
-
-fn borrow(commit: &Commit) -> DriverCommit<'_> {
-    DriverCommit {
-        name: &commit.name,
-        key: &commit.key,
-        labels: commit.labels.clone(),
-        parent: commit.parent.as_deref(),
-        usage: commit.usage,
     }
 }
 

@@ -4,10 +4,11 @@ use longshore_proto::containerd::services::diff::v1 as wire;
 use longshore_proto::containerd::types;
 use tonic::{Request, Response, Status};
 
-use super::{convert, lease, namespace, required};
-use crate::diff::{self, Durability, Wanted};
-use crate::error::Error;
+use super::{convert, lease, namespace};
+use crate::diff::{self, Differ, Durability, Wanted};
+use crate::error::{Error, Result as CoreResult};
 use crate::labels::from_hash;
+use crate::namespaces::Namespace;
 use crate::services::Services;
 use crate::snapshots::Mount;
 
@@ -21,34 +22,75 @@ impl wire::diff_server::Diff for Service {
     ) -> Result<Response<wire::ApplyResponse>, Status> {
         let namespace = namespace(&request)?;
         let asked = request.into_inner();
-        if let Some(kind) = asked.payloads.keys().next() {
-            return Err(
-                Error::Unimplemented { what: format!("a payload for {kind:?} (stream processors)") }.into()
-            );
+        let mut outcome = Err(no_differ());
+        for differ in self.0.differs.iter() {
+            outcome = match differ {
+                Differ::Walking => self.apply_here(&namespace, asked.clone()).await,
+                Differ::Remote(remote) => remote.apply(&namespace, asked.clone()).await,
+            };
+            if !diff::passes_on(&outcome) {
+                break;
+            }
         }
-        let diff = convert::from_descriptor(required(asked.diff, "diff")?)?;
-        let mounts = asked.mounts.into_iter().map(from_wire).collect();
-        let durability = if asked.sync_fs { Durability::Now } else { Durability::Later };
-        let applied = diff::apply(&self.0.content, &namespace, &diff, mounts, durability).await?;
-        Ok(Response::new(wire::ApplyResponse { applied: Some(convert::descriptor(applied)) }))
+        Ok(Response::new(outcome?))
     }
 
     async fn diff(&self, request: Request<wire::DiffRequest>) -> Result<Response<wire::DiffResponse>, Status> {
         let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let asked = request.into_inner();
+        let mut outcome = Err(no_differ());
+        for differ in self.0.differs.iter() {
+            outcome = match differ {
+                Differ::Walking => self.diff_here(&namespace, asked.clone(), lease.clone()).await,
+                Differ::Remote(remote) => remote.diff(&namespace, asked.clone()).await,
+            };
+            if !diff::passes_on(&outcome) {
+                break;
+            }
+        }
+        Ok(Response::new(outcome?))
+    }
+}
+
+impl Service {
+    async fn apply_here(
+        &self,
+        namespace: &Namespace,
+        asked: wire::ApplyRequest,
+    ) -> CoreResult<wire::ApplyResponse> {
+        if let Some(kind) = asked.payloads.keys().next() {
+            return Err(Error::Unimplemented { what: format!("a payload for {kind:?} (stream processors)") });
+        }
+        let diff = asked.diff.ok_or_else(|| Error::invalid("diff", "is missing"))?;
+        let diff = convert::from_descriptor(diff)?;
+        let mounts = asked.mounts.into_iter().map(from_wire).collect();
+        let durability = if asked.sync_fs { Durability::Now } else { Durability::Later };
+        let applied = diff::apply(&self.0.content, namespace, &diff, mounts, durability).await?;
+        Ok(wire::ApplyResponse { applied: Some(convert::descriptor(applied)) })
+    }
+
+    async fn diff_here(
+        &self,
+        namespace: &Namespace,
+        asked: wire::DiffRequest,
+        lease: Option<String>,
+    ) -> CoreResult<wire::DiffResponse> {
         let mounts = |mounts: Vec<types::Mount>| mounts.into_iter().map(from_wire).collect();
-        let newest = asked.source_date_epoch.map(convert::from_timestamp).transpose()?;
         let wanted = Wanted {
             media_type: asked.media_type,
             reference: asked.r#ref,
             labels: from_hash(asked.labels),
-            newest,
+            newest: asked.source_date_epoch.map(convert::from_timestamp).transpose()?,
             lease,
         };
         let sides = (mounts(asked.left), mounts(asked.right));
-        let made = diff::make(&self.0.content, &namespace, sides, wanted).await?;
-        Ok(Response::new(wire::DiffResponse { diff: Some(convert::descriptor(made)) }))
+        let made = diff::make(&self.0.content, namespace, sides, wanted).await?;
+        Ok(wire::DiffResponse { diff: Some(convert::descriptor(made)) })
     }
+}
+
+fn no_differ() -> Error {
+    Error::Unimplemented { what: "a differ for this (diff.order)".to_owned() }
 }
 
 fn from_wire(mount: types::Mount) -> Mount {

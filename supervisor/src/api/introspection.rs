@@ -9,6 +9,7 @@ use longshore_proto::google::rpc;
 use tonic::{Request, Response, Status};
 
 use crate::any::Any;
+use crate::config::{ProxyKind, ProxyPlugin};
 use crate::error::Error;
 use crate::filters::{Adaptor, Filter};
 use crate::restart::policy;
@@ -93,8 +94,37 @@ impl Service {
     }
 
     fn plugins(&self) -> impl Iterator<Item = Plugin> + '_ {
-        PLUGINS.iter().map(|(kind, id, requires)| self.plugin(kind, id, requires))
+        let built_in = PLUGINS.iter().map(|(kind, id, requires)| self.plugin(kind, id, requires));
+        built_in.chain(self.0.config.proxy_plugins.iter().map(|(name, plugin)| proxy(name, plugin)))
     }
+}
+
+/// A plugin in a process of its own. Whether it answers is not known before it is asked.
+fn proxy(name: &str, plugin: &ProxyPlugin) -> Plugin {
+    let mut exports: HashMap<String, String> = plugin.exports.clone().into_iter().collect();
+    exports.insert("address".to_owned(), plugin.socket().display().to_string());
+    let kind = match plugin.kind {
+        ProxyKind::Snapshot => SNAPSHOTTER,
+        ProxyKind::Diff => "io.containerd.differ.v1",
+        ProxyKind::Content => "io.containerd.content.v1",
+    };
+    let named = match plugin.platform.split('/').collect::<Vec<_>>()[..] {
+        [os, architecture, ref variant @ ..] => types::Platform {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            variant: variant.join("/"),
+            ..Default::default()
+        },
+        _ => platform(),
+    };
+    Plugin(wire::Plugin {
+        r#type: kind.to_owned(),
+        id: name.to_owned(),
+        platforms: vec![named],
+        exports,
+        capabilities: plugin.capabilities.clone(),
+        ..Default::default()
+    })
 }
 
 /// An error as a plugin's state.

@@ -74,7 +74,7 @@ impl wire::namespaces_server::Namespaces for Service {
 
     async fn delete(&self, request: Request<wire::DeleteNamespaceRequest>) -> Result<Response<()>, Status> {
         let name = Namespace::parse(&request.get_ref().name)?;
-        if self.0.snapshots.any(&name) {
+        if self.0.snapshots.any(&name).await? {
             let why = "must be empty, but it still has snapshots";
             return Err(Error::precondition(format!("namespace \"{name}\""), why).into());
         }

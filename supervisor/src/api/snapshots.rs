@@ -117,7 +117,7 @@ impl wire::snapshots_server::Snapshots for Service {
         let namespace = namespace(&request)?;
         let asked = request.get_ref();
         let filter = Filter::parse_all(&asked.filters)?;
-        let mut infos = self.snapshotter(&asked.snapshotter)?.list(&namespace, &filter).into_iter();
+        let mut infos = self.snapshotter(&asked.snapshotter)?.list(&namespace, &filter).await?.into_iter();
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
         tokio::spawn(async move {
             loop {
@@ -142,7 +142,8 @@ impl wire::snapshots_server::Snapshots for Service {
     }
 
     async fn cleanup(&self, request: Request<wire::CleanupRequest>) -> Result<Response<()>, Status> {
-        self.snapshotter(&request.get_ref().snapshotter)?.cleanup().await?;
+        let namespace = namespace(&request)?;
+        self.snapshotter(&request.get_ref().snapshotter)?.cleanup(&namespace).await?;
         Ok(Response::new(()))
     }
 }

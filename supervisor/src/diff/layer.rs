@@ -19,7 +19,9 @@ const READ: usize = 256 * 1024;
 const SPARSE_FROM: u64 = 16 << 20;
 /// A file in more pieces is written out.
 const MAX_PIECES: usize = 4096;
+/// Bytes of the names of attributes, and of a value: as the kernel has it, and what nearly always suffices.
 const MAX_XATTRS: usize = 64 * 1024;
+const SOME_XATTRS: usize = 256;
 const WHITEOUT: &[u8] = b".wh.";
 
 pub struct Layer<'a, 'o> {
@@ -310,14 +312,19 @@ pub fn read_xattrs(
     wanted: impl Fn(&[u8]) -> bool,
 ) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let at = proc_path(parent, leaf);
-    // Most files have none.
-    let length = match fs::llistxattr(&at, &mut [0u8; 0][..]) {
-        Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
-        Ok(length) => length.min(MAX_XATTRS),
+    let mut names = vec![0u8; SOME_XATTRS];
+    let length = match fs::llistxattr(&at, &mut names[..]) {
+        Err(Errno::RANGE) => {
+            names.resize(MAX_XATTRS, 0);
+            fs::llistxattr(&at, &mut names[..])
+        }
+        outcome => outcome,
+    };
+    let length = match length {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP | Errno::NOENT) => 0,
         Err(errno) => return Err(reading(path)(errno)),
     };
-    let mut names = vec![0u8; length];
-    let length = fs::llistxattr(&at, &mut names[..]).map_err(reading(path))?;
     let mut found = Vec::new();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty() && wanted(name)) {
         let mut value = vec![0u8; MAX_XATTRS];

@@ -10,6 +10,7 @@ mod header;
 mod layer;
 mod make;
 mod plan;
+mod proxies;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use apply::{Durability, apply};
 pub use make::{Wanted, make};
+pub use proxies::{Differ, Differs, passes_on};
 
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";

@@ -111,6 +111,11 @@ fn describe(root: &Path) -> BTreeMap<String, String> {
         }
     }
     names.sort();
+    // A further name may be hidden from sight.
+    let mut seen: BTreeMap<u64, usize> = BTreeMap::new();
+    for path in &names {
+        *seen.entry(root.join(path).symlink_metadata().unwrap().ino()).or_default() += 1;
+    }
     for path in names {
         let full = root.join(&path);
         let meta = full.symlink_metadata().unwrap();
@@ -121,7 +126,7 @@ fn describe(root: &Path) -> BTreeMap<String, String> {
             other => format!("{other:?} {}", meta.rdev()),
         };
         let name = path.display().to_string();
-        let first = if meta.nlink() > 1 && !meta.is_dir() {
+        let first = if seen[&meta.ino()] > 1 {
             linked.entry(meta.ino()).or_insert_with(|| name.clone()).clone()
         } else {
             String::new()
@@ -167,6 +172,8 @@ fn change(root: &Path, dice: &mut Dice, steps: usize) {
         let path = root.join(dice.name());
         let other = root.join(dice.name());
         let _ = match dice.throw(14) {
+            // Never into a device or a FIFO.
+            0 | 1 if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) => Ok(()),
             0 | 1 => fs::write(&path, vec![b'x'; dice.throw(5000) as usize]),
             2 | 3 => fs::create_dir(&path),
             4 => fs::remove_file(&path),

@@ -13,6 +13,9 @@ use crate::content::store::blocking;
 use crate::error::{Error, Result};
 use crate::tasks::{self, ProcessInfo};
 
+/// How long the start waits for a snapshotter's list.
+const LIST_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Exit code of a container whose end left no record: as if it had been killed.
 const LOST: u32 = 137;
 
@@ -125,9 +128,22 @@ impl Engine {
         let default = self.snapshotter()?;
         let others = self.snapshots.others(&default);
         let everything = crate::filters::Filter::default();
-        let owned = std::iter::once(&default)
-            .chain(&others)
-            .flat_map(|snapshotter| snapshotter.list(&self.namespace, &everything))
+        let mut listed = Vec::new();
+        for snapshotter in std::iter::once(&default).chain(&others) {
+            let list = snapshotter.list(&self.namespace, &everything);
+            // A plugin that is away keeps what is left of containers until a later start.
+            match tokio::time::timeout(LIST_PATIENCE, list).await {
+                Ok(Ok(infos)) => listed.extend(infos),
+                Ok(Err(error)) => tracing::warn!("not looked for what is left of containers: {error}"),
+                Err(_) => tracing::warn!(
+                    "not looked for what is left of containers: snapshotter {} gave no list within {} s",
+                    snapshotter.name(),
+                    LIST_PATIENCE.as_secs()
+                ),
+            }
+        }
+        let owned = listed
+            .into_iter()
             .filter(|info| info.labels.get("longshore.io/container").is_some_and(|id| *id == info.name))
             .map(|info| info.name);
         let orphans: HashSet<String> =

@@ -253,7 +253,7 @@ async fn fetch_all(
 // A snapshot of its own for a layer, where that may get its parent afterwards.
 async fn side_target(work: &Work<'_>, chain_id: &str) -> Result<Option<Target>, PullError> {
     let session = work.session;
-    if !session.snapshotter.can_rebase() {
+    if !session.snapshotter.unpacks_aside() {
         return Ok(None);
     }
     let key = match session.prepare(chain_id, "").await {
