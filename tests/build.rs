@@ -3,7 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
-const TOOLS: [&str; 16] = [
+const TOOLS: [&str; 17] = [
     "ctr",
     "containerd-shim-runc-v2",
     "docker-registry",
@@ -13,6 +13,7 @@ const TOOLS: [&str; 16] = [
     "crun",
     "podman",
     "dockerd",
+    "docker-compose",
     "debootstrap",
     "tmux",
     "htpasswd",

@@ -95,14 +95,18 @@ impl Error {
     pub fn code(&self) -> Code {
         match self {
             Self::Wire(ttrpc::Error::TooLong { .. }) | Self::Limit { .. } => Code::ResourceExhausted,
-            Self::Usage(_) | Self::Wire(_) | Self::BadName { .. } | Self::BadField { .. } | Self::Json { .. } => {
-                Code::InvalidArgument
-            }
+            Self::Usage(_)
+            | Self::Wire(_)
+            | Self::BadName { .. }
+            | Self::BadField { .. }
+            | Self::Json { .. } => Code::InvalidArgument,
             Self::NoMethod { .. } | Self::NotBuilt { .. } => Code::Unimplemented,
             Self::NotAssigned | Self::Assigned { .. } | Self::WrongState { .. } => Code::FailedPrecondition,
-            Self::OtherContainer { .. } | Self::NoTask { .. } | Self::NoProcess { .. } | Self::NoSandbox { .. } | Self::Finished => {
-                Code::NotFound
-            }
+            Self::OtherContainer { .. }
+            | Self::NoTask { .. }
+            | Self::NoProcess { .. }
+            | Self::NoSandbox { .. }
+            | Self::Finished => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Deadline => Code::DeadlineExceeded,
             Self::Io { source, .. } => match source.kind() {

@@ -44,7 +44,9 @@ impl Shim {
 
     /// A process has ended with this exit code.
     pub fn exited(&mut self, serial: u32, code: u32) {
-        let Some(container) = self.processes.get(&serial).map(|process| process.container.clone()) else { return };
+        let Some(container) = self.processes.get(&serial).map(|process| process.container.clone()) else {
+            return;
+        };
         self.check_ooms(&container);
         let task = self.tasks.get(&*container);
         let Some(process) = self.processes.get_mut(&serial) else { return };
@@ -137,7 +139,9 @@ impl Shim {
 
     /// The container ran out of memory, or its cgroup changed.
     pub fn on_oom(&mut self, init: u32) {
-        let Some(container) = self.processes.get(&init).map(|process| process.container.clone()) else { return };
+        let Some(container) = self.processes.get(&init).map(|process| process.container.clone()) else {
+            return;
+        };
         let driver = self.tasks.get(&*container).and_then(|task| task.driver.as_ref());
         let Some(oom) = driver.and_then(|driver| driver.oom_fd()) else { return };
         // Either an eventfd, or a control file whose reading acknowledges the change.

@@ -162,7 +162,9 @@ impl Shim {
         }
         if let Some(link) = &publisher.link {
             match link.sending {
-                Some((_, since)) if since.elapsed() >= limits::PUBLISH_ANSWER => return self.lose_publisher(),
+                Some((_, since)) if since.elapsed() >= limits::PUBLISH_ANSWER => {
+                    return self.lose_publisher();
+                }
                 Some((_, since)) => {
                     return self.publish_after(limits::PUBLISH_ANSWER.saturating_sub(since.elapsed()));
                 }
@@ -199,7 +201,9 @@ impl Shim {
     }
 
     fn watch_publisher(&mut self) {
-        let Some(link) = self.publisher.as_mut().and_then(|publisher| publisher.link.as_mut()) else { return };
+        let Some(link) = self.publisher.as_mut().and_then(|publisher| publisher.link.as_mut()) else {
+            return;
+        };
         let wants = !link.out.is_empty();
         if wants != link.is_watching_room {
             link.is_watching_room = wants;

@@ -23,7 +23,11 @@ pub fn error(container: &str, what: &dyn Display) {
 
 fn line(level: &str, container: &str, what: &dyn Display) {
     let now = Stamp::new(SystemTime::now());
-    let mut text = format!("time=\"{now}\" level={level} msg={:?} id={container} pid={}", what.to_string(), std::process::id());
+    let mut text = format!(
+        "time=\"{now}\" level={level} msg={:?} id={container} pid={}",
+        what.to_string(),
+        std::process::id()
+    );
     let mut end = text.len().min(LINE - 1);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -63,7 +63,10 @@ impl Shim {
             .ok_or_else(|| Error::NoSandbox { id: id.chars().take(limits::NAME + 1).collect() })
     }
 
-    pub fn create_sandbox(&mut self, request: api::CreateSandboxRequest) -> Result<api::CreateSandboxResponse> {
+    pub fn create_sandbox(
+        &mut self,
+        request: api::CreateSandboxRequest,
+    ) -> Result<api::CreateSandboxResponse> {
         let assigned = self.assigned()?;
         if assigned.origin == Origin::Pool {
             return Err(Error::NotBuilt {
@@ -112,11 +115,15 @@ impl Shim {
             "aarch64" => "arm64",
             other => other,
         };
-        let platform = Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
+        let platform =
+            Platform { os: "linux".into(), architecture: architecture.into(), ..Platform::default() };
         Ok(api::PlatformResponse { platform: Some(platform) })
     }
 
-    pub fn sandbox_status(&mut self, request: api::SandboxStatusRequest) -> Result<api::SandboxStatusResponse> {
+    pub fn sandbox_status(
+        &mut self,
+        request: api::SandboxStatusRequest,
+    ) -> Result<api::SandboxStatusResponse> {
         let containers = self.tasks.keys().cloned().collect::<Vec<_>>().join(",");
         let verbose = request.verbose;
         let sandbox = self.sandbox_of(&request.sandbox_id)?;
@@ -138,7 +145,10 @@ impl Shim {
         Ok(api::PingResponse {})
     }
 
-    pub fn sandbox_metrics(&mut self, request: api::SandboxMetricsRequest) -> Result<api::SandboxMetricsResponse> {
+    pub fn sandbox_metrics(
+        &mut self,
+        request: api::SandboxMetricsRequest,
+    ) -> Result<api::SandboxMetricsResponse> {
         self.sandbox_of(&request.sandbox_id)?;
         Err(Error::NotBuilt {
             what: "metrics of a sandbox",
@@ -175,7 +185,10 @@ impl Shim {
     }
 
     /// The end of the sandbox: what is left in it is killed, and the shim leaves with its last container.
-    pub fn shutdown_sandbox(&mut self, request: api::ShutdownSandboxRequest) -> Result<api::ShutdownSandboxResponse> {
+    pub fn shutdown_sandbox(
+        &mut self,
+        request: api::ShutdownSandboxRequest,
+    ) -> Result<api::ShutdownSandboxResponse> {
         self.sandbox_of(&request.sandbox_id)?;
         self.signal_sandbox(libc::SIGKILL);
         self.sandbox_ended();
@@ -217,7 +230,8 @@ impl Shim {
             sandbox.phase = Phase::Stopped(SystemTime::now());
         }
         let exit = sandbox.exit();
-        let (waiters, stoppers) = (std::mem::take(&mut sandbox.waiters), std::mem::take(&mut sandbox.stoppers));
+        let (waiters, stoppers) =
+            (std::mem::take(&mut sandbox.waiters), std::mem::take(&mut sandbox.stoppers));
         waiters.into_iter().for_each(|caller| self.answer(caller, &exit));
         stoppers.into_iter().for_each(|caller| self.answer(caller, &api::StopSandboxResponse {}));
     }

@@ -1,12 +1,12 @@
 //! The event bus: what happened, published after it was made durable, to every subscriber whose filters match.
 //!
 //! What always holds: publishing never blocks; a subscriber that does not keep up is ended with an error that
-//! names the bound, and no other notices.
+//! names the bound, and no other notices; what happened to a container while its clients could not listen, because the
+//! daemon was started again, they are told when they come back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -15,15 +15,16 @@ use crate::any::Any;
 use crate::error::{Error, Result};
 use crate::filters::{Adaptor, Filter};
 use crate::namespaces::Namespace;
+use backlog::Backlog;
+pub use backlog::Tasks;
 
+mod backlog;
 mod fields;
 
 /// Events that wait for one subscriber.
 pub const MAX_WAITING: usize = 4096;
 /// Subscribers at a time.
 pub const MAX_SUBSCRIBERS: usize = 1024;
-/// How long after the start clients that come back receive what happened while the daemon was away.
-pub const KEPT_FOR: Duration = Duration::from_secs(30);
 /// Longest topic in bytes.
 const MAX_TOPIC: usize = 256;
 
@@ -58,29 +59,7 @@ struct Subscriber {
 struct Subscribers {
     next: u64,
     all: BTreeMap<u64, Subscriber>,
-    missed: Missed,
-}
-
-/// What was found out at start about the time before: nobody could subscribe before it was published, so whoever
-/// subscribes soon afterwards receives it first.
-#[derive(Default)]
-enum Missed {
-    #[default]
-    None,
-    /// The start is under way.
-    Collected(Vec<Event>),
-    /// Kept for clients that come back.
-    Kept(Vec<Event>, Instant),
-}
-
-impl Missed {
-    fn collect(&mut self, event: &Event) {
-        if let Self::Collected(events) = self
-            && events.len() < MAX_WAITING
-        {
-            events.push(event.clone());
-        }
-    }
+    backlog: Backlog,
 }
 
 #[derive(Default)]
@@ -137,28 +116,11 @@ impl EventBus {
         self.publish(namespace, topic, Any::pack(name, message));
     }
 
-    /// From here on what is published is kept for those who subscribe after [`EventBus::started`].
-    pub fn starting(&self) {
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.missed = Missed::Collected(Vec::new());
-    }
-
-    /// What was published since [`EventBus::starting`] is delivered first to everybody who subscribes within
-    /// [`KEPT_FOR`].
-    pub fn started(&self) {
-        let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Missed::Collected(events) = std::mem::take(&mut subscribers.missed)
-            && !events.is_empty()
-        {
-            subscribers.missed = Missed::Kept(events, Instant::now() + KEPT_FOR);
-        }
-    }
-
     /// Publishes an event that carries its own time.
     pub fn forward(&self, event: Event) {
         tracing::debug!(namespace = %event.namespace, topic = %event.topic, "event");
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
-        subscribers.missed.collect(&event);
+        subscribers.backlog.keep(&event);
         subscribers.all.retain(|id, subscriber| {
             if !subscriber.filters.matches(&event) {
                 return !subscriber.sender.is_closed();
@@ -178,6 +140,11 @@ impl EventBus {
         });
     }
 
+    /// Clients are about to come, some of them back: of these tasks they may have missed something.
+    pub fn serve(&self, tasks: Tasks) {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).backlog.serve(tasks);
+    }
+
     /// Subscribes to events that match one of `filters`; no filter matches everything.
     pub fn subscribe<S: AsRef<str>>(&self, filters: &[S]) -> Result<Subscription> {
         let filters = Filter::parse_all(filters)?;
@@ -194,15 +161,9 @@ impl EventBus {
         let id = subscribers.next;
         subscribers.next += 1;
         let missed = Arc::<AtomicBool>::default();
-        match &subscribers.missed {
-            Missed::Kept(_, until) if *until < Instant::now() => subscribers.missed = Missed::None,
-            Missed::Kept(events, _) => {
-                for event in events.iter().filter(|event| filters.matches(*event)) {
-                    // There is room: no more are kept than may wait.
-                    let _ = sender.try_send(event.clone());
-                }
-            }
-            Missed::None | Missed::Collected(_) => {}
+        for event in subscribers.backlog.events().filter(|event| filters.matches(*event)) {
+            // There is room for all of them, and the other end is still here.
+            let _ = sender.try_send(event.clone());
         }
         subscribers.all.insert(id, Subscriber { filters, sender, missed: Arc::clone(&missed) });
         Ok(Subscription { receiver, missed })
@@ -249,20 +210,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_missed_is_told_to_clients_that_come_back() {
+    async fn whoever_comes_back_is_told_what_became_of_older_tasks() {
         let bus = EventBus::new();
         let namespace = Namespace::parse("n").unwrap();
-        bus.starting();
-        bus.publish(&namespace, "/tasks/exit", Any::default());
-        bus.publish(&namespace, "/other", Any::default());
-        bus.started();
-        bus.publish(&namespace, "/too-late", Any::default());
-        for _ in 0..2 {
-            let mut back = bus.subscribe(&["topic~=|^/tasks/|"]).unwrap();
-            assert_eq!(back.next().await.unwrap().unwrap().topic, "/tasks/exit");
-            bus.publish(&namespace, "/tasks/new", Any::default());
-            assert_eq!(back.next().await.unwrap().unwrap().topic, "/tasks/new");
+        let exit = |id: &str| {
+            let event = longshore_proto::containerd::events::TaskExit {
+                container_id: id.into(),
+                ..Default::default()
+            };
+            bus.publish_message(&namespace, "/tasks/exit", "containerd.events.TaskExit", &event);
+        };
+        exit("missed");
+        bus.serve(["missed", "late"].map(|id| (namespace.clone(), id.to_owned())).into());
+        exit("late");
+        exit("new");
+        bus.publish(&namespace, "/images/create", Any::default());
+        let mut back = bus.subscribe(&["topic~=|^/tasks/|"]).unwrap();
+        exit("new");
+        for id in ["missed", "late", "new"] {
+            let event = back.next().await.unwrap().unwrap();
+            assert_eq!(event.field(&["event", "container_id"]).unwrap(), id);
         }
+        let mut picky = bus.subscribe(&["namespace==other"]).unwrap();
+        drop(bus);
+        assert!(picky.next().await.is_none());
+        assert!(back.next().await.is_none(), "a task of this daemon is not told of again");
     }
 
     #[test]

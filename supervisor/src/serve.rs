@@ -53,9 +53,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         folders::let_through(&config.state, group)?;
     }
     let services = build(&config).await?;
-    services.events.starting();
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
-    services.events.started();
+    services.events.serve(services.tasks.all());
     // Not before: what shims say is about tasks that are found by now.
     let forward = tokio::spawn(api::forward::serve(
         Socket::bind(&api::forward::address(&config.address), Access::own())?,

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod daemon;
+pub mod docker;
 pub mod fixture;
 pub mod image;
 pub mod leaks;

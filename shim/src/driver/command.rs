@@ -54,8 +54,7 @@ impl Command {
     /// Makes the container, or prepares its restore. Gives back its terminal, too.
     pub fn create(oci: Oci, making: Making) -> Result<(Self, Option<OwnedFd>)> {
         oci.record()?;
-        let mut made =
-            Self { oci, id: making.id.clone(), pid: 0, cgroups: None, oom: None, restore: None };
+        let mut made = Self { oci, id: making.id.clone(), pid: 0, cgroups: None, oom: None, restore: None };
         if !making.checkpoint.is_empty() {
             let (restore, terminal) = Restore::prepare(making)?;
             made.restore = Some(Box::new(restore));
@@ -164,7 +163,8 @@ impl Command {
     /// Adds a process, which runs at once. `name` is safe as a file name.
     pub fn exec(&self, name: &str, process: &ProcessSpec, stdio: Stdio) -> Result<ExecByCommand> {
         let folder = self.oci.bundle();
-        let (spec, pid_file) = (folder.join(format!("exec-{name}.json")), folder.join(format!("exec-{name}.pid")));
+        let (spec, pid_file) =
+            (folder.join(format!("exec-{name}.json")), folder.join(format!("exec-{name}.pid")));
         write_json(&spec, process)?;
         let mut command = self.oci.command("exec");
         command.arg("--process").arg(&spec).arg("--pid-file").arg(&pid_file).arg("--detach");
@@ -236,13 +236,17 @@ fn open_pidfd(pid: i32) -> Result<OwnedFd> {
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_vec(value).map_err(|source| Error::Json { what: "write for the OCI runtime", source })?;
+    let text = serde_json::to_vec(value)
+        .map_err(|source| Error::Json { what: "write for the OCI runtime", source })?;
     fs::write(path, text).map_err(|source| Error::Io { doing: "write", path: path.into(), source })
 }
 
 fn read_pid(path: &Path) -> Result<i32> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| Error::Io { doing: "read the OCI runtime's pid file", path: path.into(), source })?;
+    let text = fs::read_to_string(path).map_err(|source| Error::Io {
+        doing: "read the OCI runtime's pid file",
+        path: path.into(),
+        source,
+    })?;
     text.trim().parse().ok().filter(|pid| *pid > 0).ok_or_else(|| Error::Io {
         doing: "read the OCI runtime's pid file",
         path: path.into(),

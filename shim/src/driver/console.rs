@@ -37,15 +37,21 @@ impl Console {
 
     /// The terminal's master side.
     pub fn receive(self) -> Result<OwnedFd> {
-        let failed = |source: io::Error| Error::System { doing: "receive the terminal from the OCI runtime", source };
+        let failed =
+            |source: io::Error| Error::System { doing: "receive the terminal from the OCI runtime", source };
         wait(&self.listener).map_err(failed)?;
         let (socket, _) = self.listener.accept().map_err(failed)?;
         wait(&socket).map_err(failed)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut text = [0u8; 4096];
-        rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut text)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-            .map_err(|errno| failed(errno.into()))?;
+        rustix::net::recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut text)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+        .map_err(|errno| failed(errno.into()))?;
         let found = ancillary.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,

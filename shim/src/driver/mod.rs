@@ -101,7 +101,9 @@ impl Driver {
     pub fn oom_kills(&self) -> u64 {
         match self {
             Self::Library(container) => container.oom_kills(),
-            Self::Command(command) => command.cgroups().map_or(0, longshore_runtime::cgroups::CgroupPaths::oom_kills),
+            Self::Command(command) => {
+                command.cgroups().map_or(0, longshore_runtime::cgroups::CgroupPaths::oom_kills)
+            }
         }
     }
 

@@ -40,7 +40,14 @@ pub struct Oci {
 
 impl Oci {
     /// Looks the binary up; `root` is empty for the usual place, and each namespace has its own folder in it.
-    pub fn new(name: &str, root: &str, namespace: &str, systemd_cgroup: bool, criu: &str, bundle: &Path) -> Result<Self> {
+    pub fn new(
+        name: &str,
+        root: &str,
+        namespace: &str,
+        systemd_cgroup: bool,
+        criu: &str,
+        bundle: &Path,
+    ) -> Result<Self> {
         let root = if root.is_empty() { ROOT } else { root };
         Ok(Self {
             name: name.to_owned(),
@@ -95,7 +102,12 @@ impl Oci {
         if self.systemd_cgroup {
             command.arg("--systemd-cgroup");
         }
-        command.arg(verb).current_dir(&self.bundle).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(verb)
+            .current_dir(&self.bundle)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some(folder) = self.criu.as_ref().and_then(|criu| criu.parent()) {
             let path = env::var_os("PATH").unwrap_or_default();
             let folders = std::iter::once(folder.to_owned()).chain(env::split_paths(&path));
@@ -118,7 +130,8 @@ impl Oci {
         let log = self.bundle.join(LOG);
         let _ = fs::remove_file(&log);
         let failed = |why: String| Error::Command { runtime: self.name.clone(), verb, why };
-        let mut child = command.spawn().map_err(|source| failed(format!("exec: {:?}: {source}", self.name)))?;
+        let mut child =
+            command.spawn().map_err(|source| failed(format!("exec: {:?}: {source}", self.name)))?;
         // The other ends of its stdio are not ours to keep.
         drop(command);
         match wait(&mut child, limit) {
@@ -137,7 +150,10 @@ impl Oci {
         let mut child = command.spawn().map_err(|source| failed(source.to_string()))?;
         let mut text = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            stdout.take(limits::RUNTIME_TEXT).read_to_end(&mut text).map_err(|source| failed(source.to_string()))?;
+            stdout
+                .take(limits::RUNTIME_TEXT)
+                .read_to_end(&mut text)
+                .map_err(|source| failed(source.to_string()))?;
         }
         match wait(&mut child, limits::RUNTIME_COMMAND) {
             Ok(Some(status)) if status.success() => Ok(text),
@@ -190,7 +206,8 @@ fn find(name: &str) -> Result<PathBuf> {
             false => Err(missing("no such file; a path must be absolute")),
         };
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"));
+    let path = env::var_os("PATH")
+        .unwrap_or_else(|| OsString::from("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"));
     let found = env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
     found.ok_or_else(|| missing("executable file not found in $PATH"))
 }

@@ -36,9 +36,9 @@ impl Question {
     /// Reads stdin; `newest` is `MAX_SHIM_VERSION` of the environment.
     pub fn read(stdin: &[u8], flags: &Flags, newest: Option<&str>) -> Self {
         // Options are an Any, whose fields have the same numbers: only the values tell the two apart.
-        let params = BootstrapParams::decode(stdin)
-            .ok()
-            .filter(|params| params.instance_id == flags.id && params.namespace == flags.namespace && !flags.id.is_empty());
+        let params = BootstrapParams::decode(stdin).ok().filter(|params| {
+            params.instance_id == flags.id && params.namespace == flags.namespace && !flags.id.is_empty()
+        });
         if let Some(params) = params {
             let options = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
             return Self {
@@ -67,7 +67,9 @@ impl Question {
             }
             .encode_to_vec(),
             Form::Json(version) => {
-                serde_json::json!({ "version": version, "address": address, "protocol": "ttrpc" }).to_string().into()
+                serde_json::json!({ "version": version, "address": address, "protocol": "ttrpc" })
+                    .to_string()
+                    .into()
             }
             Form::Plain => address.into(),
         }
@@ -75,7 +77,9 @@ impl Question {
 }
 
 fn runc_options(any: &Any) -> Option<RuncOptions> {
-    any.type_url.ends_with("containerd.runc.v1.Options").then(|| RuncOptions::decode(any.value.as_slice()).ok())?
+    any.type_url
+        .ends_with("containerd.runc.v1.Options")
+        .then(|| RuncOptions::decode(any.value.as_slice()).ok())?
 }
 
 #[cfg(test)]

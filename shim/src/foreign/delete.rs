@@ -60,7 +60,9 @@ fn clean_up(path: &Path, id: &str, failures: &mut Vec<Error>) -> Option<ExitReco
     let record = await_record(path);
     note(end_shim(path));
     note(rootfs::unmount(&path.join(rootfs::FOLDER)));
-    if let Some(socket) = std::fs::read_to_string(path.join(bundle::ADDRESS)).ok().and_then(|text| socket::path(&text)) {
+    if let Some(socket) =
+        std::fs::read_to_string(path.join(bundle::ADDRESS)).ok().and_then(|text| socket::path(&text))
+    {
         let _ = std::fs::remove_file(socket);
     }
     record
@@ -83,10 +85,15 @@ fn await_record(path: &Path) -> Option<ExitRecord> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let bytes = std::fs::read(path.join(bundle::EXITS).join(bundle::INIT_EXIT));
-        if let Ok(record) = bytes.map_err(drop).and_then(|bytes| ExitRecord::decode(bytes.as_slice()).map_err(drop)) {
+        if let Ok(record) =
+            bytes.map_err(drop).and_then(|bytes| ExitRecord::decode(bytes.as_slice()).map_err(drop))
+        {
             return Some(record);
         }
-        if live_shim(path).is_none() || number(&path.join(bundle::INIT_PID)).is_none() || Instant::now() > deadline {
+        if live_shim(path).is_none()
+            || number(&path.join(bundle::INIT_PID)).is_none()
+            || Instant::now() > deadline
+        {
             return None;
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -62,7 +62,8 @@ impl Flags {
     /// Reads the words after the program's name.
     pub fn parse(words: impl Iterator<Item = OsString>) -> Result<Self> {
         let usage = |text: String| Error::Usage(format!("{text}; see --help"));
-        let mut words = words.map(|word| word.into_string().map_err(|_| usage("an argument is not UTF-8".into())));
+        let mut words =
+            words.map(|word| word.into_string().map_err(|_| usage("an argument is not UTF-8".into())));
         let mut flags = Self {
             action: Action::Start,
             namespace: String::new(),
@@ -73,11 +74,14 @@ impl Flags {
         let mut special = None;
         let action = loop {
             let Some(word) = words.next().transpose()? else { break None };
-            let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { break Some(word) };
+            let Some(flag) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else {
+                break Some(word);
+            };
             if flag.is_empty() {
                 break words.next().transpose()?;
             }
-            let (name, value) = flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+            let (name, value) =
+                flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
             if SWITCHES.contains(&name) {
                 let on = match value {
                     None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => true,
@@ -96,7 +100,10 @@ impl Flags {
             }
             let value = match value {
                 Some(value) => value.to_owned(),
-                None => words.next().transpose()?.ok_or_else(|| usage(format!("flag needs an argument: -{name}")))?,
+                None => words
+                    .next()
+                    .transpose()?
+                    .ok_or_else(|| usage(format!("flag needs an argument: -{name}")))?,
             };
             match name {
                 "namespace" => flags.namespace = value,
@@ -129,7 +136,8 @@ mod tests {
 
     #[test]
     fn flags_are_gos() {
-        let flags = parse("-namespace n --id=x -address /a -publish-binary /p -debug --bundle /b start").unwrap();
+        let flags =
+            parse("-namespace n --id=x -address /a -publish-binary /p -debug --bundle /b start").unwrap();
         let expected = Flags {
             action: Action::Start,
             namespace: "n".into(),

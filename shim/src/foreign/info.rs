@@ -14,7 +14,8 @@ const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/featur
 
 pub fn info() -> Result<()> {
     let text = stdin()?;
-    let any = Any::decode(text.as_slice()).map_err(|error| Error::Usage(format!("stdin is no options Any: {error}")))?;
+    let any = Any::decode(text.as_slice())
+        .map_err(|error| Error::Usage(format!("stdin is no options Any: {error}")))?;
     let options = Options::read(Some(&any))?;
     let features = match options.runc.binary_name.as_str() {
         "" => Some(longshore_runtime::features().to_string().into_bytes()),
@@ -23,7 +24,10 @@ pub fn info() -> Result<()> {
     };
     let info = RuntimeInfo {
         name: NAME.into(),
-        version: Some(RuntimeVersion { version: env!("CARGO_PKG_VERSION").into(), ..RuntimeVersion::default() }),
+        version: Some(RuntimeVersion {
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..RuntimeVersion::default()
+        }),
         options: Some(any).filter(|any| !any.type_url.is_empty()),
         features: features.map(|value| Any { type_url: FEATURES.into(), value }),
         ..RuntimeInfo::default()

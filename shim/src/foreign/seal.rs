@@ -48,6 +48,9 @@ fn sealed_copy() -> io::Result<OwnedFd> {
         .or_else(|_| rustix::fs::memfd_create("containerd-shim", flags))?;
     let mut memory = File::from(memory);
     io::copy(&mut source, &mut memory)?;
-    rustix::fs::fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    rustix::fs::fcntl_add_seals(
+        &memory,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
     Ok(memory.into())
 }

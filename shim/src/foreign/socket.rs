@@ -20,9 +20,14 @@ const SCHEME: &str = "unix://";
 
 /// What came of the attempt to listen.
 pub enum Socket {
-    New { listener: UnixListener, path: PathBuf },
+    New {
+        listener: UnixListener,
+        path: PathBuf,
+    },
     /// A shim of this container lives and listens already.
-    Taken { path: PathBuf },
+    Taken {
+        path: PathBuf,
+    },
 }
 
 /// Listens where the shim of this container is to be found.

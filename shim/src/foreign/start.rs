@@ -52,7 +52,13 @@ pub fn bundle_of(flags: &Flags) -> Result<PathBuf> {
     }
 }
 
-fn leave_shim(flags: &Flags, question: &Question, bundle: &Path, listener: &UnixListener, socket: &Path) -> Result<()> {
+fn leave_shim(
+    flags: &Flags,
+    question: &Question,
+    bundle: &Path,
+    listener: &UnixListener,
+    socket: &Path,
+) -> Result<()> {
     // The shim inherits both.
     task::join_cgroup(&question.runc.shim_cgroup)?;
     sys::raise_oom_score();

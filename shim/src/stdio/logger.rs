@@ -81,7 +81,9 @@ fn await_ready(ready: &OwnedFd) -> io::Result<()> {
         match poll(&mut [PollFd::new(ready, PollFlags::IN)], Some(&limit)) {
             Ok(0) => {
                 let limit = limits::LOGGER_READY.as_secs();
-                return Err(io::Error::other(format!("it did not close or write descriptor 5 within {limit} s")));
+                return Err(io::Error::other(format!(
+                    "it did not close or write descriptor 5 within {limit} s"
+                )));
             }
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}

@@ -18,13 +18,15 @@ impl Shim {
                 ttrpc::decode(&any.value, "containerd.runc.v1.CheckpointOptions")?
             }
             Some(any) => {
-                let why = format!("type {:?} is not known; use containerd.runc.v1.CheckpointOptions", any.type_url);
+                let why =
+                    format!("type {:?} is not known; use containerd.runc.v1.CheckpointOptions", any.type_url);
                 return Err(Error::BadField { field: "options", why });
             }
         };
         self.named(&request.id, "")?.1.must_run("checkpoint")?;
         let image = [&options.image_path, &request.path].into_iter().find(|path| !path.is_empty());
-        let image = image.cloned().ok_or_else(|| Error::BadField { field: "path", why: "is empty".into() })?;
+        let image =
+            image.cloned().ok_or_else(|| Error::BadField { field: "path", why: "is empty".into() })?;
         let criu_work = self.task(&request.id)?.criu_work.clone();
         self.driver(&request.id)?.checkpoint(&Checkpoint { image: image.clone(), options, criu_work })?;
         self.emit(&What::Checkpointed(TaskCheckpointed { container_id: request.id, checkpoint: image }));

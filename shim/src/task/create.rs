@@ -211,7 +211,9 @@ impl Shim {
             criu_work: runc.criu_work_path.clone(),
         };
         match Command::create(oci, making) {
-            Ok((command, terminal)) => Ok(Made { driver: Driver::Command(Box::new(command)), terminal, rootfs }),
+            Ok((command, terminal)) => {
+                Ok(Made { driver: Driver::Command(Box::new(command)), terminal, rootfs })
+            }
             Err(error) => {
                 let _ = rootfs.as_ref().map(HostRootfs::unmount);
                 Err(error)
@@ -239,7 +241,8 @@ impl Shim {
         match &made.driver {
             Driver::Library(_) if !options.runc.root.is_empty() => {
                 let namespace = &self.assigned()?.namespace;
-                state_folder::make(&options.runc.root, namespace, &request.id, process.pid, &place.bundle).map(Some)
+                state_folder::make(&options.runc.root, namespace, &request.id, process.pid, &place.bundle)
+                    .map(Some)
             }
             _ => Ok(None),
         }

@@ -19,7 +19,8 @@ impl Shim {
     }
 
     fn process_info(&self, id: &str, pid: i32) -> ProcessInfo {
-        let is_it = |process: &&Process| process.pid == pid && !process.is_init() && *process.container == *id;
+        let is_it =
+            |process: &&Process| process.pid == pid && !process.is_init() && *process.container == *id;
         let exec = self.processes.values().find(is_it);
         let info = exec.map(|process| Any {
             type_url: "containerd.runc.v1.ProcessDetails".to_owned(),

@@ -9,9 +9,9 @@ use longshore_runtime::{Error as RuntimeError, ExecOptions, Stdio};
 use oci_spec::runtime::Process as ProcessSpec;
 use rustix::termios::Winsize;
 
+use crate::driver::{Driver, ExecHandle};
 use crate::error::{Error, Result};
 use crate::events::What;
-use crate::driver::{Driver, ExecHandle};
 use crate::process::Phase;
 use crate::server::Shim;
 use crate::stdio::{Attachable, Identity, Io};
@@ -73,7 +73,8 @@ impl Shim {
         if !self.processes.get(&init).is_some_and(|init| init.is_running()) {
             return Err(RuntimeError::NotRunning.into());
         }
-        let namespace = self.assigned.as_ref().map(|assigned| assigned.namespace.as_str()).unwrap_or_default();
+        let namespace =
+            self.assigned.as_ref().map(|assigned| assigned.namespace.as_str()).unwrap_or_default();
         let task = self.tasks.get_mut(id).ok_or(Error::Finished)?;
         let driver = task.driver.as_mut().ok_or(Error::Finished)?;
         let process = self.processes.get_mut(&serial).ok_or_else(missing)?;
@@ -141,7 +142,8 @@ fn make_exec(
 ) -> Result<MadeExec> {
     match driver {
         Driver::Library(container) => {
-            let mut handle = container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
+            let mut handle =
+                container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
             let terminal = handle.take_terminal();
             Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(handle) })
         }
@@ -149,7 +151,8 @@ fn make_exec(
             let made = command.exec(exec_id, spec, stdio)?;
             if let (Some(terminal), Some((ws_col, ws_row))) = (&made.terminal, console_size) {
                 let size = Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
-                rustix::termios::tcsetwinsize(terminal, size).map_err(Error::system("resize the terminal"))?;
+                rustix::termios::tcsetwinsize(terminal, size)
+                    .map_err(Error::system("resize the terminal"))?;
             }
             Ok(MadeExec { pid: made.pid, terminal: made.terminal, handle: ExecHandle::Command(made.pidfd) })
         }

@@ -17,7 +17,8 @@ pub fn make(root: &str, namespace: &str, id: &str, pid: i32, bundle: &Path) -> R
         return Err(Error::BadField { field: "Root", why: format!("{root:?} is not an absolute path") });
     }
     let folder = root.join(namespace).join(id);
-    let failed = |source| Error::Io { doing: "make the runtime's state folder", path: folder.clone(), source };
+    let failed =
+        |source| Error::Io { doing: "make the runtime's state folder", path: folder.clone(), source };
     fs::create_dir_all(&folder).map_err(failed)?;
     let state = json!({ "ociVersion": "1.2.0", "id": id, "status": "created", "pid": pid, "bundle": bundle });
     fs::write(folder.join(STATE), state.to_string()).map_err(|source| {

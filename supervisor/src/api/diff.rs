@@ -35,7 +35,10 @@ impl wire::diff_server::Diff for Service {
         Ok(Response::new(outcome?))
     }
 
-    async fn diff(&self, request: Request<wire::DiffRequest>) -> Result<Response<wire::DiffResponse>, Status> {
+    async fn diff(
+        &self,
+        request: Request<wire::DiffRequest>,
+    ) -> Result<Response<wire::DiffResponse>, Status> {
         let (namespace, lease) = (namespace(&request)?, lease(&request)?);
         let asked = request.into_inner();
         let mut outcome = Err(no_differ());

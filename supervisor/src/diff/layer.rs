@@ -135,7 +135,8 @@ impl<'a, 'o> Layer<'a, 'o> {
             }
             let (above, leaf) = split(directory);
             let parent = open_beneath(self.root, above)?;
-            let stat = fs::statat(&parent, leaf, fs::AtFlags::SYMLINK_NOFOLLOW).map_err(reading(directory))?;
+            let stat =
+                fs::statat(&parent, leaf, fs::AtFlags::SYMLINK_NOFOLLOW).map_err(reading(directory))?;
             self.write(&Place { parent: parent.as_fd(), leaf, path: directory, stat })?;
         }
         Ok(())
@@ -177,8 +178,7 @@ impl<'a, 'o> Layer<'a, 'o> {
                 header.link = target.map_err(reading(place.path))?.into_bytes();
             }
             kind @ (FileType::CharacterDevice | FileType::BlockDevice) => {
-                header.kind =
-                    if kind == FileType::CharacterDevice { Kind::Character } else { Kind::Block };
+                header.kind = if kind == FileType::CharacterDevice { Kind::Character } else { Kind::Block };
                 header.device = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
             }
             FileType::Fifo => header.kind = Kind::Fifo,

@@ -103,7 +103,10 @@ mod tests {
         assert_eq!(plan(&[overlay(&["lowerdir=/2/fs:/1/fs"])], std::slice::from_ref(&active)), upper);
         assert_eq!(plan(&[overlay(&["lowerdir=/1/fs:/2/fs"])], std::slice::from_ref(&active)), Plan::Walk);
         assert_eq!(plan(&[bind("/2/fs")], std::slice::from_ref(&active)), Plan::Walk);
-        assert_eq!(plan(&[bind("/1/fs")], &[overlay(&["lowerdir=/2/fs:/1/fs"])]), Plan::Upper("/2/fs".into()));
+        assert_eq!(
+            plan(&[bind("/1/fs")], &[overlay(&["lowerdir=/2/fs:/1/fs"])]),
+            Plan::Upper("/2/fs".into())
+        );
         assert_eq!(plan(&[], &[bind("/x")]), Plan::Upper("/x".into()));
         assert_eq!(plan(&[bind("/1/fs")], &[bind("/2/fs")]), Plan::Walk);
         let mapped = overlay(&["uidmap=0:1:2", "upperdir=/2/fs", "lowerdir=/1/fs"]);

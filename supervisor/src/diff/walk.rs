@@ -112,8 +112,7 @@ fn same(place: &Place<'_>, lower: BorrowedFd<'_>, below: &Stat) -> Result<bool> 
     match FileType::from_raw_mode(above.st_mode) {
         FileType::RegularFile => same_file(place, lower, below),
         FileType::Symlink => {
-            let target =
-                |parent| fs::readlinkat(parent, place.leaf, Vec::new()).map_err(reading(place.path));
+            let target = |parent| fs::readlinkat(parent, place.leaf, Vec::new()).map_err(reading(place.path));
             Ok(target(place.parent)? == target(lower)?)
         }
         _ => Ok(true),

@@ -181,6 +181,13 @@ impl TaskManager {
         list
     }
 
+    /// Every task of every namespace, by its container's id.
+    pub fn all(&self) -> std::collections::HashSet<(Namespace, String)> {
+        let slots = self.inner.slots();
+        let tasks = slots.iter().flat_map(|(namespace, tasks)| tasks.keys().map(move |id| (namespace, id)));
+        tasks.map(|(namespace, id)| (namespace.clone(), id.clone())).collect()
+    }
+
     /// Finds the tasks that were there before this daemon. Called once, before requests are served.
     ///
     /// # Errors

@@ -181,7 +181,9 @@ impl Plan {
 
     /// Whether `thing` says by a back reference that `by` keeps it; `by` itself need not be there any more.
     fn is_kept_by(&self, thing: Thing, by: Thing) -> bool {
-        self.references(thing).iter().any(|reference| matches!(reference, Reference::From(from) if *from == by))
+        self.references(thing)
+            .iter()
+            .any(|reference| matches!(reference, Reference::From(from) if *from == by))
     }
 }
 
@@ -236,8 +238,8 @@ fn snapshots(sizes: Sizes) -> impl Strategy<Value = Vec<Snapshot>> {
 }
 
 pub fn plan() -> impl Strategy<Value = Plan> {
-    (1..10usize, 0..8usize, 0..4usize, 0..3usize, 0..4usize, 0..3usize).prop_flat_map(
-        |(contents, snapshot_count, images, containers, leases, ingests)| {
+    (1..10usize, 0..8usize, 0..4usize, 0..3usize, 0..4usize, 0..3usize)
+        .prop_flat_map(|(contents, snapshot_count, images, containers, leases, ingests)| {
             let sizes = (contents, snapshot_count, images, containers);
             let held = prop_oneof![
                 4 => target(sizes),
@@ -252,11 +254,13 @@ pub fn plan() -> impl Strategy<Value = Plan> {
                 (0..ingests.max(1)).prop_map(Thing::Ingest),
             ];
             (
-                vec((rarely(), references(sizes)), contents)
-                    .prop_map(|all| all.into_iter().map(|(root, references)| Content { root, references }).collect()),
+                vec((rarely(), references(sizes)), contents).prop_map(|all| {
+                    all.into_iter().map(|(root, references)| Content { root, references }).collect()
+                }),
                 snapshots(sizes),
                 vec((0..contents, expire(), rarely(), references(sizes)), images).prop_map(|all| {
-                    let make = |(target, expire, root, references)| Image { target, expire, root, references };
+                    let make =
+                        |(target, expire, root, references)| Image { target, expire, root, references };
                     all.into_iter().map(make).collect()
                 }),
                 vec((container_snapshot, references(sizes)), containers).prop_map(|all| {
@@ -271,15 +275,14 @@ pub fn plan() -> impl Strategy<Value = Plan> {
                 }),
                 vec(any_of, 0..12),
             )
-        },
-    )
-    .prop_map(|(contents, snapshots, images, containers, leases, ingests, deletions)| Plan {
-        contents,
-        snapshots,
-        images,
-        containers,
-        leases,
-        ingests,
-        deletions,
-    })
+        })
+        .prop_map(|(contents, snapshots, images, containers, leases, ingests, deletions)| Plan {
+            contents,
+            snapshots,
+            images,
+            containers,
+            leases,
+            ingests,
+            deletions,
+        })
 }

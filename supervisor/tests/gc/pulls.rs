@@ -111,7 +111,10 @@ impl Puller {
         self.is_whole(&target, layers, &top).await?;
         self.create_container(&top).await?;
         let name = self.name("image");
-        self.clients.images().delete(wire::images::v1::DeleteImageRequest { name, sync, target: None }).await?;
+        self.clients
+            .images()
+            .delete(wire::images::v1::DeleteImageRequest { name, sync, target: None })
+            .await?;
         self.clients.snapshots().stat(stat(&top)).await?;
         let id = self.name("container");
         self.clients.containers().delete(wire::containers::v1::DeleteContainerRequest { id }).await?;

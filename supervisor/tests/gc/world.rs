@@ -242,7 +242,10 @@ impl<'a> World<'a> {
                     _ => false,
                 });
                 if has_children {
-                    assert_eq!(outcome.map_err(|status| status.code()).unwrap_err(), Code::FailedPrecondition);
+                    assert_eq!(
+                        outcome.map_err(|status| status.code()).unwrap_err(),
+                        Code::FailedPrecondition
+                    );
                     return Ok(());
                 }
                 outcome?;
@@ -273,7 +276,8 @@ impl<'a> World<'a> {
         let mut names = Vec::new();
         names.extend(self.clients.digests().await.into_iter().map(|name| ("content", name)));
         for snapshotter in SNAPSHOTTERS {
-            let request = snapshots::ListSnapshotsRequest { snapshotter: snapshotter.into(), filters: vec![] };
+            let request =
+                snapshots::ListSnapshotsRequest { snapshotter: snapshotter.into(), filters: vec![] };
             let mut answers = self.clients.snapshots().list(request).await?.into_inner();
             while let Some(answer) = answers.message().await? {
                 names.extend(answer.info.into_iter().map(|info| (snapshotter, info.name)));

@@ -217,7 +217,11 @@ const DEFAULT_PARENT: &str = "/longshore";
 
 /// Where the cgroups of a container with this config are.
 pub fn path_of(spec: &oci_spec::runtime::Spec, id: &str) -> String {
-    let path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref()).and_then(|path| path.to_str());
+    let path = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.cgroups_path().as_deref())
+        .and_then(|path| path.to_str());
     match path.filter(|path| !path.is_empty()) {
         Some(path) => path.to_owned(),
         None => format!("{DEFAULT_PARENT}/{id}"),

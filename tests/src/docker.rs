@@ -1,0 +1,133 @@
+//! A dockerd of a test's own, which runs its containers by our daemon.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::daemon::{Daemon, Output, PATIENCE, run};
+use crate::leaks;
+
+/// Which networks it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Networks {
+    /// None but the host's.
+    None,
+    /// Its bridges, addresses and firewall, in a network namespace of its own.
+    Own,
+}
+
+/// A running dockerd; gone with its containers when dropped. Drop it before its [`Daemon`].
+pub struct Dockerd {
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Dockerd {
+    /// Starts it below the daemon's folder and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends or does not answer; the end of its log is in the message.
+    pub fn start(daemon: &Daemon, networks: Networks, more: &[&str]) -> Result<Dockerd> {
+        let folder = daemon.path().join("docker");
+        fs::create_dir_all(&folder)?;
+        let mut command = match networks {
+            Networks::None => Command::new("dockerd"),
+            Networks::Own => {
+                let mut command = Command::new("unshare");
+                command.args(["--net", "sh", "-c", "ip link set lo up && exec dockerd \"$@\"", "dockerd"]);
+                command
+            }
+        };
+        let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
+        command
+            .arg(option("containerd", &daemon.socket()))
+            .arg(option("data-root", &folder.join("data")))
+            .arg(option("exec-root", &folder.join("exec")))
+            .arg(option("pidfile", &folder.join("pid")))
+            .arg(option("config-file", &folder.join("daemon.json")))
+            .arg(format!("--host=unix://{}", folder.join("docker.sock").display()))
+            .arg(format!("--cgroup-parent=/{}", daemon.cgroup_parent()));
+        if networks == Networks::None {
+            command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        }
+        fs::write(folder.join("daemon.json"), "{}")?;
+        let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
+        command.args(more).env(leaks::MARK, "1").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().context("starting dockerd")?;
+        let mut dockerd = Dockerd { folder, child };
+        dockerd.wait_until_it_answers()?;
+        Ok(dockerd)
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(self.socket()).is_err() || self.docker(&["version"]).code != 0 {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("dockerd ended with {status}:\n{}", self.log());
+            }
+            if Instant::now() > deadline {
+                bail!("dockerd does not answer:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("docker.sock")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// A program that speaks to this dockerd: `docker` or `docker-compose`.
+    pub fn client<S: AsRef<OsStr>>(&self, program: &str, args: &[S]) -> Command {
+        let mut command = Command::new(program);
+        command
+            .args(args)
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            .env("DOCKER_CONFIG", &self.folder)
+            .env("DOCKER_BUILDKIT", "0")
+            .env(leaks::MARK, "1");
+        command
+    }
+
+    /// Runs `docker …` to its end.
+    #[track_caller]
+    pub fn docker<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+        run(&mut self.client("docker", args)).expect("docker runs")
+    }
+
+    fn clean(&mut self) {
+        for id in self.docker(&["ps", "-a", "-q"]).stdout.split_whitespace() {
+            self.docker(&["rm", "-f", "-v", id]);
+        }
+        let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Dockerd {
+    fn drop(&mut self) {
+        self.clean();
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(60).collect();
+            eprintln!("--- dockerd's log");
+            lines.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}

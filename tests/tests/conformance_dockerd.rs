@@ -1,0 +1,185 @@
+//! Debian's dockerd, unmodified, with our socket in containerd's place.
+#![cfg_attr(not(have_dockerd), allow(dead_code, unused_imports))]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use longshore_tests::Fixture;
+use longshore_tests::daemon::{eventually, run};
+use longshore_tests::docker::{Dockerd, Networks};
+use longshore_tests::image;
+use longshore_tests::pty::Terminal;
+
+/// Counts lines until it is told to stop, and then ends with 5.
+const COUNTER: &str = "trap 'exit 5' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.1; done";
+
+/// dockerd is dropped first.
+struct Setup {
+    docker: Dockerd,
+    fixture: Fixture,
+}
+
+fn setup() -> Setup {
+    let fixture = Fixture::new();
+    let docker = Dockerd::start(&fixture.daemon, Networks::None, &[]).expect("dockerd starts");
+    docker.docker(&["pull", "-q", &fixture.busybox]).ok();
+    docker.docker(&["tag", &fixture.busybox, "busybox"]).ok();
+    Setup { docker, fixture }
+}
+
+impl Setup {
+    #[track_caller]
+    fn inspect(&self, name: &str, format: &str) -> String {
+        self.docker.docker(&["inspect", name, "--format", format]).ok().line().to_owned()
+    }
+}
+
+#[test]
+#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
+fn containers_run_and_images_are_built() {
+    let setup = setup();
+    let docker = &setup.docker;
+    let output = docker.docker(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (7, "out\n", "err\n"));
+    docker.docker(&["run", "--rm", "busybox", "no-such-program"]).expect(127);
+    let command = docker.client("docker", &["run", "--rm", "-it", "busybox", "sh"]);
+    let mut terminal = Terminal::spawn(command, 91, 33).expect("a terminal");
+    terminal.send("stty size; tty; exit 3\n");
+    assert_eq!(terminal.wait(), 3, "{}", terminal.shown());
+    let shown = terminal.shown();
+    assert!(shown.contains("33 91") && shown.contains("/dev/pts/0"), "{shown}");
+
+    let context = setup.fixture.daemon.path().join("context");
+    fs::create_dir(&context).expect("a folder");
+    fs::write(context.join("file"), "copied\n").expect("a file");
+    let dockerfile = "FROM busybox\nRUN echo built >/built\nCOPY file /file\nCMD cat /built /file\n";
+    fs::write(context.join("Dockerfile"), dockerfile).expect("a file");
+    docker.docker(&["build", "-q", "-t", "mine", &context.display().to_string()]).ok();
+    assert_eq!(docker.docker(&["run", "--rm", "mine"]).ok().stdout, "built\ncopied\n");
+}
+
+#[test]
+#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
+fn a_container_is_driven_to_its_end() {
+    let setup = setup();
+    let docker = &setup.docker;
+    docker.docker(&["run", "-d", "--name", "web", "busybox", "sh", "-c", COUNTER]).ok();
+    let executed = docker.docker(&["exec", "-e", "A=b", "web", "sh", "-c", "echo $A; exit 9"]);
+    assert_eq!((executed.code, executed.stdout.as_str()), (9, "b\n"), "{executed:?}");
+    let command = docker.client("docker", &["exec", "-it", "web", "sh"]);
+    let mut terminal = Terminal::spawn(command, 80, 24).expect("a terminal");
+    terminal.send("test -t 1 && exit 4\n");
+    assert_eq!(terminal.wait(), 4, "{}", terminal.shown());
+
+    let mut follower = docker.client("docker", &["logs", "-f", "web"]);
+    let mut follower = follower.stdout(Stdio::piped()).spawn().expect("docker starts");
+    let lines = BufReader::new(follower.stdout.take().expect("stdout is piped")).lines();
+    let seen: Vec<_> = lines.map_while(Result::ok).take(6).collect();
+    assert_eq!(seen, ["line 0", "line 1", "line 2", "line 3", "line 4", "line 5"]);
+    follower.kill().expect("docker is ours to end");
+    follower.wait().expect("docker ends");
+
+    assert!(docker.docker(&["top", "web"]).ok().stdout.contains("while :"));
+    let stats = docker.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", "web"]).ok();
+    assert!(stats.stdout.contains("iB / ") && !stats.line().ends_with(" 0"), "{stats:?}");
+    docker.docker(&["update", "--memory", "64m", "--memory-swap", "64m", "web"]).ok();
+    let limits = docker.docker(&["stats", "--no-stream", "--format", "{{.MemUsage}}", "web"]).ok();
+    assert!(limits.line().ends_with("/ 64MiB"), "{limits:?}");
+    docker.docker(&["pause", "web"]).ok();
+    assert_eq!(setup.inspect("web", "{{.State.Status}}"), "paused");
+    docker.docker(&["unpause", "web"]).ok();
+    docker.docker(&["stop", "web"]).ok();
+    assert_eq!(setup.inspect("web", "{{.State.Status}} {{.State.ExitCode}}"), "exited 5");
+    docker.docker(&["start", "web"]).ok();
+    docker.docker(&["restart", "-t", "1", "web"]).ok();
+    docker.docker(&["kill", "web"]).ok();
+    eventually("it is killed", || setup.inspect("web", "{{.State.ExitCode}}") == "137");
+}
+
+#[test]
+#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
+fn restart_policies_hold() {
+    let setup = setup();
+    let run = |policy: &str, name: &str, script: &str| {
+        let words = ["run", "-d", "--restart", policy, "--name", name, "busybox", "sh", "-c", script];
+        setup.docker.docker(&words).ok();
+    };
+    run("on-failure:2", "fails", "exit 3");
+    run("on-failure:2", "works", "exit 0");
+    run("always", "always", "sleep 0.2");
+    let count = |name: &str| setup.inspect(name, "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}");
+    eventually("the last attempt has failed", || count("fails") == "2 exited 3");
+    eventually("success is no failure", || count("works") == "0 exited 0");
+    let restarts = || setup.inspect("always", "{{.RestartCount}}").parse::<u32>().expect("a number");
+    eventually("it is started again and again", || restarts() >= 2);
+}
+
+#[test]
+#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
+fn a_killed_daemon_loses_no_docker_container() {
+    let mut setup = setup();
+    let run = |setup: &Setup, name: &str, script: &str| {
+        setup.docker.docker(&["run", "-d", "--name", name, "busybox", "sh", "-c", script]).ok();
+    };
+    run(&setup, "lasting", COUNTER);
+    run(&setup, "ends-meanwhile", "sleep 1; exit 33");
+    run(&setup, "ends-later", "while [ ! -e /go ]; do sleep 0.1; done; exit 34");
+    let pid = setup.inspect("lasting", "{{.State.Pid}}");
+    setup.fixture.daemon.kill();
+    std::thread::sleep(Duration::from_millis(1500));
+    setup.fixture.daemon.launch().expect("the daemon comes up");
+    let state = |name: &str| setup.inspect(name, "{{.State.Status}} {{.State.ExitCode}}");
+    eventually("dockerd is told what ended while it could not listen", || {
+        state("ends-meanwhile") == "exited 33"
+    });
+    assert_eq!(setup.inspect("lasting", "{{.State.Status}} {{.State.Pid}}"), format!("running {pid}"));
+    eventually("dockerd is connected", || {
+        setup.docker.docker(&["exec", "ends-later", "touch", "/go"]).code == 0
+    });
+    eventually("an exit arrives again", || state("ends-later") == "exited 34");
+    let lines = || {
+        setup.docker.docker(&["logs", "lasting"]).ok().stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = lines().len();
+    eventually("it goes on writing", || lines().len() > before + 2);
+    assert!(lines().iter().enumerate().all(|(n, line)| *line == format!("line {n}")), "the log has no gap");
+    setup.docker.docker(&["stop", "lasting"]).ok();
+    assert_eq!(state("lasting"), "exited 5");
+}
+
+#[test]
+#[cfg_attr(
+    not(all(have_dockerd, have_docker_compose, have_ip)),
+    ignore = "needs dockerd, docker-compose and ip (packages docker.io, docker-compose, iproute2)"
+)]
+fn two_services_of_a_compose_file_find_each_other() {
+    let fixture = Fixture::new();
+    let docker = Dockerd::start(&fixture.daemon, Networks::Own, &[]).expect("dockerd starts");
+    // The registry is not in dockerd's network.
+    let archive = fixture.daemon.path().join("busybox.tar");
+    fs::write(&archive, image::busybox_layer().expect("busybox").bytes()).expect("a file");
+    docker.docker(&["import", &archive.display().to_string(), "busybox"]).ok();
+    let file = fixture.daemon.path().join("docker-compose.yml");
+    let text = "services:\n\
+        \x20 web:\n    image: busybox\n    stop_grace_period: 1s\n\
+        \x20   command: [sh, -c, 'echo hello >/tmp/index.html; exec httpd -f -p 8000 -h /tmp']\n\
+        \x20 client:\n    image: busybox\n    depends_on: [web]\n    stop_grace_period: 1s\n\
+        \x20   command: [sh, -c, 'until wget -q -O - http://web:8000/index.html; do sleep 0.2; done; sleep 1000']\n";
+    fs::write(&file, format!("version: '2.4'\n{text}")).expect("a file");
+    let compose = |args: &[&str]| {
+        let file = file.display().to_string();
+        let words = [&["-p", "two", "-f", &file], args].concat();
+        run(&mut docker.client("docker-compose", &words)).expect("docker-compose runs")
+    };
+    compose(&["up", "-d"]).ok();
+    eventually("one service reaches the other by its name", || {
+        compose(&["logs", "--no-color", "client"]).stdout.contains("| hello")
+    });
+    assert_eq!(docker.docker(&["ps", "-q"]).ok().stdout.lines().count(), 2);
+    let began = Instant::now();
+    compose(&["down"]).ok();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(docker.docker(&["ps", "-a", "-q"]).ok().line(), "");
+}
