@@ -3,7 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
-const TOOLS: [&str; 17] = [
+const TOOLS: [&str; 18] = [
+    "containerd",
     "ctr",
     "containerd-shim-runc-v2",
     "docker-registry",

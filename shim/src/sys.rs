@@ -1,7 +1,7 @@
 //! The few calls that need `unsafe`. Nothing here keeps state.
 #![allow(unsafe_code)]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// The descriptor that the daemon handed over at `exec`. Call once, first thing in `main`.
 ///
@@ -68,7 +68,8 @@ pub fn tune_allocator() {
     }
 }
 
-/// Makes a command's child have these descriptors as 3, 4, … besides stdio. They must stay open until it is spawned.
+/// Makes a command's child have these descriptors as 3, 4, … besides stdio, and no others. They must stay open until it
+/// is spawned.
 pub fn hand_over<const N: usize>(command: &mut std::process::Command, fds: [i32; N]) {
     use std::os::unix::process::CommandExt;
     let first = 3;
@@ -88,6 +89,12 @@ pub fn hand_over<const N: usize>(command: &mut std::process::Command, fds: [i32;
             for (fd, target) in copies.into_iter().zip(first..) {
                 check(libc::dup2(fd, target))?;
             }
+            // What whoever started us has left open is nobody's. Marked, not closed: one of them says whether exec failed.
+            libc::close_range(
+                above.unsigned_abs(),
+                libc::c_uint::MAX,
+                libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+            );
             Ok(())
         });
     }
@@ -101,4 +108,19 @@ pub fn raise_oom_score() -> Option<i32> {
     let inherited: i32 = std::fs::read_to_string(FILE).ok()?.trim().parse().ok()?;
     std::fs::write(FILE, (inherited + 1).min(HIGHEST).to_string()).ok()?;
     Some(inherited)
+}
+
+/// Signals the process that a descriptor stands for, with any signal there is.
+pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
+    // SAFETY: the descriptor is open; without siginfo the call reads nothing but its integers.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    if sent == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -2,6 +2,7 @@
 //! of one's own, and the check that nothing of ours is left on the host.
 
 pub mod api;
+pub mod containerd;
 pub mod daemon;
 pub mod docker;
 pub mod fixture;
@@ -10,5 +11,6 @@ pub mod leaks;
 pub mod pty;
 pub mod registry;
 
+pub use containerd::Containerd;
 pub use daemon::{Daemon, Output};
 pub use fixture::Fixture;

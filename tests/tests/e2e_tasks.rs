@@ -347,3 +347,21 @@ async fn a_shim_that_hangs_at_start_up_holds_up_nobody_else() {
         host.is_gone(id);
     }
 }
+
+#[test]
+fn what_a_shim_has_to_say_is_in_the_daemons_log() {
+    let longshore_tests::Fixture { daemon, busybox, .. } = &longshore_tests::Fixture::pulled();
+    let id = daemon.ctl(&["run", "-d", busybox, "sleep", "1000"]).ok().line().to_owned();
+    let namespaces = fs::read_dir(daemon.state().join("tasks")).expect("a folder").flatten();
+    let bundle =
+        namespaces.map(|namespace| namespace.path().join(&id)).find(|path| path.exists()).expect("a bundle");
+    // Where the exit record goes is not there: a failure of which only the log hears.
+    fs::rename(bundle.join("exit"), bundle.join("away")).expect("it can be moved");
+    daemon.ctl(&["kill", &id]).ok();
+    eventually("the log says so", || {
+        let log = daemon.log_text();
+        log.lines().any(|line| line.contains("ERROR shim:") && line.contains("exit/") && line.contains(&id))
+    });
+    let _ = fs::rename(bundle.join("away"), bundle.join("exit"));
+    daemon.ctl(&["rm", "-f", &id]).ok();
+}

@@ -7,6 +7,7 @@ use longshore_runtime::Stdio;
 
 use super::command::{Command, Making, give_stdio};
 use super::console::Console;
+use super::oci::say_criu;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -52,7 +53,9 @@ impl Command {
             command.arg("--manage-cgroups-mode").arg(&options.cgroups_mode);
         }
         command.arg(self.id());
-        self.oci().finish("checkpoint", command, limits::RUNTIME_CHECKPOINT)
+        let dumped = self.oci().finish("checkpoint", command, limits::RUNTIME_CHECKPOINT);
+        // Where criu does not work at all, its own reason says more than the runtime's.
+        dumped.or_else(|error| say_criu().and(Err(error)))
     }
 }
 

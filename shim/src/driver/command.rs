@@ -11,7 +11,6 @@ use std::process;
 use longshore_runtime::Stdio;
 use longshore_runtime::cgroups::CgroupPaths;
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
-use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::checkpoint::Restore;
@@ -216,17 +215,9 @@ pub fn give_stdio(command: &mut process::Command, stdio: Stdio, folder: &Path) -
 
 /// Signals one process; [`Error::Finished`] if it has ended.
 pub fn signal(pidfd: &OwnedFd, signal: i32) -> Result<()> {
-    if signal == 0 {
-        return Ok(());
-    }
-    let Some(signal) = rustix::process::Signal::from_named_raw(signal) else {
-        let why = format!("{signal} is a real-time signal, which an exec of another OCI runtime cannot get");
-        return Err(Error::BadField { field: "signal", why });
-    };
-    match rustix::process::pidfd_send_signal(pidfd, signal) {
-        Ok(()) => Ok(()),
-        Err(Errno::SRCH) => Err(Error::Finished),
-        Err(errno) => Err(Error::system("signal a process")(errno)),
+    match crate::sys::send_signal(pidfd, signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(Error::Finished),
+        other => other.map_err(|source| Error::System { doing: "signal a process", source }),
     }
 }
 

@@ -33,7 +33,6 @@ fn a_container_lives_and_ends() {
     let created = shim.create(&want).unwrap().pid;
     assert_eq!(std::fs::read_to_string(shim.bundle.join("init.pid")).unwrap(), created.to_string());
     assert_eq!(std::fs::read_to_string(shim.bundle.join("shim.pid")).unwrap(), pid.to_string());
-    assert!(shim.bundle.join("create.pb").exists());
     let state = shim.state("").unwrap();
     assert_eq!((state.status(), state.pid), (Status::Created, created));
     let waiting =
@@ -100,9 +99,11 @@ fn codes_are_those_that_clients_test_for() {
     assert_eq!(code(shim.state("none")), Code::NotFound);
     assert_eq!(code(shim.client.call::<_, ()>(TASK, "Nonsense", &())), Code::Unimplemented);
     assert_eq!(code(shim.client.call::<_, ()>("some.Service", "State", &())), Code::Unimplemented);
-    let checkpoint = task::CheckpointTaskRequest { id: ID.into(), ..Default::default() };
-    assert_eq!(code(shim.client.task::<_, ()>("Checkpoint", &checkpoint)), Code::Unimplemented);
+    let checkpoint =
+        task::CheckpointTaskRequest { id: ID.into(), path: "/no/such".into(), ..Default::default() };
+    assert_eq!(code(shim.client.task::<_, ()>("Checkpoint", &checkpoint)), Code::FailedPrecondition);
     shim.start().unwrap();
+    assert_eq!(code(shim.client.task::<_, ()>("Checkpoint", &checkpoint)), Code::Unimplemented);
     assert_eq!(code(shim.start()), Code::FailedPrecondition);
     assert_eq!(code(shim.delete("")), Code::FailedPrecondition);
     let bad = task::KillRequest { id: ID.into(), signal: 4000, ..Default::default() };

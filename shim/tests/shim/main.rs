@@ -5,6 +5,7 @@
 mod attach;
 mod client;
 mod commands;
+mod foreign;
 mod harness;
 mod hostile;
 mod life;

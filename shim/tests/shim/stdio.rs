@@ -131,7 +131,7 @@ fn stdio_that_cannot_be_is_named() {
     let mut shim = Shim::new();
     shim.assign().unwrap();
     for (stdout, expected) in [
-        ("binary:///bin/logger", Code::Unimplemented),
+        ("binary:///no/such/logger", Code::NotFound),
         ("relative", Code::InvalidArgument),
         ("/no/such/fifo", Code::NotFound),
         ("log:///tmp/x?max-size=zero", Code::InvalidArgument),

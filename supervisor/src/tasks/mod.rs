@@ -23,6 +23,7 @@ mod pool;
 mod process;
 mod recover;
 mod runtimes;
+mod shim_log;
 #[allow(unsafe_code)]
 mod sys;
 mod task;
@@ -112,7 +113,7 @@ impl TaskManager {
     /// # Errors
     /// The shim's binary cannot be found or read.
     pub fn new(options: TaskOptions, events: Arc<EventBus>) -> Result<Arc<Self>> {
-        let pool = ShimPool::new(options.shim.as_deref(), options.pool)?;
+        let pool = ShimPool::new(options.shim.as_deref(), options.pool, &options.state)?;
         let inner = Inner {
             state: options.state,
             pool,

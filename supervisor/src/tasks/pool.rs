@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::process::{ShimProcess, started_at};
 use super::runtimes::{ForeignRuntime, OWN_RUNTIME};
+use super::shim_log::ShimLog;
 use super::sys::{Spawn, spawn};
 use crate::error::{Error, Result};
 
@@ -49,9 +50,9 @@ impl ShimPool {
     ///
     /// # Errors
     /// The shim's binary is not found or cannot be copied.
-    pub fn new(binary: Option<&Path>, size: usize) -> Result<Arc<Self>> {
+    pub fn new(binary: Option<&Path>, size: usize, state: &Path) -> Result<Arc<Self>> {
         let pool = Arc::new(Self {
-            image: ShimImage::load(&find_binary(binary)?)?,
+            image: ShimImage::load(&find_binary(binary)?, ShimLog::open(state)?)?,
             size,
             waiting: Mutex::new(Vec::with_capacity(size)),
             taken: Notify::new(),
@@ -140,11 +141,12 @@ struct ShimImage {
     args: Vec<CString>,
     env: Vec<CString>,
     null: OwnedFd,
+    log: ShimLog,
     _memory: OwnedFd,
 }
 
 impl ShimImage {
-    fn load(path: &Path) -> Result<Self> {
+    fn load(path: &Path, log: ShimLog) -> Result<Self> {
         let fail = |source: io::Error| Error::io("copying the shim's binary into memory", path, source);
         let memory = sealed_copy(path).map_err(fail)?;
         let program =
@@ -161,6 +163,7 @@ impl ShimImage {
             args: args.into_iter().collect::<Result<_>>()?,
             env: env.collect::<Result<_>>()?,
             null: above_shim_fds(null.into()).map_err(fail)?,
+            log,
             _memory: memory,
         })
     }
@@ -173,6 +176,7 @@ impl ShimImage {
             args: &self.args,
             env: &self.env,
             stdio: self.null.as_fd(),
+            stderr: self.log.stderr(),
             socket: theirs.as_fd(),
         })?;
         let process = ShimProcess::open(pid)?;
@@ -197,7 +201,7 @@ fn sealed_copy(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Moves a descriptor out of the way of those that a shim is started with.
-fn above_shim_fds(fd: OwnedFd) -> io::Result<OwnedFd> {
+pub(super) fn above_shim_fds(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 3 { Ok(fd) } else { Ok(rustix::io::fcntl_dupfd_cloexec(&fd, 10)?) }
 }
 

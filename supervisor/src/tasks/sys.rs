@@ -18,8 +18,10 @@ pub struct Spawn<'a> {
     pub program: &'a CStr,
     pub args: &'a [CString],
     pub env: &'a [CString],
-    /// Becomes the child's descriptors 0, 1 and 2.
+    /// Becomes the child's descriptors 0 and 1.
     pub stdio: BorrowedFd<'a>,
+    /// Becomes the child's descriptor 2.
+    pub stderr: BorrowedFd<'a>,
     /// Becomes the child's descriptor 3.
     pub socket: BorrowedFd<'a>,
 }
@@ -30,9 +32,10 @@ pub struct Spawn<'a> {
 /// What `posix_spawn` says, the failure of the exec included.
 pub fn spawn(what: &Spawn<'_>) -> io::Result<i32> {
     let mut actions = Actions::new()?;
-    for target in 0..3 {
+    for target in 0..2 {
         actions.dup2(what.stdio, target)?;
     }
+    actions.dup2(what.stderr, 2)?;
     actions.dup2(what.socket, 3)?;
     let attributes = Attributes::new_session()?;
     let argv = pointers(what.args);
