@@ -5,6 +5,7 @@
 mod any;
 mod api;
 mod cgroup;
+mod checkpoints;
 mod config;
 mod containers;
 mod content;

@@ -6,6 +6,7 @@ pub mod containerd;
 pub mod daemon;
 pub mod docker;
 pub mod fixture;
+pub mod host;
 pub mod image;
 pub mod leaks;
 pub mod pty;

@@ -171,34 +171,29 @@ impl wire::introspection_server::Introspection for Service {
             self.plugins().find(|plugin| plugin.0.r#type == request.r#type && plugin.0.id == request.id);
         let plugin =
             found.ok_or_else(|| Error::not_found("plugin", format!("{}.{}", request.r#type, request.id)))?;
-        let extra =
-            if request.r#type == RUNTIME { Some(runtime_info(request.options)?.into()) } else { None };
+        let extra = match request.r#type.as_str() {
+            RUNTIME => Some(self.runtime_info(request.options).await?.into()),
+            _ => None,
+        };
         Ok(Response::new(wire::PluginInfoResponse { plugin: Some(plugin.0), extra }))
     }
 }
 
-/// What is known of the runtime that a `containerd.types.RuntimeRequest` names.
-fn runtime_info(options: Option<prost_types::Any>) -> Result<Any, Error> {
-    const REQUEST: &str = "containerd.types.RuntimeRequest";
-    let mut name = String::new();
-    if let Some(options) = options.map(Any::from) {
-        if !options.is(REQUEST) {
-            return Err(Error::invalid(
-                "plugin info options",
-                format!("are {}, not {REQUEST}", options.type_url),
-            ));
-        }
-        let request: types::RuntimeRequest = prost::Message::decode(options.value)
-            .map_err(|error| Error::invalid("plugin info options", error.to_string()))?;
-        name = request.runtime_path;
+impl Service {
+    /// What the shim of the runtime that a `containerd.types.RuntimeRequest` names says of itself.
+    async fn runtime_info(&self, options: Option<prost_types::Any>) -> Result<Any, Error> {
+        const REQUEST: &str = "containerd.types.RuntimeRequest";
+        let request = match options.map(Any::from) {
+            None => types::RuntimeRequest::default(),
+            Some(options) if options.is(REQUEST) => prost::Message::decode(options.value)
+                .map_err(|error| Error::invalid("plugin info options", error.to_string()))?,
+            Some(options) => {
+                let why = format!("are {}, not {REQUEST}", options.type_url);
+                return Err(Error::invalid("plugin info options", why));
+            }
+        };
+        let options = request.options.map(Any::from);
+        let info = self.0.tasks.runtime_info(&request.runtime_path, options.as_ref()).await?;
+        Ok(Any::pack("containerd.types.RuntimeInfo", &info))
     }
-    if name.is_empty() {
-        name = "io.containerd.longshore.v1".into();
-    }
-    let version = types::RuntimeVersion {
-        version: super::version::VERSION.into(),
-        revision: super::version::REVISION.into(),
-    };
-    let info = types::RuntimeInfo { name, version: Some(version), ..Default::default() };
-    Ok(Any::pack("containerd.types.RuntimeInfo", &info))
 }

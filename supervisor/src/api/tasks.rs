@@ -10,14 +10,16 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use longshore_proto::containerd::runc::v1::Options as RuncOptions;
+use longshore_proto::containerd::runc::v1::{CheckpointOptions, Options as RuncOptions};
 use longshore_proto::containerd::services::tasks::v1 as api;
 use longshore_proto::containerd::types::Metric;
 use longshore_proto::containerd::v1::types as wire;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::convert::{descriptor, from_descriptor};
 use crate::any::Any;
+use crate::checkpoints::Checkpoints;
 use crate::containers::ContainerStore;
 use crate::error::{Error, Result as CoreResult};
 use crate::filters::{Adaptor, Filter};
@@ -28,6 +30,7 @@ use crate::tasks::{
     Status as TaskStatus, TaskManager, TaskStdio,
 };
 
+const CHECKPOINT_OPTIONS: &str = "containerd.runc.v1.CheckpointOptions";
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 const OWN_OPTIONS: &str = "longshore.shim.v1.CreateOptions";
 
@@ -39,23 +42,31 @@ const METRICS_AT_ONCE: usize = 16;
 pub struct TasksService {
     tasks: Arc<TaskManager>,
     containers: Arc<ContainerStore>,
+    checkpoints: Arc<Checkpoints>,
 }
 
 impl TasksService {
     pub fn new(services: &Services) -> Self {
-        Self { tasks: services.tasks.clone(), containers: services.containers.clone() }
+        let checkpoints = Arc::new(Checkpoints::new(services.content.clone(), &services.config.root));
+        checkpoints.sweep(|namespace, id| services.tasks.get(namespace, id, ProcessId::Init).is_ok());
+        Self { tasks: services.tasks.clone(), containers: services.containers.clone(), checkpoints }
     }
 
-    fn create_task(&self, namespace: &Namespace, request: api::CreateTaskRequest) -> CoreResult<CreateTask> {
+    async fn create_task(
+        &self,
+        namespace: &Namespace,
+        request: api::CreateTaskRequest,
+    ) -> CoreResult<CreateTask> {
         let container = self.containers.get(namespace, &request.container_id)?;
-        if request.checkpoint.is_some() {
-            return Err(Error::Unimplemented { what: "restoring a checkpoint".to_owned() });
-        }
         let runtime =
             if request.runtime_path.is_empty() { container.runtime.name } else { request.runtime_path };
         let given = request.options.map(Any::from).filter(|options| !options.value.is_empty());
         let options = given.or(container.runtime.options);
-        let checkpoint = options.as_ref().map(checkpoint_path).transpose()?.flatten();
+        let mut checkpoint = options.as_ref().map(checkpoint_path).transpose()?.flatten();
+        if let (None, Some(image)) = (&checkpoint, request.checkpoint) {
+            let image = from_descriptor(image)?;
+            checkpoint = Some(self.checkpoints.unpack(namespace, &request.container_id, &image).await?);
+        }
         let options = match self.tasks.runtime(&runtime)? {
             Runtime::Own => options.map(check_options).transpose()?.flatten(),
             Runtime::Foreign(_) => options,
@@ -91,6 +102,17 @@ impl TasksService {
     }
 }
 
+/// Where the options of a checkpoint say that its images go, rather than into the content store.
+fn image_path(options: &Any) -> CoreResult<Option<PathBuf>> {
+    if !options.is(CHECKPOINT_OPTIONS) {
+        let why = format!("are {}, not {CHECKPOINT_OPTIONS}", options.type_url);
+        return Err(Error::invalid("checkpoint options", why));
+    }
+    let options = CheckpointOptions::decode(options.value.clone())
+        .map_err(|error| Error::invalid("checkpoint options", error.to_string()))?;
+    Ok(Some(PathBuf::from(options.image_path)).filter(|path| !path.as_os_str().is_empty()))
+}
+
 /// Where runc's options say that the images of a checkpoint are to start from.
 fn checkpoint_path(options: &Any) -> CoreResult<Option<PathBuf>> {
     if !options.is(RUNC_OPTIONS) {
@@ -115,14 +137,8 @@ fn check_options(options: Any) -> CoreResult<Option<Any>> {
             format!("only {RUNC_OPTIONS} and {OWN_OPTIONS} are understood"),
         ));
     }
-    let runc = RuncOptions::decode(options.value.clone())
+    RuncOptions::decode(options.value.clone())
         .map_err(|error| Error::invalid("task options", error.to_string()))?;
-    let binary = runc.binary_name.rsplit('/').next().unwrap_or_default();
-    if !matches!(binary, "" | "runc") {
-        return Err(Error::Unimplemented {
-            what: format!("running containers by \"{}\" (the runtime is built in)", runc.binary_name),
-        });
-    }
     Ok(Some(Any::new(RUNC_OPTIONS, options.value)))
 }
 
@@ -187,8 +203,9 @@ impl api::tasks_server::Tasks for TasksService {
         let namespace = super::namespace(&request)?;
         let request = request.into_inner();
         let container_id = request.container_id.clone();
-        let task = self.create_task(&namespace, request)?;
-        let pid = self.tasks.create(&namespace, &container_id, task).await?;
+        let task = self.create_task(&namespace, request).await?;
+        let created = self.tasks.create(&namespace, &container_id, task).await;
+        let pid = created.inspect_err(|_| self.checkpoints.forget(&namespace, &container_id))?;
         Ok(Response::new(api::CreateTaskResponse { container_id, pid }))
     }
 
@@ -204,6 +221,7 @@ impl api::tasks_server::Tasks for TasksService {
         let namespace = super::namespace(&request)?;
         let id = request.into_inner().container_id;
         let deleted = self.tasks.delete(&namespace, &id).await?;
+        self.checkpoints.forget(&namespace, &id);
         Ok(Response::new(wire_deleted(id, deleted)))
     }
 
@@ -306,9 +324,25 @@ impl api::tasks_server::Tasks for TasksService {
         Ok(Response::new(api::ListPidsResponse { processes: processes.collect() }))
     }
 
-    async fn checkpoint(&self, _: Request<api::CheckpointTaskRequest>) -> Reply<api::CheckpointTaskResponse> {
-        let what = "checkpointing a task (it needs CRIU, which this version does not drive)".to_owned();
-        Err(Error::Unimplemented { what }.into())
+    async fn checkpoint(
+        &self,
+        request: Request<api::CheckpointTaskRequest>,
+    ) -> Reply<api::CheckpointTaskResponse> {
+        let (namespace, lease) = (super::namespace(&request)?, super::lease(&request)?);
+        let request = request.into_inner();
+        let options = request.options.map(Any::from);
+        let named = options.as_ref().map(image_path).transpose()?.flatten();
+        let id = request.container_id.as_str();
+        let container = self.containers.get(&namespace, id)?;
+        if let Some(folder) = named {
+            self.tasks.checkpoint(&namespace, id, &folder, options).await?;
+            return Ok(Response::new(api::CheckpointTaskResponse::default()));
+        }
+        let folder = self.checkpoints.folder()?;
+        self.tasks.checkpoint(&namespace, id, folder.path(), options).await?;
+        let made = self.checkpoints.keep(&namespace, lease, id, &folder, container.spec).await?;
+        let descriptors = made.into_iter().map(descriptor).collect();
+        Ok(Response::new(api::CheckpointTaskResponse { descriptors }))
     }
 
     async fn update(&self, request: Request<api::UpdateTaskRequest>) -> Reply<()> {
@@ -373,8 +407,6 @@ mod tests {
         let prefixed = Any::pack("type.googleapis.com/containerd.runc.v1.Options", &runc);
         assert_eq!(check_options(prefixed).unwrap().unwrap().type_url, RUNC_OPTIONS);
         assert_eq!(check_options(Any::default()).unwrap(), None);
-        let crun = RuncOptions { binary_name: "crun".into(), ..RuncOptions::default() };
-        assert!(check_options(Any::pack(RUNC_OPTIONS, &crun)).is_err());
         assert!(check_options(Any::new("runtimeoptions.v1.Options", "x")).is_err());
     }
 }

@@ -54,7 +54,6 @@ use crate::events::EventBus;
 use crate::namespaces::Namespace;
 use create::Launch;
 use pool::ShimPool;
-use runtimes::ForeignRuntime;
 use task::Task;
 
 /// How the task layer is set up.
@@ -158,12 +157,16 @@ impl TaskManager {
         self.inner.runtimes.find(name)
     }
 
-    /// What the shim of another runtime says of itself.
+    /// What the shim of this runtime says of itself and, given its options, of what it drives.
     ///
     /// # Errors
-    /// It cannot be run, or does not know the question.
-    pub async fn runtime_info(&self, runtime: &ForeignRuntime, options: Option<&Any>) -> Result<RuntimeInfo> {
-        self.inner.commands.info(runtime, options).await
+    /// There is no shim for it; it cannot be run, or does not know the question.
+    pub async fn runtime_info(&self, name: &str, options: Option<&Any>) -> Result<RuntimeInfo> {
+        let runtime = match self.inner.runtimes.find(name)? {
+            Runtime::Own => self.inner.pool.by_protocol(),
+            Runtime::Foreign(runtime) => runtime,
+        };
+        self.inner.commands.info(&runtime, options).await
     }
 
     /// A process as it is now; never waits.

@@ -19,7 +19,7 @@ use super::client::{Connection, Failure, Incoming};
 use super::process::ShimProcess;
 use super::task::Task;
 use super::types::{Exit, Status};
-use super::{Inner, limits, orphan, wire};
+use super::{Inner, foreign, limits, orphan, wire};
 use crate::any::Any;
 use crate::events::Event;
 
@@ -173,6 +173,7 @@ pub(super) async fn bury(manager: &Inner, task: &Task) {
         return;
     }
     tracing::warn!(container = task.id, namespace = %task.namespace, "the shim of a container is gone");
+    foreign::driven::clean_up(manager, &task.namespace, &task.id, &task.bundle).await;
     orphan::remove(manager, &task.id, &task.cgroups_path).await;
     let execs: Vec<String> = task.state().execs.keys().cloned().collect();
     for exec_id in execs {

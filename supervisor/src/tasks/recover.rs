@@ -138,7 +138,8 @@ async fn take_over(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecor
         Peer::Shim(control, process) => adopt_in_time(manager, leftover, record, control, process).await,
         Peer::Dead => dead(manager, leftover, record).await,
         Peer::Never => {
-            discard(manager, &leftover.id, &leftover.bundle, &record.cgroups_path, None).await;
+            discard(manager, &leftover.namespace, &leftover.id, &leftover.bundle, &record.cgroups_path, None)
+                .await;
             Found::Discarded
         }
     }
@@ -348,7 +349,7 @@ async fn reject(manager: &Inner, task: &Task) -> Found {
         state.removed = true;
         state.control = None;
     }
-    discard(manager, &task.id, &task.bundle, &task.cgroups_path, task.shim.as_ref()).await;
+    discard(manager, &task.namespace, &task.id, &task.bundle, &task.cgroups_path, task.shim.as_ref()).await;
     manager.release(&task.namespace, &task.id);
     Found::Discarded
 }
@@ -356,6 +357,7 @@ async fn reject(manager: &Inner, task: &Task) -> Found {
 /// Removes a bundle and whatever belongs to it.
 async fn discard(
     manager: &Inner,
+    namespace: &Namespace,
     id: &str,
     bundle: &Bundle,
     cgroups_path: &str,
@@ -367,6 +369,7 @@ async fn discard(
     {
         tracing::error!(container = id, pid = process.pid(), "a shim cannot be killed");
     }
+    foreign::driven::clean_up(manager, namespace, id, bundle).await;
     if bundle.has_init() || process.is_some() {
         orphan::remove(manager, id, cgroups_path).await;
     }
@@ -378,11 +381,12 @@ async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) ->
     let Leftover { namespace, id, bundle } = leftover;
     let existed = bundle.exit_record("").is_some() || bundle.has_init() || bundle.is_acknowledged();
     if !existed {
-        discard(manager, &id, &bundle, &record.cgroups_path, None).await;
+        discard(manager, &namespace, &id, &bundle, &record.cgroups_path, None).await;
         return Found::Discarded;
     }
     let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
     let forwarded = bundle.forwarded();
+    foreign::driven::clean_up(manager, &namespace, &id, &bundle).await;
     orphan::remove(manager, &id, &record.cgroups_path).await;
     let task = Task::new(NewTask {
         namespace,

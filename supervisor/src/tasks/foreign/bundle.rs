@@ -1,8 +1,8 @@
 //! What the bundle of a foreign shim holds besides what ours have: the `log` FIFO, the `work` folder, a note of every exec,
 //! and whatever the shim puts there.
 //!
-//! What always holds: an exit record in such a bundle means that the exit was published; the bundle is removed only after
-//! what was mounted in it is gone.
+//! What always holds: a record in `told` means that the exit was published, while `exit` is the shim's own affair; the bundle
+//! is removed only after what was mounted in it is gone.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use longshore_proto::longshore::shim::v1::ExitRecord;
 use prost::Message;
 use rustix::fs::{FileType, Mode};
 
@@ -22,6 +23,9 @@ use crate::namespaces::Namespace;
 
 /// The FIFO into which the shim logs.
 pub const LOG: &str = "log";
+
+/// Exits that were published.
+const TOLD: &str = "told";
 
 /// An exec, as the daemon after this one needs to know it.
 #[derive(Clone, PartialEq, Message)]
@@ -61,6 +65,7 @@ pub fn create(
         fs::set_permissions(&work, Permissions::from_mode(0o711))?;
         symlink(&work, bundle.path().join("work"))?;
         fs::create_dir(bundle.path().join("execs"))?;
+        fs::create_dir(bundle.path().join(TOLD))?;
         fs::set_permissions(bundle.path().join("rootfs"), Permissions::from_mode(0o711))?;
         let fifo = bundle.path().join(LOG);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o700), 0)?;
@@ -158,9 +163,31 @@ pub fn note_exec(bundle: &Bundle, exec_id: &str, stdio: &TaskStdio) -> io::Resul
 
 /// The exec is deleted: its note and its exit record go.
 pub fn forget_exec(bundle: &Bundle, exec_id: &str) {
-    for folder in ["execs", "exit"] {
+    for folder in ["execs", TOLD] {
         let _ = fs::remove_file(bundle.path().join(folder).join(exec_id));
     }
+}
+
+/// Notes that an end was published, by rename.
+///
+/// # Errors
+/// `NotFound`: the bundle is gone.
+pub fn note_told(bundle: &Bundle, record: &ExitRecord) -> io::Result<()> {
+    let (folder, name) = (bundle.path().join(TOLD), file_name(&record.exec_id));
+    let temporary = folder.join(format!(".{name}"));
+    fs::write(&temporary, record.encode_to_vec())?;
+    fs::rename(temporary, folder.join(name))
+}
+
+/// The end of a process that was published.
+pub fn told(bundle: &Bundle, exec_id: &str) -> Option<ExitRecord> {
+    let bytes = fs::read(bundle.path().join(TOLD).join(file_name(exec_id))).ok()?;
+    ExitRecord::decode(bytes.as_slice()).ok()
+}
+
+/// No exec has such an id.
+fn file_name(exec_id: &str) -> &str {
+    if exec_id.is_empty() { "-" } else { exec_id }
 }
 
 /// Every exec that was noted.
@@ -192,8 +219,13 @@ mod tests {
         let stdio = TaskStdio { stdout: "/fifo".into(), terminal: true, ..TaskStdio::default() };
         note_exec(&bundle, "e1", &stdio).unwrap();
         assert_eq!(execs(&bundle), [("e1".to_owned(), stdio)]);
+        for exec_id in ["", "e1"] {
+            let exit = ExitRecord { exec_id: exec_id.into(), exit_status: 7, ..ExitRecord::default() };
+            note_told(&bundle, &exit).unwrap();
+            assert_eq!(told(&bundle, exec_id).unwrap(), exit);
+        }
         forget_exec(&bundle, "e1");
-        assert!(execs(&bundle).is_empty());
+        assert!(execs(&bundle).is_empty() && told(&bundle, "e1").is_none() && told(&bundle, "").is_some());
         fs::write(bundle.path().join("rootfs/what the shim left"), "").unwrap();
         let (work, lone) = (work_folder(&root).join("ns/c1"), work_folder(&root).join("ns/c0"));
         fs::create_dir(&lone).unwrap();

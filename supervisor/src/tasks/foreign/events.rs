@@ -15,7 +15,7 @@ use prost::Message;
 
 use super::super::types::Exit;
 use super::super::{Inner, Slot, Task, TaskManager, limits, wire};
-use super::Foreign;
+use super::{Foreign, bundle};
 use crate::events::Event;
 use crate::namespaces::Namespace;
 
@@ -157,7 +157,7 @@ pub fn note_exit(task: &Task, exec_id: &str, pid: u32, status: u32, at: Option<p
         oom_killed: task.state().oom,
         ..ExitRecord::default()
     };
-    if let Err(error) = task.bundle.write_exit_record(&record)
+    if let Err(error) = bundle::note_told(&task.bundle, &record)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         tracing::warn!(container = task.id, exec_id, %error, "cannot note that an exit was published");

@@ -16,6 +16,7 @@ pub mod bundle;
 pub mod command;
 mod create;
 pub mod delete;
+pub mod driven;
 mod events;
 mod follow;
 mod log;

@@ -128,7 +128,7 @@ async fn state_of(
 
 /// Moves a process to where its shim says it is.
 fn apply(manager: &Inner, task: &Task, foreign: &Foreign, exec_id: &str, state: &task_api::StateResponse) {
-    if task.bundle.exit_record(exec_id).is_some() {
+    if bundle::told(&task.bundle, exec_id).is_some() {
         foreign.claim_exit(exec_id);
     }
     let status = wire::status(state.status());
@@ -180,7 +180,7 @@ async fn restore_execs(manager: &Arc<Inner>, task: &Arc<Task>, foreign: &Foreign
 
 /// A shim that ended while no daemon was there.
 async fn dead(manager: &Arc<Inner>, task: &Arc<Task>, foreign: &Foreign) -> Found {
-    let known = task.bundle.exit_record("");
+    let known = bundle::told(&task.bundle, "");
     if known.is_none() && !task.bundle.is_acknowledged() {
         return reject(manager, task).await;
     }
@@ -194,7 +194,7 @@ async fn dead(manager: &Arc<Inner>, task: &Arc<Task>, foreign: &Foreign) -> Foun
         follow::remains(manager, task, foreign).await;
     } else {
         for (exec_id, stdio) in bundle::execs(&task.bundle) {
-            if task.bundle.exit_record(&exec_id).is_some() {
+            if bundle::told(&task.bundle, &exec_id).is_some() {
                 foreign.claim_exit(&exec_id);
             }
             task.state().execs.insert(exec_id, Process::new(0, Status::Running, stdio));
