@@ -2,7 +2,7 @@
 //!
 //! What always holds: a secret is sent only to the registry it belongs to or to the token server which that registry names,
 //! over https unless the host may be spoken to in plain; it is never shown. A token is fetched once, however many requests
-//! wait for it.
+//! wait for it; a helper is asked at most once, and only when the registry has asked for credentials.
 
 #![forbid(unsafe_code)]
 
@@ -32,6 +32,22 @@ pub enum Credentials {
     },
     /// An OAuth2 refresh token.
     Identity(String),
+    /// The whole value of an `Authorization` header.
+    Header(String),
+}
+
+/// Where credentials come from that are not known from the beginning.
+#[tonic::async_trait]
+pub trait Helper: Send + Sync {
+    /// Those for this host, `None` if there are none.
+    async fn credentials(&self, host: &str) -> Result<Option<Credentials>, FetchError>;
+}
+
+/// What a repository's requests are authorized with.
+#[derive(Clone)]
+pub enum Secret {
+    Known(Option<Credentials>),
+    Asked(Arc<dyn Helper>),
 }
 
 impl Credentials {
@@ -52,6 +68,7 @@ impl fmt::Debug for Credentials {
         match self {
             Credentials::Password { username, .. } => write!(f, "Password({username:?}, …)"),
             Credentials::Identity(_) => f.write_str("Identity(…)"),
+            Credentials::Header(_) => f.write_str("Header(…)"),
         }
     }
 }
@@ -61,12 +78,16 @@ pub struct Authorizer {
     http: Arc<Http>,
     host: String,
     repository: String,
-    credentials: Option<Credentials>,
+    /// What tokens are asked for, whatever a challenge says: `repository:NAME:ACTIONS`.
+    scopes: Vec<String>,
+    secret: Secret,
     current: Mutex<Current>,
 }
 
 #[derive(Default)]
 struct Current {
+    /// What a helper has said.
+    told: Option<Option<Credentials>>,
     header: Option<HeaderValue>,
     /// Counts what was obtained, so that one refusal causes one refresh.
     generation: u64,
@@ -80,10 +101,29 @@ impl Authorizer {
         http: Arc<Http>,
         host: &str,
         repository: &str,
-        credentials: Option<Credentials>,
+        scopes: Vec<String>,
+        secret: Secret,
     ) -> Authorizer {
         let (host, repository) = (host.to_owned(), repository.to_owned());
-        Authorizer { http, host, repository, credentials, current: Mutex::default() }
+        Authorizer { http, host, repository, scopes, secret, current: Mutex::default() }
+    }
+
+    /// One for the same repository that asks for more.
+    pub fn widened(&self, scope: String) -> Authorizer {
+        let mut scopes = self.scopes.clone();
+        scopes.push(scope);
+        Authorizer::new(self.http.clone(), &self.host, &self.repository, scopes, self.secret.clone())
+    }
+
+    async fn credentials(&self, current: &mut Current) -> Result<Option<Credentials>, FetchError> {
+        match (&self.secret, &current.told) {
+            (Secret::Known(credentials), _) => Ok(credentials.clone()),
+            (Secret::Asked(_), Some(told)) => Ok(told.clone()),
+            (Secret::Asked(helper), None) => {
+                let told = helper.credentials(&self.host).await?;
+                Ok(current.told.insert(told).clone())
+            }
+        }
     }
 
     /// Adds what is known so far to a request.
@@ -102,12 +142,18 @@ impl Authorizer {
         if current.generation != sent.0 {
             return Ok(true);
         }
-        let header = match challenge(refused) {
-            Some(Challenge::Bearer { realm, service, scope }) => {
-                Some(self.token(&realm, service, scope).await?)
+        let asked = challenge(refused);
+        let credentials = match asked {
+            Some(_) => self.credentials(&mut current).await?,
+            None => None,
+        };
+        let header = match (asked, credentials) {
+            (Some(_), Some(Credentials::Header(value))) => secret_header(&value),
+            (Some(Challenge::Bearer { realm, service, scope }), credentials) => {
+                Some(self.token(&realm, service, scope, credentials).await?)
             }
-            Some(Challenge::Basic) => self.basic(),
-            None => {
+            (Some(Challenge::Basic), credentials) => basic(credentials),
+            (None, _) => {
                 let challenge =
                     refused.get(WWW_AUTHENTICATE).and_then(|value| value.to_str().ok()).unwrap_or_default();
                 if challenge.is_empty() {
@@ -122,15 +168,9 @@ impl Authorizer {
         if header.is_none() || (current.generation > 0 && header == current.header) {
             return Ok(false);
         }
-        *current = Current { header, generation: current.generation + 1 };
+        current.header = header;
+        current.generation += 1;
         Ok(true)
-    }
-
-    fn basic(&self) -> Option<HeaderValue> {
-        match &self.credentials {
-            Some(Credentials::Password { username, password }) => basic_header(username, password),
-            _ => None,
-        }
     }
 
     async fn token(
@@ -138,21 +178,20 @@ impl Authorizer {
         realm: &str,
         service: Option<String>,
         scope: Option<String>,
+        credentials: Option<Credentials>,
     ) -> Result<HeaderValue, FetchError> {
         let mut url = Url::parse(realm).map_err(|_| FetchError::Challenge {
             host: self.host.clone(),
             challenge: realm.chars().take(200).collect(),
         })?;
         self.http.check(&url)?;
-        let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
+        let scopes = self.wanted(scope.as_deref());
         let mut form: Vec<(&str, &str)> = Vec::new();
         if let Some(service) = &service {
             form.push(("service", service));
         }
-        for scope in scope.split(' ').filter(|scope| !scope.is_empty()) {
-            form.push(("scope", scope));
-        }
-        let answer = match &self.credentials {
+        form.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
+        let answer = match &credentials {
             Some(Credentials::Identity(token)) => {
                 form.extend([
                     ("grant_type", "refresh_token"),
@@ -177,6 +216,21 @@ impl Authorizer {
             }
         };
         self.read_token(&url, answer).await
+    }
+
+    // What is needed, and what the challenge says beyond that.
+    fn wanted(&self, challenge: Option<&str>) -> Vec<String> {
+        let mut wanted = self.scopes.clone();
+        for scope in challenge.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty()) {
+            let covered = wanted.iter().any(|known| covers(known, scope));
+            if !covered {
+                wanted.push(scope.to_owned());
+            }
+        }
+        if wanted.is_empty() {
+            wanted.push(format!("repository:{}:pull", self.repository));
+        }
+        wanted
     }
 
     async fn read_token(&self, url: &Url, answer: reqwest::Response) -> Result<HeaderValue, FetchError> {
@@ -209,6 +263,27 @@ impl Authorizer {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
+}
+
+// `repository:a:pull,push` covers `repository:a:pull`.
+fn covers(known: &str, scope: &str) -> bool {
+    let (Some((resource, has)), Some((wanted, needs))) = (known.rsplit_once(':'), scope.rsplit_once(':')) else {
+        return known == scope;
+    };
+    resource == wanted && needs.split(',').all(|action| has.split(',').any(|had| had == action))
+}
+
+fn basic(credentials: Option<Credentials>) -> Option<HeaderValue> {
+    match credentials {
+        Some(Credentials::Password { username, password }) => basic_header(&username, &password),
+        _ => None,
+    }
+}
+
+fn secret_header(value: &str) -> Option<HeaderValue> {
+    let mut header = HeaderValue::from_str(value).ok()?;
+    header.set_sensitive(true);
+    Some(header)
 }
 
 fn basic_header(username: &str, password: &str) -> Option<HeaderValue> {
@@ -344,6 +419,24 @@ mod tests {
         {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
+    }
+
+    #[test]
+    fn a_push_asks_for_what_it_needs_even_if_the_challenge_does_not() {
+        let http = Http::new(Vec::new(), Vec::new());
+        let authorizer = |scopes: &[&str]| {
+            let scopes = scopes.iter().map(|scope| (*scope).to_owned()).collect();
+            Authorizer::new(http.clone(), "h", "a", scopes, Secret::Known(None))
+        };
+        assert_eq!(authorizer(&[]).wanted(None), ["repository:a:pull"]);
+        assert_eq!(authorizer(&[]).wanted(Some("x y")), ["x", "y"]);
+        let push = authorizer(&["repository:a:pull,push"]);
+        assert_eq!(push.wanted(Some("repository:a:pull")), ["repository:a:pull,push"]);
+        let mount = push.widened("repository:b:pull".to_owned());
+        assert_eq!(
+            mount.wanted(Some("repository:a:delete")),
+            ["repository:a:pull,push", "repository:b:pull", "repository:a:delete"]
+        );
     }
 
     #[test]

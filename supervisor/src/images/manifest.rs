@@ -16,7 +16,7 @@ use super::unpack::Compression;
 use crate::content::{Descriptor, Digest};
 
 /// Of an index.
-const MAX_ENTRIES: usize = 1024;
+pub const MAX_ENTRIES: usize = 1024;
 /// Overlayfs takes as many lower directories.
 pub const MAX_LAYERS: usize = 500;
 /// Levels of indexes in indexes.

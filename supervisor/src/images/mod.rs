@@ -3,6 +3,8 @@
 pub mod auth;
 pub mod detached;
 pub mod fetch;
+pub mod graph;
+pub mod hosts;
 pub mod manifest;
 pub mod platform;
 pub mod pull;

@@ -20,7 +20,8 @@ use super::feed::Feed;
 use super::http::next_chunk;
 use super::response::content_range;
 use super::retry::Patience;
-use super::{Host, Remote};
+use super::Remote;
+use super::host::Host;
 use crate::content::Digest;
 use crate::content::store::blocking;
 
@@ -98,7 +99,7 @@ impl BlobFetch<'_> {
                 headers.insert(RANGE, value);
             }
         }
-        let path = format!("v2/{}/blobs/{}", self.remote.repository, self.digest);
+        let path = format!("{}/blobs/{}", self.remote.repository, self.digest);
         self.host().request(&self.what(), &path, headers).await
     }
 

@@ -18,7 +18,7 @@ pub enum FetchError {
     Stalled { url: String, seconds: u64 },
     #[error("cannot set up TLS: {why}")]
     Client { why: String },
-    #[error("certificate authorities of {}: {why}", path.display())]
+    #[error("certificates of {}: {why}", path.display())]
     CaFile { path: PathBuf, why: String },
     #[error("{what} is longer than {limit} bytes")]
     TooLong { what: String, limit: u64 },
@@ -48,6 +48,12 @@ pub enum FetchError {
     Challenge { host: String, challenge: String },
     #[error("\"{text}\" is no registry address")]
     Address { text: String },
+    #[error("the hosts that are configured for {registry} are not meant for this: none has the capability")]
+    NoHost { registry: String },
+    #[error("credentials for {host}: {why}")]
+    Helper { host: String, why: String },
+    #[error("{}: {why}", path.display())]
+    HostsFile { path: PathBuf, why: String },
     #[error(transparent)]
     Store(#[from] Box<crate::error::Error>),
 }

@@ -1,18 +1,22 @@
 //! HTTP to registries: which scheme a host may be spoken to with, which certificates count, where a redirect may lead.
 //!
 //! What always holds: plain http goes to loopback addresses and hosts configured as insecure, to nobody else; an
-//! `Authorization` header goes to the origin it was made for and is dropped by a redirect to any other.
+//! `Authorization` header, and what else a client wants said to a registry, goes to the origin it was made for and is dropped by
+//! a redirect to any other; silence is bounded, in both directions.
 
 #![forbid(unsafe_code)]
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE,
+};
 use http::{Method, StatusCode};
-use reqwest::{Certificate, Client, ClientBuilder, Response, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, Url};
 
 use super::error::FetchError;
 
@@ -20,7 +24,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_REDIRECTS: usize = 5;
 /// Longer silence in an answer's headers or body ends the attempt.
 pub const STALL: Duration = Duration::from_secs(30);
+/// A registry may take this long to answer after the last byte of a body: it hashes and stores what it got.
+const DIGESTING: Duration = Duration::from_secs(300);
 const IDLE: Duration = Duration::from_secs(10);
+/// What is said to whoever a request was redirected to; all else was meant for the registry.
+const PUBLIC: [http::header::HeaderName; 6] =
+    [ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE];
 
 /// How a host is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +42,29 @@ pub enum Trust {
     Insecure,
 }
 
+/// How connections are made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// `host[:port]` that may be spoken to over http, or https with a certificate that nobody vouches for.
+    pub insecure: Vec<String>,
+    /// Authorities besides the system's, PEM.
+    pub ca_files: Vec<PathBuf>,
+    /// A certificate to show, with its key in the same or in another file, PEM.
+    pub identity: Option<(PathBuf, Option<PathBuf>)>,
+    pub connect_timeout: Option<Duration>,
+}
+
+/// A body that can be sent more than once.
+pub struct Upload<'a> {
+    pub length: u64,
+    pub body: Box<dyn Fn() -> reqwest::Body + Send + Sync + 'a>,
+    /// Counts what was handed to the connection.
+    pub sent: Arc<AtomicU64>,
+}
+
 /// Clients for the three kinds of trust, made when first needed.
 pub struct Http {
-    insecure: Vec<String>,
-    ca_files: Vec<PathBuf>,
+    tls: Tls,
     verified: OnceLock<Client>,
     loopback: OnceLock<Client>,
     unverified: OnceLock<Client>,
@@ -44,15 +72,23 @@ pub struct Http {
 
 impl Http {
     pub fn new(insecure: Vec<String>, ca_files: Vec<PathBuf>) -> Arc<Http> {
+        Http::with(Tls { insecure, ca_files, ..Tls::default() })
+    }
+
+    pub fn with(tls: Tls) -> Arc<Http> {
         // The first to ask decides for the process; that one is there already is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (verified, loopback, unverified) = Default::default();
-        Arc::new(Http { insecure, ca_files, verified, loopback, unverified })
+        Arc::new(Http { tls, verified, loopback, unverified })
+    }
+
+    pub fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// Of a host as it stands in references: `host[:port]`.
     pub fn trust(&self, host: &str) -> Trust {
-        if self.insecure.iter().any(|insecure| insecure == host) {
+        if self.tls.insecure.iter().any(|insecure| insecure == host) {
             Trust::Insecure
         } else if is_loopback(host) {
             Trust::Loopback
@@ -95,9 +131,13 @@ impl Http {
         let builder = ClientBuilder::new()
             .user_agent(concat!("longshore/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(self.tls.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
             .pool_idle_timeout(IDLE)
             .http1_only();
+        let builder = match self.identity()? {
+            Some(identity) => builder.identity(identity),
+            None => builder,
+        };
         let builder = match trust {
             Trust::Verified => builder.tls_certs_merge(self.certificates()?),
             // A proxy cannot reach this host's own loopback.
@@ -109,7 +149,7 @@ impl Http {
 
     fn certificates(&self) -> Result<Vec<Certificate>, FetchError> {
         let mut certificates = Vec::new();
-        for path in &self.ca_files {
+        for path in &self.tls.ca_files {
             let failed = |why| FetchError::CaFile { path: path.clone(), why };
             let pem = std::fs::read(path).map_err(|source| failed(source.to_string()))?;
             certificates
@@ -118,22 +158,52 @@ impl Http {
         Ok(certificates)
     }
 
+    fn identity(&self) -> Result<Option<Identity>, FetchError> {
+        let Some((certificate, key)) = &self.tls.identity else { return Ok(None) };
+        let mut pem = Vec::new();
+        for path in std::iter::once(certificate).chain(key) {
+            let failed = |source: std::io::Error| FetchError::CaFile {
+                path: path.clone(),
+                why: source.to_string(),
+            };
+            pem.extend(std::fs::read(path).map_err(failed)?);
+            pem.push(b'\n');
+        }
+        let failed = |source| FetchError::CaFile { path: certificate.clone(), why: causes(&source) };
+        Identity::from_pem(&pem).map(Some).map_err(failed)
+    }
+
     /// Sends a request without a body and follows redirects. The answer's headers have arrived when this returns.
-    pub async fn get(
+    pub async fn get(&self, method: Method, url: &Url, headers: HeaderMap) -> Result<Response, FetchError> {
+        self.send(method, url, headers, None).await
+    }
+
+    /// Sends a request and follows redirects, the body being sent again.
+    pub async fn send(
         &self,
         method: Method,
         url: &Url,
         mut headers: HeaderMap,
+        upload: Option<&Upload<'_>>,
     ) -> Result<Response, FetchError> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             self.check(&url)?;
             let client = self.client(self.trust_of(&url))?;
-            let send = client.request(method.clone(), url.clone()).headers(headers.clone()).send();
-            let answer = answer(&url, send).await?;
+            let request = client.request(method.clone(), url.clone()).headers(headers.clone());
+            let answer = match upload {
+                None => answer(&url, request.send()).await?,
+                Some(upload) => {
+                    let request = request.header(CONTENT_LENGTH, upload.length).body((upload.body)());
+                    watched(&url, request.send(), upload).await?
+                }
+            };
             let Some(next) = redirect(&url, &answer)? else { return Ok(answer) };
             if next.origin() != url.origin() {
-                headers.remove(AUTHORIZATION);
+                headers = PUBLIC
+                    .iter()
+                    .filter_map(|name| Some((name.clone(), headers.get(name)?.clone())))
+                    .collect();
             }
             url = next;
         }
@@ -156,6 +226,30 @@ async fn answer(
     match tokio::time::timeout(STALL, send).await {
         Ok(answer) => answer.map_err(|source| transport(url, &source)),
         Err(_) => Err(FetchError::Stalled { url: shown(url), seconds: STALL.as_secs() }),
+    }
+}
+
+// A body may take as long as it needs, as long as it moves.
+async fn watched(
+    url: &Url,
+    send: impl Future<Output = reqwest::Result<Response>>,
+    upload: &Upload<'_>,
+) -> Result<Response, FetchError> {
+    tokio::pin!(send);
+    let mut seen = upload.sent.load(Ordering::Relaxed);
+    let whole = seen.saturating_add(upload.length);
+    loop {
+        let patience = if seen >= whole { DIGESTING } else { STALL };
+        match tokio::time::timeout(patience, &mut send).await {
+            Ok(answer) => return answer.map_err(|source| transport(url, &source)),
+            Err(_) => {
+                let sent = upload.sent.load(Ordering::Relaxed);
+                if sent == seen {
+                    return Err(FetchError::Stalled { url: shown(url), seconds: patience.as_secs() });
+                }
+                seen = sent;
+            }
+        }
     }
 }
 

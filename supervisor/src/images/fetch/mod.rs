@@ -8,30 +8,28 @@
 pub mod blob;
 pub mod error;
 pub mod feed;
+pub mod host;
 pub mod http;
 pub mod response;
 pub mod retry;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use ::http::{Method, StatusCode};
 use bytes::Bytes;
-use reqwest::{Response, Url};
-use tokio::sync::OnceCell;
 
 use self::error::FetchError;
-use self::http::{Http, Trust, read_body};
+use self::host::{Access, Host, HostSpec, Scheme, registry_address};
+use self::http::{Http, read_body};
 use self::retry::Patience;
-use super::auth::{Authorizer, Credentials};
+use super::auth::{Credentials, Secret};
 use super::reference::Reference;
+use super::hosts::HostConfig;
 use crate::config::Registry as RegistryConfig;
 use crate::content::{Digest, Hasher};
 
 /// Of a manifest or an index, in bytes; what registries accept at most.
 pub const MAX_MANIFEST: usize = 4 << 20;
-const MAX_ERROR_BODY: usize = 64 * 1024;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
 
@@ -42,7 +40,7 @@ pub struct FetchedManifest {
     pub digest: Digest,
     /// Of the answer's header; may be empty.
     pub media_type: String,
-    /// The host that sent it; blobs are asked for there first.
+    /// The host that sent it, or one that hands out blobs; they are asked for there first.
     pub host: usize,
 }
 
@@ -52,14 +50,11 @@ pub struct Remote {
     repository: String,
 }
 
-struct Host {
-    http: Arc<Http>,
-    /// As in messages.
-    name: String,
-    /// Schemes to try, and then the one that works.
-    candidates: Vec<Url>,
-    base: OnceCell<Url>,
-    authorizer: Authorizer,
+/// What is to be done with a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Pull,
+    Push,
 }
 
 impl Remote {
@@ -70,23 +65,85 @@ impl Remote {
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Remote, FetchError> {
+        Remote::open(http, config, reference, credentials, Purpose::Pull, &Access::default())
+    }
+
+    /// As [`Remote::new`], with what a client asks for. To push there is one host, and no mirror.
+    pub fn open(
+        http: &Arc<Http>,
+        config: &RegistryConfig,
+        reference: &Reference,
+        credentials: Option<Credentials>,
+        purpose: Purpose,
+        access: &Access,
+    ) -> Result<Remote, FetchError> {
         let configured = |host: &str| {
             let auth = config.auth.get(host)?;
             Credentials::from_parts(&auth.username, &auth.password, &auth.identity_token)
         };
         let registry = reference.registry();
+        let repository = reference.repository();
+        let secret = |host: &str, given: Option<&Credentials>| match (given, &access.helper) {
+            (Some(given), _) => Secret::Known(Some(given.clone())),
+            (None, Some(helper)) => Secret::Asked(helper.clone()),
+            (None, None) => Secret::Known(configured(host)),
+        };
+        let scopes = || match purpose {
+            Purpose::Pull => Vec::new(),
+            Purpose::Push => vec![format!("repository:{repository}:pull,push")],
+        };
         let mut hosts = Vec::new();
-        for mirror in config.mirrors.get(registry).into_iter().flatten() {
-            let (scheme, host) = match mirror.trim_end_matches('/').split_once("://") {
-                Some((scheme, host)) => (Some(scheme), host),
-                None => (None, mirror.as_str()),
+        let own = configured(registry);
+        let given = credentials.as_ref().or(if access.helper.is_none() { own.as_ref() } else { None });
+        let address = registry_address(registry);
+        if let Some(listed) = &access.hosts {
+            let usable = |host: &&HostConfig| match purpose {
+                Purpose::Pull => host.pull || host.resolve,
+                Purpose::Push => host.push,
             };
-            hosts.push(Host::new(http, host, scheme, reference.repository(), configured(host))?);
+            for host in listed.iter().filter(usable) {
+                let (scheme, name) = match &host.server {
+                    Some((scheme, name)) => (Some(*scheme), name.as_str()),
+                    None => (access.scheme, address),
+                };
+                let secret = secret(name, if name == address { given } else { None });
+                let spec = HostSpec { address: name, scheme, repository, scopes: scopes(), secret };
+                hosts.push(Host::configured(http, host, registry, spec, access)?);
+            }
+        } else {
+            let mirrors = config.mirrors.get(registry).filter(|_| purpose == Purpose::Pull);
+            for mirror in mirrors.into_iter().flatten() {
+                let (scheme, name) = match mirror.trim_end_matches('/').split_once("://") {
+                    Some(("http", name)) => (Some(Scheme::Http), name),
+                    Some((_, name)) => (Some(Scheme::Https), name),
+                    None => (None, mirror.as_str()),
+                };
+                let secret = Secret::Known(configured(name));
+                let spec = HostSpec { address: name, scheme, repository, scopes: scopes(), secret };
+                // What a client says to the registry is not for the mirror.
+                hosts.push(Host::new(http, spec, &Access { log: access.log.clone(), ..Access::default() })?);
+            }
+            let (scheme, secret) = (access.scheme, secret(address, given));
+            let spec = HostSpec { address, scheme, repository, scopes: scopes(), secret };
+            hosts.push(Host::new(http, spec, access)?);
         }
-        let address = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
-        let credentials = credentials.or_else(|| configured(registry));
-        hosts.push(Host::new(http, address, None, reference.repository(), credentials)?);
-        Ok(Remote { hosts, repository: reference.repository().to_owned() })
+        if purpose == Purpose::Push {
+            hosts.truncate(1);
+        }
+        if hosts.is_empty() {
+            return Err(FetchError::NoHost { registry: registry.to_owned() });
+        }
+        Ok(Remote { hosts, repository: repository.to_owned() })
+    }
+
+    /// The repository's path.
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The host that is pushed to.
+    pub fn target(&self) -> &Host {
+        &self.hosts[0]
     }
 
     pub fn hosts(&self) -> usize {
@@ -101,7 +158,11 @@ impl Remote {
     /// Fetches a manifest or index by tag or digest. A digest is verified; so is what the registry says the digest of a tag is.
     pub async fn manifest(&self, object: &str, what: &str) -> Result<FetchedManifest, FetchError> {
         let mut first = None;
+        let by_digest = object.contains(':');
         for (index, host) in self.hosts.iter().enumerate() {
+            if !(host.resolves || by_digest && host.pulls) {
+                continue;
+            }
             // A mirror that cannot help now is not waited for.
             let mut patience = if index + 1 < self.hosts.len() { Patience::none() } else { Patience::new() };
             loop {
@@ -124,7 +185,7 @@ impl Remote {
     /// Fetches a blob of a known small size; its digest is the caller's to verify.
     pub async fn small_blob(&self, host: usize, digest: &Digest, size: u64) -> Result<Bytes, FetchError> {
         let what = format!("blob {digest}");
-        let path = format!("v2/{}/blobs/{digest}", self.repository);
+        let path = format!("{}/blobs/{digest}", self.repository);
         let answer = self.hosts[host].request(&what, &path, HeaderMap::new()).await?;
         let limit = usize::try_from(size).unwrap_or(usize::MAX);
         let body = read_body(answer, limit, &what).await?;
@@ -144,7 +205,7 @@ impl Remote {
     ) -> Result<FetchedManifest, FetchError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static(MANIFESTS));
-        let path = format!("v2/{}/manifests/{object}", self.repository);
+        let path = format!("{}/manifests/{object}", self.repository);
         let answer = host.request(what, &path, headers).await?;
         let header = |name: &str| {
             answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
@@ -171,116 +232,8 @@ impl Remote {
             }
             Err(_) => Digest::of(&bytes),
         };
-        Ok(FetchedManifest { bytes, digest, media_type, host: index })
+        let pulls = |at: &usize| self.hosts[*at].pulls;
+        let host = (index..self.hosts.len()).chain(0..index).find(pulls).unwrap_or(index);
+        Ok(FetchedManifest { bytes, digest, media_type, host })
     }
-}
-
-impl Host {
-    fn new(
-        http: &Arc<Http>,
-        host: &str,
-        scheme: Option<&str>,
-        repository: &str,
-        credentials: Option<Credentials>,
-    ) -> Result<Host, FetchError> {
-        let schemes: &[&str] = match (scheme, http.trust(host)) {
-            (Some("http"), _) => &["http"],
-            (Some(_), _) | (None, Trust::Verified) => &["https"],
-            (None, Trust::Loopback) => &["http", "https"],
-            // Nothing secret is said in plain to a host that can do better.
-            (None, Trust::Insecure) => &["https", "http"],
-        };
-        let parse = |scheme: &&str| {
-            Url::parse(&format!("{scheme}://{host}/"))
-                .map_err(|_| FetchError::Address { text: host.to_owned() })
-        };
-        let candidates: Vec<Url> = schemes.iter().map(parse).collect::<Result<_, _>>()?;
-        let authorizer = Authorizer::new(http.clone(), host, repository, credentials);
-        Ok(Host { http: http.clone(), name: host.to_owned(), candidates, base: OnceCell::new(), authorizer })
-    }
-
-    // Where there is a choice of schemes, the first that answers.
-    async fn base(&self) -> Result<&Url, FetchError> {
-        self.base.get_or_try_init(|| self.probe()).await
-    }
-
-    async fn probe(&self) -> Result<Url, FetchError> {
-        let mut first = None;
-        for candidate in &self.candidates {
-            if self.candidates.len() == 1 {
-                return Ok(candidate.clone());
-            }
-            let url = join(candidate, "v2/")?;
-            match self.http.get(Method::GET, &url, HeaderMap::new()).await {
-                // What a TLS server says to one who speaks http.
-                Ok(answer) if answer.status() == StatusCode::BAD_REQUEST && candidate.scheme() == "http" => {}
-                Ok(_) => return Ok(candidate.clone()),
-                Err(error) => {
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        match first {
-            Some(error) => Err(error),
-            None => Ok(self.candidates[0].clone()),
-        }
-    }
-
-    /// One GET, authorized; anything but success is an error. `what` is for messages.
-    async fn request(&self, what: &str, path: &str, headers: HeaderMap) -> Result<Response, FetchError> {
-        let url = join(self.base().await?, path)?;
-        // Without authorization, with what is known, and with a new token after that has expired.
-        let mut attempts = 3;
-        loop {
-            let mut headers = headers.clone();
-            let sent = self.authorizer.authorize(&mut headers).await;
-            let answer = self.http.get(Method::GET, &url, headers).await?;
-            attempts -= 1;
-            // A host that was redirected to has no business with our credentials.
-            let ours = answer.url().origin() == url.origin();
-            if answer.status() == StatusCode::UNAUTHORIZED && ours && attempts > 0 {
-                let refused = answer.headers().clone();
-                if self.authorizer.refresh(&sent, &refused).await? {
-                    continue;
-                }
-            }
-            if answer.status().is_success() {
-                return Ok(answer);
-            }
-            return Err(self.refusal(what, answer).await);
-        }
-    }
-
-    async fn refusal(&self, what: &str, answer: Response) -> FetchError {
-        let status = answer.status();
-        let host = answer.url().host_str().map_or_else(
-            || self.name.clone(),
-            |host| match answer.url().port() {
-                Some(port) => format!("{host}:{port}"),
-                None => host.to_owned(),
-            },
-        );
-        let wait = response::retry_after(answer.headers()).unwrap_or(Duration::from_secs(5));
-        let limit = response::rate_limit(answer.headers());
-        let body = read_body(answer, MAX_ERROR_BODY, "the error").await.unwrap_or_default();
-        let (what, detail) = (what.to_owned(), response::detail(&body));
-        match status {
-            StatusCode::UNAUTHORIZED => FetchError::Unauthorized { what, host, detail },
-            StatusCode::FORBIDDEN => FetchError::Denied { what, host, detail },
-            StatusCode::NOT_FOUND => FetchError::NotFound { what, detail },
-            StatusCode::TOO_MANY_REQUESTS => FetchError::RateLimited {
-                what,
-                host,
-                limit,
-                wait: wait.as_secs(),
-                budget: retry::BUDGET.as_secs(),
-                detail,
-            },
-            status => FetchError::Status { what, host, status: status.as_u16(), detail },
-        }
-    }
-}
-
-fn join(base: &Url, path: &str) -> Result<Url, FetchError> {
-    base.join(path).map_err(|_| FetchError::Address { text: path.to_owned() })
 }

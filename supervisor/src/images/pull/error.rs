@@ -72,14 +72,19 @@ impl PullError {
     }
 }
 
-fn fetch_code(error: &FetchError) -> Code {
+/// The row of the table that what goes wrong with a registry belongs to.
+pub fn fetch_code(error: &FetchError) -> Code {
     match error {
-        FetchError::Unauthorized { .. } | FetchError::Challenge { .. } => Code::Unauthenticated,
+        FetchError::Unauthorized { .. } | FetchError::Challenge { .. } | FetchError::Helper { .. } => {
+            Code::Unauthenticated
+        }
         FetchError::Denied { .. } => Code::PermissionDenied,
         FetchError::NotFound { .. } => Code::NotFound,
         FetchError::RateLimited { .. } => Code::ResourceExhausted,
         FetchError::Address { .. } => Code::InvalidArgument,
-        FetchError::Scheme { .. }
+        FetchError::NoHost { .. }
+        | FetchError::HostsFile { .. }
+        | FetchError::Scheme { .. }
         | FetchError::Client { .. }
         | FetchError::CaFile { .. }
         | FetchError::TooLong { .. }
