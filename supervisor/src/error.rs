@@ -102,6 +102,12 @@ pub enum Error {
     #[error("{0}")]
     Pull(#[from] std::sync::Arc<crate::images::pull::PullError>),
 
+    #[error(transparent)]
+    Push(Box<crate::images::push::PushError>),
+
+    #[error(transparent)]
+    Archive(#[from] crate::images::archive::ArchiveError),
+
     /// A background thread or task of the daemon died; a defect.
     #[error("{what} ended before it answered")]
     Lost { what: &'static str },
@@ -186,6 +192,8 @@ impl Error {
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
             Self::Pull(error) => error.code(),
+            Self::Push(error) => error.code(),
+            Self::Archive(error) => error.code(),
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
             Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
@@ -195,6 +203,15 @@ impl Error {
             | Self::Record { .. }
             | Self::Spec { .. }
             | Self::Lost { .. } => Code::Internal,
+        }
+    }
+}
+
+impl From<crate::images::push::PushError> for Error {
+    fn from(error: crate::images::push::PushError) -> Self {
+        match error {
+            crate::images::push::PushError::Store(error) => error,
+            error => Self::Push(Box::new(error)),
         }
     }
 }

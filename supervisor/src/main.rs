@@ -32,6 +32,7 @@ mod sandboxes;
 mod serve;
 mod services;
 mod snapshots;
+mod streams;
 mod tasks;
 
 use std::io::{IsTerminal, Write};

@@ -18,7 +18,9 @@ use crate::engine::Engine;
 use crate::events::EventBus;
 use crate::folders;
 use crate::gc::{Collector, SnapshotSource};
+use crate::images::import::Importer;
 use crate::images::pull::Puller;
+use crate::images::push::Pusher;
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::listen::{Access, Socket};
@@ -123,6 +125,8 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let differs = Arc::new(Differs::new(config)?);
     let puller = Puller::new(config, &content, &images, &leases, &snapshots, &gc);
     puller.recover(&namespaces).await?;
+    let pusher = Pusher::new(config, &content, &leases, &gc);
+    let importer = Importer::new(&content, &puller);
     let tasks = TaskManager::new(
         TaskOptions {
             state: config.state.clone(),
@@ -149,6 +153,9 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         snapshots,
         differs,
         puller,
+        pusher,
+        importer,
+        streams: Arc::default(),
         leases,
         containers,
         sandboxes,

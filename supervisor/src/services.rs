@@ -8,13 +8,16 @@ use crate::content::ContentStore;
 use crate::diff::Differs;
 use crate::events::EventBus;
 use crate::gc::Collector;
+use crate::images::import::Importer;
 use crate::images::pull::Puller;
+use crate::images::push::Pusher;
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::namespaces::Namespaces;
 use crate::sandboxes::SandboxStore;
 use crate::snapshots::Snapshots;
+use crate::streams::Streams;
 use crate::tasks::TaskManager;
 
 /// Shared handles; cloning costs a few reference counts.
@@ -31,6 +34,9 @@ pub struct Services {
     pub snapshots: Arc<Snapshots>,
     pub differs: Arc<Differs>,
     pub puller: Arc<Puller>,
+    pub pusher: Arc<Pusher>,
+    pub importer: Arc<Importer>,
+    pub streams: Arc<Streams>,
     pub leases: Arc<Leases>,
     pub containers: Arc<ContainerStore>,
     pub sandboxes: Arc<SandboxStore>,

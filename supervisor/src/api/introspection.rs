@@ -31,6 +31,8 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     ("io.containerd.differ.v1", "walking", &["io.containerd.metadata.v1"]),
     (SNAPSHOTTER, "overlayfs", &[]),
     (SNAPSHOTTER, "native", &[]),
+    ("io.containerd.streaming.v1", "manager", &["io.containerd.metadata.v1"]),
+    ("io.containerd.transfer.v1", "local", &["io.containerd.lease.v1", "io.containerd.metadata.v1"]),
     (RUNTIME, "task", &["io.containerd.metadata.v1", "io.containerd.event.v1"]),
     (RESTART.0, RESTART.1, &["io.containerd.event.v1", "io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "containers", &["io.containerd.metadata.v1"]),
@@ -43,7 +45,9 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     ("io.containerd.grpc.v1", "leases", &["io.containerd.lease.v1"]),
     ("io.containerd.grpc.v1", "namespaces", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "snapshots", &[SNAPSHOTTER]),
+    ("io.containerd.grpc.v1", "streaming", &["io.containerd.streaming.v1"]),
     ("io.containerd.grpc.v1", "tasks", &[RUNTIME]),
+    ("io.containerd.grpc.v1", "transfer", &["io.containerd.transfer.v1", "io.containerd.streaming.v1"]),
     ("io.containerd.grpc.v1", "version", &[]),
 ];
 

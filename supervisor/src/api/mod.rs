@@ -17,7 +17,9 @@ mod namespaces;
 mod reflection;
 mod sandboxes;
 mod snapshots;
+mod streaming;
 pub mod tasks;
+mod transfer;
 mod version;
 
 use std::sync::Arc;
@@ -95,6 +97,14 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
         ))
         .add_service(limited!(
             wire::tasks::v1::tasks_server::TasksServer::new(tasks::TasksService::new(services)),
+            services
+        ))
+        .add_service(limited!(
+            wire::streaming::v1::streaming_server::StreamingServer::new(streaming::Service(s())),
+            services
+        ))
+        .add_service(limited!(
+            wire::transfer::v1::transfer_server::TransferServer::new(transfer::Service(s())),
             services
         ))
         .add_service(limited!(

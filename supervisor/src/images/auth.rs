@@ -267,7 +267,8 @@ struct TokenAnswer {
 
 // `repository:a:pull,push` covers `repository:a:pull`.
 fn covers(known: &str, scope: &str) -> bool {
-    let (Some((resource, has)), Some((wanted, needs))) = (known.rsplit_once(':'), scope.rsplit_once(':')) else {
+    let (Some((resource, has)), Some((wanted, needs))) = (known.rsplit_once(':'), scope.rsplit_once(':'))
+    else {
         return known == scope;
     };
     resource == wanted && needs.split(',').all(|action| has.split(',').any(|had| had == action))

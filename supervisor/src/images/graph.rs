@@ -297,10 +297,7 @@ mod tests {
         assert_eq!(children(b"{\"manifests\":null}", OCI_INDEX), Ok(Vec::new()));
         assert_eq!(children(b"not json", "text/plain"), Ok(Vec::new()));
         let bad = json!({"manifests": [{"digest": "sha256:../..", "size": 1}]});
-        assert!(matches!(
-            children(bad.to_string().as_bytes(), OCI_INDEX),
-            Err(ManifestRule::BadDigest(_))
-        ));
+        assert!(matches!(children(bad.to_string().as_bytes(), OCI_INDEX), Err(ManifestRule::BadDigest(_))));
     }
 
     #[test]

@@ -191,11 +191,16 @@ fn host(folder: &Path, server: &str, table: HostTable) -> Result<HostConfig, Str
                 "resolve" => config.resolve = true,
                 "push" => config.push = true,
                 "referrers" => {}
-                _ => return Err(format!("capability {capability:?} is none of pull, resolve, push, referrers")),
+                _ => {
+                    return Err(format!(
+                        "capability {capability:?} is none of pull, resolve, push, referrers"
+                    ));
+                }
             }
         }
     }
-    config.ca_files = table.ca.map(Files::into_vec).unwrap_or_default().iter().map(|ca| folder.join(ca)).collect();
+    config.ca_files =
+        table.ca.map(Files::into_vec).unwrap_or_default().iter().map(|ca| folder.join(ca)).collect();
     config.identity = table.client.map(|client| identity(folder, client)).transpose()?.flatten();
     config.skip_verify = table.skip_verify;
     for (name, values) in table.header {
@@ -296,8 +301,7 @@ mod tests {
               override_path = true
         "#;
         let hosts = parse(Path::new("/etc/certs"), text).unwrap();
-        let names: Vec<String> =
-            hosts.iter().map(|host| host.server.as_ref().unwrap().1.clone()).collect();
+        let names: Vec<String> = hosts.iter().map(|host| host.server.as_ref().unwrap().1.clone()).collect();
         assert_eq!(names, ["zzz.local:5000", "aaa.local", "bbb.local", "registry.example"]);
         assert!(hosts[0].pull && hosts[0].resolve && !hosts[0].push && hosts[0].skip_verify);
         assert_eq!(hosts[0].headers.get_all("x-who").iter().count(), 2);

@@ -1,13 +1,20 @@
-//! Images: their records, and how they come here.
+//! Images: their records, and how they come here and go.
 
+pub mod archive;
 pub mod auth;
 pub mod detached;
+pub mod export;
 pub mod fetch;
 pub mod graph;
+pub mod held;
 pub mod hosts;
+pub mod import;
 pub mod manifest;
+pub mod names;
 pub mod platform;
 pub mod pull;
+pub mod push;
 pub mod reference;
 pub mod store;
+pub mod track;
 pub mod unpack;

@@ -123,6 +123,11 @@ impl Reference {
         self.digest.as_deref()
     }
 
+    /// Without a digest or beside it.
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
     /// `registry/repository`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)

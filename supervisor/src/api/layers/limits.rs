@@ -21,6 +21,8 @@ const LONG: &[&str] = &[
     "/containerd.services.diff.v1.Diff/Apply",
     "/containerd.services.content.v1.Content/Read",
     "/containerd.services.content.v1.Content/Write",
+    "/containerd.services.streaming.v1.Streaming/Stream",
+    "/containerd.services.transfer.v1.Transfer/Transfer",
     "/longshore.engine.v1.Containers/Create",
     "/longshore.engine.v1.Containers/Run",
     "/longshore.engine.v1.Containers/Attach",

@@ -163,7 +163,7 @@ impl Engine {
     /// Unpacks an image that is here but was not unpacked, as one that containerd's clients imported.
     pub(in crate::engine) async fn unpack(&self, image_ref: &str, wanted: &str) -> Result<()> {
         let image = self.images.get(&self.namespace, image_ref)?;
-        self.puller.unpack(&self.namespace, &image, &platform(wanted)?, None).await?;
+        self.puller.unpack(&self.namespace, &image.target, &platform(wanted)?, None).await?;
         Ok(())
     }
 }

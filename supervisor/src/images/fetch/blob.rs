@@ -15,13 +15,13 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use reqwest::Response;
 use tokio::sync::Semaphore;
 
+use super::Remote;
 use super::error::FetchError;
 use super::feed::Feed;
+use super::host::Host;
 use super::http::next_chunk;
 use super::response::content_range;
 use super::retry::Patience;
-use super::Remote;
-use super::host::Host;
 use crate::content::Digest;
 use crate::content::store::blocking;
 

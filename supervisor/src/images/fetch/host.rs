@@ -203,12 +203,7 @@ impl Host {
     }
 
     /// One GET, authorized; anything but success is an error. `what` is for messages.
-    pub async fn request(
-        &self,
-        what: &str,
-        path: &str,
-        headers: HeaderMap,
-    ) -> Result<Response, FetchError> {
+    pub async fn request(&self, what: &str, path: &str, headers: HeaderMap) -> Result<Response, FetchError> {
         let url = self.url(path).await?;
         let answer = self.send(Method::GET, &url, headers, None, &self.authorizer).await?;
         if answer.status().is_success() {

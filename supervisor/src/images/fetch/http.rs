@@ -162,10 +162,8 @@ impl Http {
         let Some((certificate, key)) = &self.tls.identity else { return Ok(None) };
         let mut pem = Vec::new();
         for path in std::iter::once(certificate).chain(key) {
-            let failed = |source: std::io::Error| FetchError::CaFile {
-                path: path.clone(),
-                why: source.to_string(),
-            };
+            let failed =
+                |source: std::io::Error| FetchError::CaFile { path: path.clone(), why: source.to_string() };
             pem.extend(std::fs::read(path).map_err(failed)?);
             pem.push(b'\n');
         }

@@ -23,8 +23,8 @@ use self::host::{Access, Host, HostSpec, Scheme, registry_address};
 use self::http::{Http, read_body};
 use self::retry::Patience;
 use super::auth::{Credentials, Secret};
-use super::reference::Reference;
 use super::hosts::HostConfig;
+use super::reference::Reference;
 use crate::config::Registry as RegistryConfig;
 use crate::content::{Digest, Hasher};
 

@@ -16,22 +16,22 @@ use super::progress::{LayerPlan, LayerStatus, Progress};
 use super::resolve::{Origin, Resolved};
 use super::session::{Ending, Session};
 use super::{PullRequest, Pulled, Puller};
+use crate::content::Descriptor;
 use crate::content::store::blocking;
 use crate::error::Error;
 use crate::images::detached;
 use crate::images::fetch::{MAX_MANIFEST, Remote};
 use crate::images::manifest::Layer;
 use crate::images::platform::Platform;
-use crate::images::store::Image;
 use crate::images::unpack::{Applied, Form, UnpackError, implicit};
 use crate::labels::Labels;
 use crate::namespaces::Namespace;
 use crate::snapshots::{Commit, Kind, Snapshotter, UpperDir, Usage};
 
 /// Layers that are fetched and unpacked at one time.
-const LAYERS: usize = 4;
+pub(super) const LAYERS: usize = 4;
 /// Connections of one pull.
-const CONNECTIONS: usize = 8;
+pub(super) const CONNECTIONS: usize = 8;
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 impl Session {
@@ -105,17 +105,16 @@ impl Puller {
     pub(super) async fn unpack_local(
         self: &Arc<Self>,
         namespace: &Namespace,
-        image: &Image,
+        target: &Descriptor,
         platform: &Platform,
         snapshotter: Snapshotter,
     ) -> Result<String, PullError> {
         let session = Session::begin(self, namespace, snapshotter).await?;
         let result = async {
-            let blob = self.content.reader(namespace, &image.target.digest).await?;
+            let blob = self.content.reader(namespace, &target.digest).await?;
             let bytes = blob.read_all(MAX_MANIFEST as u64).await?;
-            let resolved =
-                self.resolve(&session, Origin::Local, (bytes, image.target.clone()), platform).await?;
-            let progress = Progress::new(image.name.clone());
+            let resolved = self.resolve(&session, Origin::Local, (bytes, target.clone()), platform).await?;
+            let progress = Progress::new(target.digest.to_string());
             self.unpack_all(&session, Origin::Local, &resolved, &progress).await?;
             Ok(resolved.chain_ids.last().cloned().unwrap_or_default())
         };
@@ -124,8 +123,8 @@ impl Puller {
         result
     }
 
-    // Makes all layers present and unpacked. `true`: they were.
-    async fn unpack_all(
+    /// Makes all layers present and unpacked. `true`: they were.
+    pub(super) async fn unpack_all(
         &self,
         session: &Session,
         origin: Origin<'_>,

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use super::Puller;
 use super::error::PullError;
 use super::progress::{LayerStatus, Progress};
-use super::resolve::{Origin, source_label};
+use super::resolve::{Origin, source_labels};
 use super::session::Session;
 use crate::content::{Blob, CommitOptions, Digest, Hasher, Writer, WriterOptions};
 use crate::error::Error;
@@ -25,7 +25,6 @@ use crate::images::fetch::error::FetchError;
 use crate::images::fetch::feed::{Feed, FeedReader};
 use crate::images::manifest::Layer;
 use crate::images::unpack::{self, Applied, Form, Limits, Options, UnpackError};
-use crate::labels::Labels;
 
 /// How often is looked whether another client has finished with an ingest.
 const LOCKED_POLL: Duration = Duration::from_millis(200);
@@ -112,10 +111,7 @@ impl Work<'_> {
     async fn open_local(&self, digest: &Digest) -> Result<Option<Blob>, PullError> {
         match self.puller.content.reader(&self.session.namespace, digest).await {
             Ok(blob) => {
-                let labels = match self.origin {
-                    Origin::Registry { reference, .. } => Labels::from([source_label(reference)]),
-                    Origin::Local => Labels::new(),
-                };
+                let labels = source_labels(self.origin);
                 self.puller.add_labels(self.session, digest, labels).await?;
                 Ok(Some(blob))
             }
@@ -286,10 +282,7 @@ impl Work<'_> {
     }
 
     async fn commit(&self, layer: &Layer, writer: Writer, got: Digest) -> Result<(), PullError> {
-        let labels = match self.origin {
-            Origin::Registry { reference, .. } => Labels::from([source_label(reference)]),
-            Origin::Local => Labels::new(),
-        };
+        let labels = source_labels(self.origin);
         let options = CommitOptions {
             size: Some(layer.descriptor.size),
             hashed: Some(got),

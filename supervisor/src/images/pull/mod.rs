@@ -6,12 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod commit;
-mod error;
+pub mod error;
 mod flight;
 mod layers;
 mod locks;
 mod progress;
 mod resolve;
+pub mod selection;
 mod session;
 
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore};
 use crate::config::Config;
-use crate::content::ContentStore;
+use crate::content::{ContentStore, Descriptor};
 use crate::error::{Error, Result};
 use crate::filters::Filter;
 use crate::gc::Collector;
@@ -40,7 +41,7 @@ use crate::namespaces::{Namespace, Namespaces};
 use crate::snapshots::Snapshots;
 
 /// Marks the leases of pulls, so that those of a daemon that was killed are known.
-const PURPOSE: &str = "longshore.io/purpose";
+pub const PURPOSE: &str = "longshore.io/purpose";
 /// How long what was fetched stays after a pull that may be gone on with.
 const RESUME_LIFE: SignedDuration = SignedDuration::from_hours(1);
 
@@ -113,7 +114,7 @@ impl Puller {
     pub async fn unpack(
         self: &Arc<Self>,
         namespace: &Namespace,
-        image: &Image,
+        target: &Descriptor,
         platform: &Platform,
         snapshotter: Option<&str>,
     ) -> Result<String> {
@@ -121,7 +122,7 @@ impl Puller {
             Some(name) => self.snapshots.by_name(name)?,
             None => self.snapshots.default_for(namespace)?,
         };
-        let unpacked = self.unpack_local(namespace, image, platform, snapshotter).await;
+        let unpacked = self.unpack_local(namespace, target, platform, snapshotter).await;
         unpacked.map_err(|error| Error::from(Arc::new(error)))
     }
 
@@ -129,13 +130,30 @@ impl Puller {
     pub async fn recover(&self, namespaces: &Namespaces) -> Result<()> {
         for (namespace, _) in namespaces.list()? {
             for lease in self.leases.list(&namespace, &Filter::default())? {
-                if lease.labels.get(PURPOSE).map(String::as_str) != Some("pull") {
+                let purpose = lease.labels.get(PURPOSE).map(String::as_str);
+                if !matches!(purpose, Some("pull" | "transfer")) {
                     continue;
                 }
-                let held = self.leases.resources(&namespace, &lease.id)?;
+                let mut held = self.leases.resources(&namespace, &lease.id)?;
+                if purpose == Some("transfer") {
+                    self.abort_ingests(&namespace, &held).await?;
+                    held.clear();
+                }
                 self.keep_for_resuming(&namespace, held).await?;
                 self.leases.delete(&namespace, &lease.id).await?;
                 self.gc.trigger();
+            }
+        }
+        Ok(())
+    }
+
+    // What came from a client's archive cannot be gone on with.
+    async fn abort_ingests(&self, namespace: &Namespace, held: &[Resource]) -> Result<()> {
+        for resource in held {
+            let Resource::Ingest(reference) = resource else { continue };
+            match self.content.abort(namespace, reference).await {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

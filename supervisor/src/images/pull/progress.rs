@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::content::Digest;
 use crate::images::fetch::feed::Feed;
+use crate::images::track::{Step, Tracker};
 
 /// Between two samples of the same layer's bytes.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -57,6 +58,8 @@ pub struct Progress {
     reference: String,
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// Follows the descriptors of a transfer of which this is a part.
+    tracker: Option<Arc<Tracker>>,
 }
 
 #[derive(Default)]
@@ -74,7 +77,22 @@ struct LayerState {
 
 impl Progress {
     pub fn new(reference: String) -> Progress {
-        Progress { reference, state: Mutex::default(), changed: watch::Sender::new(()) }
+        Progress { reference, state: Mutex::default(), changed: watch::Sender::new(()), tracker: None }
+    }
+
+    /// One that tells a transfer's tracker, too. The layers are there from the beginning.
+    pub fn tracked(tracker: Option<Arc<Tracker>>, layers: Vec<LayerPlan>) -> Progress {
+        let progress = Progress { tracker, ..Progress::new(String::new()) };
+        progress.plan(String::new(), String::new(), layers);
+        progress
+    }
+
+    fn track(&self, layer: usize, tell: impl FnOnce(&Tracker, &Digest)) {
+        let Some(tracker) = &self.tracker else { return };
+        let digest = self.state().layers.get(layer).map(|layer| layer.plan.digest.clone());
+        if let Some(digest) = digest {
+            tell(tracker, &digest);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -106,10 +124,21 @@ impl Progress {
             }
         }
         self.changed.send_replace(());
+        let step = match status {
+            LayerStatus::Pulling | LayerStatus::Waiting => Step::Waiting,
+            // Told with the feed.
+            LayerStatus::Downloading => return,
+            LayerStatus::Downloaded => Step::Complete,
+            LayerStatus::Extracting => Step::Extracting,
+            LayerStatus::Complete => Step::Extracted,
+            LayerStatus::Exists => Step::Exists,
+        };
+        self.track(layer, |tracker, digest| tracker.set(digest, step));
     }
 
     /// The layer is being downloaded into this feed.
     pub fn downloading(&self, layer: usize, feed: &Arc<Feed>) {
+        self.track(layer, |tracker, digest| tracker.downloading(digest, feed));
         if let Some(layer) = self.state().layers.get_mut(layer) {
             layer.feed = Some(feed.clone());
         }

@@ -141,8 +141,8 @@ impl Puller {
         Ok(Resolved { target, manifest, diff_ids, chain_ids })
     }
 
-    // A document that another one names: from here if it is here, else from the registry; verified.
-    async fn document(
+    /// A document that another one names: from here if it is here, else from the registry; verified.
+    pub(super) async fn document(
         &self,
         session: &Session,
         origin: Origin<'_>,
@@ -186,8 +186,8 @@ impl Puller {
         Ok(bytes)
     }
 
-    // Stores a verified document, or adds the labels to the one that is there.
-    async fn store(
+    /// Stores a document after it was verified, or adds the labels to the one that is there.
+    pub(super) async fn store(
         &self,
         session: &Session,
         origin: Origin<'_>,
@@ -207,9 +207,7 @@ impl Puller {
             }
             .into());
         }
-        if let Origin::Registry { reference, .. } = origin {
-            labels.extend([source_label(reference)]);
-        }
+        labels.extend(source_labels(origin));
         let options = WriterOptions {
             namespace: session.namespace.clone(),
             reference: format!("{what}-{digest}"),
@@ -271,6 +269,14 @@ impl Puller {
 /// Where a blob can be had, for later pushes to mount it from.
 pub fn source_label(reference: &Reference) -> (String, String) {
     (format!("{SOURCE}.{}", reference.registry()), reference.repository().to_owned())
+}
+
+/// As [`source_label`], of wherever it comes from.
+pub fn source_labels(origin: Origin<'_>) -> Labels {
+    match origin {
+        Origin::Registry { reference, .. } => Labels::from([source_label(reference)]),
+        Origin::Local => Labels::new(),
+    }
 }
 
 fn merge_source(before: &str, repository: &str) -> String {

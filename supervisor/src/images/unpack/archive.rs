@@ -144,6 +144,13 @@ impl<I: Input> Archive<I> {
         Ok(())
     }
 
+    /// Takes a piece of what follows the archive's end; `false` at the end of the stream.
+    pub fn drain(&mut self) -> Result<bool, UnpackError> {
+        let count = self.input.chunk()?.len();
+        self.input.consume(count);
+        Ok(count > 0)
+    }
+
     /// Reads to the end of the stream, so that all of it is hashed, and gives the input back.
     pub fn finish(mut self) -> Result<(I, u64), UnpackError> {
         loop {

@@ -7,8 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod apply;
-mod archive;
-mod compression;
+pub mod archive;
+pub mod compression;
 mod error;
 mod header;
 pub mod implicit;
