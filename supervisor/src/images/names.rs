@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use super::archive::{NAME, REF_NAME};
-use super::store::{Image, ImageStore};
+use super::store::{Circumstances, Image, ImageStore};
 use crate::content::Descriptor;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
@@ -49,17 +49,18 @@ pub enum NamedBy {
 }
 
 impl Store {
-    /// Writes the image's records, over those of the same names. None if nothing names it.
+    /// Writes the image's records, over those of the same names. None if nothing names it. The lease is the client's.
     pub async fn put(
         &self,
         images: &ImageStore,
         namespace: &Namespace,
         target: &Descriptor,
         by: NamedBy,
+        lease: Option<&str>,
     ) -> Result<Vec<Image>> {
         let mut stored = Vec::new();
         for (name, labels) in self.names(target, by) {
-            stored.push(put(images, namespace, &name, target, labels).await?);
+            stored.push(put(images, namespace, &name, target, labels, lease).await?);
         }
         Ok(stored)
     }
@@ -163,16 +164,18 @@ async fn put(
     name: &str,
     target: &Descriptor,
     labels: Labels,
+    lease: Option<&str>,
 ) -> Result<Image> {
+    let now = || Circumstances { lease, ..Circumstances::default() };
     // Somebody else may create or delete it in between, but not for ever.
     const ATTEMPTS: usize = 16;
     let mut last = Error::not_found("image", name);
     for _ in 0..ATTEMPTS {
-        match images.create(namespace, name, target.clone(), labels.clone()).await {
+        match images.create(namespace, name, target.clone(), labels.clone(), now()).await {
             Err(Error::AlreadyExists { .. }) => {}
             created => return created,
         }
-        match images.update(namespace, name, Some(target.clone()), labels.clone(), &[]).await {
+        match images.update(namespace, name, Some(target.clone()), labels.clone(), &[], now()).await {
             Err(error @ Error::NotFound { .. }) => last = error,
             updated => return updated,
         }

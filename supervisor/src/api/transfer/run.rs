@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use super::bytes::{self, End, Reader, Writer};
 use super::decode::{ExportOptions, ImageStore, Registry, Side};
 use super::progress::Reporter;
+use crate::content::Descriptor;
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 use crate::images::archive::ArchiveError;
@@ -17,6 +18,7 @@ use crate::images::names::NamedBy;
 use crate::images::platform::Platform;
 use crate::images::pull::selection::{Selection, Sessions};
 use crate::images::push::PushRequest;
+use crate::images::store::Image;
 use crate::images::track::{Direction, Tracker};
 use crate::namespaces::Namespace;
 use crate::services::Services;
@@ -80,17 +82,17 @@ impl Job {
         tracker.say(format!("Resolving from {shown}"));
         let selection = Selection {
             reference: from.reference,
-            platforms: to.platforms,
+            platforms: to.platforms.clone(),
             all_metadata: to.all_metadata,
             manifest_limit: to.manifest_limit,
-            unpacks: to.unpacks,
+            unpacks: to.unpacks.clone(),
             access: from.access,
         };
         let mut sessions = Sessions::new(&self.services.puller, &self.namespace);
         let work = async {
             let target = sessions.fetch(&selection, &format!("Pulling from {shown}"), tracker).await?;
             let images =
-                to.store.put(&self.services.images, &self.namespace, &target, NamedBy::Store).await?;
+                self.store(&to, &target, NamedBy::Store).await?;
             if images.is_empty() {
                 return Err(Error::not_found("image name for", from.text.clone()));
             }
@@ -147,19 +149,18 @@ impl Job {
         let request = ImportRequest {
             form,
             compress,
-            platforms: to.platforms,
+            platforms: to.platforms.clone(),
             all_metadata: to.all_metadata,
             manifest_limit: to.manifest_limit,
-            unpacks: to.unpacks,
+            unpacks: to.unpacks.clone(),
         };
         let held = self.hold().await?;
-        let (images, namespace) = (&self.services.images, &self.namespace);
         let work = async {
             let imported = self.services.importer.import(&held, Reader::start(stream), &request).await?;
             let all = std::iter::once((&imported.index, NamedBy::Store))
                 .chain(imported.images.iter().map(|image| (image, NamedBy::Annotations)));
             for (target, by) in all {
-                for image in to.store.put(images, namespace, target, by).await? {
+                for image in self.store(&to, target, by).await? {
                     tracker.about("saved", &image.name, target);
                 }
             }
@@ -216,12 +217,16 @@ impl Job {
 
     async fn tag(&self, from: &ImageStore, to: &ImageStore) -> Result<()> {
         let image = from.store.get(&self.services.images, &self.namespace)?;
-        let stored =
-            to.store.put(&self.services.images, &self.namespace, &image.target, NamedBy::Store).await?;
+        let stored = self.store(to, &image.target, NamedBy::Store).await?;
         if stored.is_empty() {
             return Err(Error::invalid("image store", "names no image to tag"));
         }
         Ok(())
+    }
+
+    async fn store(&self, to: &ImageStore, target: &Descriptor, by: NamedBy) -> Result<Vec<Image>> {
+        let (images, lease) = (&self.services.images, self.lease.as_deref());
+        to.store.put(images, &self.namespace, target, by, lease).await
     }
 
     async fn hold(&self) -> Result<Held> {

@@ -151,7 +151,7 @@ impl Puller {
     async fn abort_ingests(&self, namespace: &Namespace, held: &[Resource]) -> Result<()> {
         for resource in held {
             let Resource::Ingest(reference) = resource else { continue };
-            match self.content.abort(namespace, reference).await {
+            match self.content.abort(namespace, reference, None).await {
                 Ok(()) | Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }

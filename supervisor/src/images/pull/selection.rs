@@ -97,7 +97,7 @@ impl Sessions {
     async fn with(&mut self, snapshotter: Option<&str>) -> Result<usize> {
         let snapshotter = match snapshotter {
             Some(name) => self.puller.snapshots.by_name(name)?,
-            None => self.puller.snapshots.default()?,
+            None => self.puller.snapshots.default_for(&self.namespace)?,
         };
         let found = self.open.iter().position(|session| session.snapshotter.name() == snapshotter.name());
         if let Some(at) = found {
