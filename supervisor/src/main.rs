@@ -25,6 +25,7 @@ mod leases;
 mod listen;
 mod malloc;
 mod metadata;
+mod mounts;
 mod namespaces;
 mod plugins;
 mod restart;

@@ -17,7 +17,7 @@ use crate::diff::Differs;
 use crate::engine::Engine;
 use crate::events::EventBus;
 use crate::folders;
-use crate::gc::{Collector, SnapshotSource};
+use crate::gc::{Collector, MountSource, SnapshotSource};
 use crate::images::import::Importer;
 use crate::images::pull::Puller;
 use crate::images::push::Pusher;
@@ -25,6 +25,7 @@ use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
+use crate::mounts::MountManager;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
@@ -123,6 +124,11 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let gc = Collector::new(Arc::clone(&db), Arc::clone(&content), Arc::clone(&images), &config.gc);
     gc.add_snapshots(Arc::clone(&snapshots) as Arc<dyn SnapshotSource>);
     let differs = Arc::new(Differs::new(config)?);
+    let mounts = {
+        let (config, db) = (Arc::clone(config), Arc::clone(&db));
+        blocking(move || MountManager::open(&config.state, &config.root, &db)).await?
+    };
+    gc.add_mounts(Arc::clone(&mounts) as Arc<dyn MountSource>);
     let puller = Puller::new(config, &content, &images, &leases, &snapshots, &gc);
     puller.recover(&namespaces).await?;
     let pusher = Pusher::new(config, &content, &leases, &gc);
@@ -152,6 +158,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         images,
         snapshots,
         differs,
+        mounts,
         puller,
         pusher,
         importer,

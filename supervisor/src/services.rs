@@ -14,6 +14,7 @@ use crate::images::push::Pusher;
 use crate::images::store::ImageStore;
 use crate::leases::Leases;
 use crate::metadata::Db;
+use crate::mounts::MountManager;
 use crate::namespaces::Namespaces;
 use crate::sandboxes::SandboxStore;
 use crate::snapshots::Snapshots;
@@ -33,6 +34,7 @@ pub struct Services {
     pub images: Arc<ImageStore>,
     pub snapshots: Arc<Snapshots>,
     pub differs: Arc<Differs>,
+    pub mounts: Arc<MountManager>,
     pub puller: Arc<Puller>,
     pub pusher: Arc<Pusher>,
     pub importer: Arc<Importer>,

@@ -67,8 +67,11 @@ impl Service {
         let diff = asked.diff.ok_or_else(|| Error::invalid("diff", "is missing"))?;
         let diff = convert::from_descriptor(diff)?;
         let mounts = asked.mounts.into_iter().map(from_wire).collect();
+        let mounts = self.0.mounts.borrow(namespace, mounts).await?;
         let durability = if asked.sync_fs { Durability::Now } else { Durability::Later };
-        let applied = diff::apply(&self.0.content, namespace, &diff, mounts, durability).await?;
+        let applied = diff::apply(&self.0.content, namespace, &diff, mounts.list(), durability).await;
+        mounts.give_back().await?;
+        let applied = applied?;
         Ok(wire::ApplyResponse { applied: Some(convert::descriptor(applied)) })
     }
 
@@ -78,7 +81,11 @@ impl Service {
         asked: wire::DiffRequest,
         lease: Option<String>,
     ) -> CoreResult<wire::DiffResponse> {
-        let mounts = |mounts: Vec<types::Mount>| mounts.into_iter().map(from_wire).collect();
+        let borrow = async |mounts: Vec<types::Mount>| {
+            let mounts = mounts.into_iter().map(from_wire).collect();
+            self.0.mounts.borrow(namespace, mounts).await
+        };
+        let (left, right) = (borrow(asked.left).await?, borrow(asked.right).await?);
         let wanted = Wanted {
             media_type: asked.media_type,
             reference: asked.r#ref,
@@ -86,8 +93,11 @@ impl Service {
             newest: asked.source_date_epoch.map(convert::from_timestamp).transpose()?,
             lease,
         };
-        let sides = (mounts(asked.left), mounts(asked.right));
-        let made = diff::make(&self.0.content, namespace, sides, wanted).await?;
+        let sides = (left.list(), right.list());
+        let made = diff::make(&self.0.content, namespace, sides, wanted).await;
+        left.give_back().await?;
+        right.give_back().await?;
+        let made = made?;
         Ok(wire::DiffResponse { diff: Some(convert::descriptor(made)) })
     }
 }

@@ -42,6 +42,8 @@ const PLUGINS: &[(&str, &str, &[&str])] = &[
     ("io.containerd.grpc.v1", "healthcheck", &[]),
     ("io.containerd.grpc.v1", "images", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "introspection", &[]),
+    ("io.containerd.grpc.v1", "mounts", &["io.containerd.mount-manager.v1"]),
+    ("io.containerd.mount-manager.v1", "bolt", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "leases", &["io.containerd.lease.v1"]),
     ("io.containerd.grpc.v1", "namespaces", &["io.containerd.metadata.v1"]),
     ("io.containerd.grpc.v1", "snapshots", &[SNAPSHOTTER]),

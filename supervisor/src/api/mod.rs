@@ -13,6 +13,7 @@ mod images;
 mod introspection;
 pub mod layers;
 mod leases;
+mod mounts;
 mod namespaces;
 mod reflection;
 mod sandboxes;
@@ -79,6 +80,10 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             services
         ))
         .add_service(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
+        .add_service(limited!(
+            wire::mounts::v1::mounts_server::MountsServer::new(mounts::Service(s())),
+            services
+        ))
         .add_service(limited!(
             wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
             services

@@ -23,8 +23,11 @@ use crate::checkpoints::Checkpoints;
 use crate::containers::ContainerStore;
 use crate::error::{Error, Result as CoreResult};
 use crate::filters::{Adaptor, Filter};
+use crate::labels::Labels;
+use crate::mounts::{MountManager, Wanted, needs_activation};
 use crate::namespaces::Namespace;
 use crate::services::Services;
+use crate::snapshots::Mount;
 use crate::tasks::{
     CreateTask, Deleted, ExecTask, Join, KillScope, ProcessId, ProcessInfo, RootfsMount, Runtime,
     Status as TaskStatus, TaskManager, TaskStdio,
@@ -43,13 +46,44 @@ pub struct TasksService {
     tasks: Arc<TaskManager>,
     containers: Arc<ContainerStore>,
     checkpoints: Arc<Checkpoints>,
+    mounts: Arc<MountManager>,
 }
 
 impl TasksService {
     pub fn new(services: &Services) -> Self {
         let checkpoints = Arc::new(Checkpoints::new(services.content.clone(), &services.config.root));
         checkpoints.sweep(|namespace, id| services.tasks.get(namespace, id, ProcessId::Init).is_ok());
-        Self { tasks: services.tasks.clone(), containers: services.containers.clone(), checkpoints }
+        Self {
+            tasks: services.tasks.clone(),
+            containers: services.containers.clone(),
+            mounts: services.mounts.clone(),
+            checkpoints,
+        }
+    }
+
+    /// Makes those of the root's mounts that no runtime can make, under the container's id; what is left replaces them. They go with
+    /// the task, or with the container.
+    async fn activate(&self, namespace: &Namespace, id: &str, task: &mut CreateTask) -> CoreResult<Activated> {
+        let mounts: Vec<Mount> = task.rootfs.iter().cloned().map(Mount::from).collect();
+        if !needs_activation(&mounts) {
+            return Ok(Activated::Nothing);
+        }
+        let labels = Labels::from([("containerd.io/gc.bref.container".to_owned(), id.to_owned())]);
+        let wanted = Wanted { mounts, labels, ..Wanted::default() };
+        let (activation, activated) = match self.mounts.activate(namespace, id, wanted).await {
+            Ok(activation) => (activation, Activated::Now),
+            Err(Error::AlreadyExists { .. }) => (self.mounts.info(namespace, id)?, Activated::Before),
+            Err(error) => return Err(error),
+        };
+        task.rootfs = activation.system.into_iter().map(RootfsMount::from).collect();
+        Ok(activated)
+    }
+
+    async fn deactivate(&self, namespace: &Namespace, id: &str) {
+        match self.mounts.deactivate(namespace, id).await {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Err(error) => tracing::error!(%namespace, id, "cannot take a task's mounts down: {error}"),
+        }
     }
 
     async fn create_task(
@@ -111,6 +145,16 @@ fn image_path(options: &Any) -> CoreResult<Option<PathBuf>> {
     let options = CheckpointOptions::decode(options.value.clone())
         .map_err(|error| Error::invalid("checkpoint options", error.to_string()))?;
     Ok(Some(PathBuf::from(options.image_path)).filter(|path| !path.as_os_str().is_empty()))
+}
+
+/// What became of a root's mounts before its task was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activated {
+    Nothing,
+    /// By this request.
+    Now,
+    /// For an earlier task of the container.
+    Before,
 }
 
 /// Where runc's options say that the images of a checkpoint are to start from.
@@ -203,10 +247,16 @@ impl api::tasks_server::Tasks for TasksService {
         let namespace = super::namespace(&request)?;
         let request = request.into_inner();
         let container_id = request.container_id.clone();
-        let task = self.create_task(&namespace, request).await?;
+        let mut task = self.create_task(&namespace, request).await?;
+        let activated = self.activate(&namespace, &container_id, &mut task).await?;
         let created = self.tasks.create(&namespace, &container_id, task).await;
-        let pid = created.inspect_err(|_| self.checkpoints.forget(&namespace, &container_id))?;
-        Ok(Response::new(api::CreateTaskResponse { container_id, pid }))
+        if created.is_err() {
+            self.checkpoints.forget(&namespace, &container_id);
+            if activated == Activated::Now {
+                self.deactivate(&namespace, &container_id).await;
+            }
+        }
+        Ok(Response::new(api::CreateTaskResponse { container_id, pid: created? }))
     }
 
     async fn start(&self, request: Request<api::StartRequest>) -> Reply<api::StartResponse> {
@@ -222,6 +272,7 @@ impl api::tasks_server::Tasks for TasksService {
         let id = request.into_inner().container_id;
         let deleted = self.tasks.delete(&namespace, &id).await?;
         self.checkpoints.forget(&namespace, &id);
+        self.deactivate(&namespace, &id).await;
         Ok(Response::new(wire_deleted(id, deleted)))
     }
 

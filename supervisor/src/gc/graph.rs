@@ -13,6 +13,7 @@ pub enum Node {
     Container(String),
     Lease(String),
     Ingest(String),
+    Mount(String),
 }
 
 impl From<&Resource> for Node {

@@ -46,6 +46,9 @@ fn node(kind: &str, value: &str) -> Option<Node> {
     if is(kind, "image") {
         return Some(Node::Image(value.to_owned()));
     }
+    if is(kind, "mount") {
+        return Some(Node::Mount(value.to_owned()));
+    }
     let snapshotter = kind.strip_prefix("snapshot.")?;
     let snapshotter = snapshotter.split_once('/').map_or(snapshotter, |(name, _)| name);
     Some(Node::Snapshot { snapshotter: snapshotter.to_owned(), key: value.to_owned() })

@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::labels::Labels;
 use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, tables};
+use crate::mounts::State;
 use crate::namespaces::Namespace;
 
 /// What a collection needs to know of an image, and nothing more of it is read into memory.
@@ -41,6 +42,17 @@ pub struct ContainerView {
 
 #[derive(Deserialize)]
 pub struct LabelsView {
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// An activation of mounts without what it mounts.
+#[derive(Deserialize)]
+pub struct MountView {
+    pub id: u64,
+    pub state: State,
+    #[serde(default)]
+    pub lease: Option<String>,
     #[serde(default)]
     pub labels: Labels,
 }
@@ -74,6 +86,7 @@ pub fn run(
     add_containers(&mut marked, db)?;
     add_sandboxes(&mut marked, db)?;
     add_content(&mut marked, db)?;
+    add_mounts(&mut marked, db)?;
     for scope in marked.scopes.values_mut() {
         scope.graph.mark();
     }
@@ -200,6 +213,22 @@ fn add_sandboxes(marked: &mut Marked, db: &Db) -> Result<()> {
         let graph = &mut marked.scope(&row.namespace).graph;
         for to in labels::references(&row.record.labels) {
             graph.root(to, Reach::Deep);
+        }
+    }
+    Ok(())
+}
+
+/// Activated mounts stay as long as their lease, or what their labels or others' name. One that is being made is left alone.
+fn add_mounts(marked: &mut Marked, db: &Db) -> Result<()> {
+    for row in db.scan(&tables::MOUNTS.view::<MountView>())? {
+        let scope = marked.scope(&row.namespace);
+        let node = Node::Mount(row.key);
+        if let Some(lease) = row.record.lease {
+            scope.graph.edge(Node::Lease(lease), node.clone());
+        }
+        scope.add_labels(&node, &row.record.labels);
+        if row.record.state == State::Active {
+            scope.candidates.push(node);
         }
     }
     Ok(())

@@ -52,6 +52,12 @@ pub trait SnapshotSource: Send + Sync {
     fn remove_condemned(&self, ids: &[SnapshotId]) -> Result<()>;
 }
 
+/// What the collector asks of the mount manager.
+pub trait MountSource: Send + Sync {
+    /// Takes down the mounts of activations whose records are gone. Blocks.
+    fn remove_collected(&self, ids: &[u64]) -> Result<()>;
+}
+
 /// How often a collection starts over because too much was written while it marked.
 const ATTEMPTS: usize = 3;
 /// From so many removed bytes on, freed memory is given back after a collection.
@@ -74,6 +80,7 @@ pub struct Collector {
     content: Arc<ContentStore>,
     images: Arc<ImageStore>,
     snapshots: OnceLock<Arc<dyn SnapshotSource>>,
+    mounts: OnceLock<Arc<dyn MountSource>>,
     config: crate::config::Gc,
     wanted: Notify,
     running: Mutex<()>,
@@ -94,6 +101,7 @@ impl Collector {
             content,
             images,
             snapshots: OnceLock::new(),
+            mounts: OnceLock::new(),
             config: config.clone(),
             wanted: Notify::new(),
             running: Mutex::default(),
@@ -106,6 +114,13 @@ impl Collector {
     pub fn add_snapshots(&self, source: Arc<dyn SnapshotSource>) {
         if self.snapshots.set(source).is_err() {
             tracing::error!("the collector has snapshots already");
+        }
+    }
+
+    /// The mount manager joins.
+    pub fn add_mounts(&self, source: Arc<dyn MountSource>) {
+        if self.mounts.set(source).is_err() {
+            tracing::error!("the collector has mounts already");
         }
     }
 
@@ -171,9 +186,17 @@ impl Collector {
     }
 
     /// Files, snapshots and ingests whose records are gone.
-    async fn remove(&self, condemned: sweep::Condemned) -> Result<Collected> {
+    async fn remove(&self, mut condemned: sweep::Condemned) -> Result<Collected> {
         for (namespace, name) in &condemned.images {
             self.images.deleted(namespace, name);
+        }
+        let mounts = self.mounts.get().cloned().filter(|_| !condemned.mounts.is_empty());
+        if let Some(mounts) = mounts {
+            // Before the snapshots that they may show.
+            let ids = std::mem::take(&mut condemned.mounts);
+            if let Err(error) = blocking(move || mounts.remove_collected(&ids)).await {
+                tracing::error!("taking down collected mounts: {error}");
+            }
         }
         let (content, snapshots) = (Arc::clone(&self.content), self.snapshots.get().cloned());
         blocking(move || sweep::files(&content, snapshots.as_deref(), &condemned)).await

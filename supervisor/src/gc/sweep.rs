@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{Graph, Node, Reach};
-use super::mark::{ContainerView, ImageView, LabelsView, Marked};
+use super::mark::{ContainerView, ImageView, LabelsView, Marked, MountView};
 use super::{Collected, SnapshotId, SnapshotNode, SnapshotSource, labels};
 use crate::content::{ContentStore, Digest};
 use crate::error::Result;
@@ -19,6 +19,8 @@ pub struct Condemned {
     pub images: Vec<(Namespace, String)>,
     pub leases: usize,
     pub ingests: Vec<(Namespace, String)>,
+    /// Numbers of activations.
+    pub mounts: Vec<u64>,
     /// Children before their parents.
     pub snapshots: Vec<SnapshotId>,
 }
@@ -80,6 +82,8 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
             marked.scope(&namespace).graph.root(edge, Reach::Deep);
         }
         None
+    } else if tables::MOUNTS.has(tag) {
+        tx.get(&tables::MOUNTS.view::<MountView>(), &namespace, &key)?.map(|_| (Node::Mount(key), Vec::new()))
     } else if tables::LEASES.has(tag) {
         let labels =
             tx.get(&tables::LEASES.view::<LabelsView>(), &namespace, &key)?.map(|record| record.labels);
@@ -122,6 +126,12 @@ fn delete(
         Node::Ingest(reference) => condemned.ingests.push((namespace.clone(), reference)),
         Node::Snapshot { snapshotter, key } => {
             snapshots.push(SnapshotId { namespace: namespace.clone(), snapshotter, key });
+        }
+        Node::Mount(name) => {
+            if let Some(mount) = tx.get(&tables::MOUNTS.view::<MountView>(), namespace, &name)? {
+                tx.delete(&tables::MOUNTS, namespace, &name)?;
+                condemned.mounts.push(mount.id);
+            }
         }
         // Containers are roots.
         Node::Container(_) => {}

@@ -60,4 +60,6 @@ pub mod tables {
     pub const ENGINE: Table<crate::engine::state::State> = Table::new(10, "engine");
     /// Key: sandbox id.
     pub const SANDBOXES: Table<crate::sandboxes::SandboxRecord> = Table::new(11, "sandboxes");
+    /// Key: name of an activation.
+    pub const MOUNTS: Table<crate::mounts::ActivationRecord> = Table::new(12, "mounts");
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::snapshots::Mount;
 use crate::any::Any;
 
 /// Which process of a task: the container's first one, or one that was added by exec.
@@ -77,6 +78,18 @@ pub struct RootfsMount {
     pub source: String,
     pub target: String,
     pub options: Vec<String>,
+}
+
+impl From<RootfsMount> for Mount {
+    fn from(mount: RootfsMount) -> Self {
+        Self { kind: mount.kind, source: mount.source, target: mount.target, options: mount.options }
+    }
+}
+
+impl From<Mount> for RootfsMount {
+    fn from(mount: Mount) -> Self {
+        Self { kind: mount.kind, source: mount.source, target: mount.target, options: mount.options }
+    }
 }
 
 /// What a task is created from.
