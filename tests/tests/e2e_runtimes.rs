@@ -10,6 +10,7 @@ use longshore_proto::containerd::runc::v1::Options as RuncOptions;
 use longshore_proto::containerd::services::content::v1 as content;
 use longshore_proto::containerd::services::events::ttrpc::v1::ForwardRequest;
 use longshore_proto::containerd::services::introspection::v1 as introspection;
+use longshore_proto::containerd::services::leases::v1 as leases;
 use longshore_proto::containerd::services::tasks::v1 as tasks;
 use longshore_proto::containerd::types::{Envelope, RuntimeInfo, RuntimeRequest};
 use longshore_proto::containerd::v1::types::Status as TaskStatus;
@@ -18,10 +19,12 @@ use longshore_tests::api::{InNamespace, NAMESPACE};
 use longshore_tests::daemon::eventually;
 use longshore_tests::host::{Host, Shim, in_time, is_alive, rest, titles_until};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::Message;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::transport::Endpoint;
 
 /// A program on the host that stands for a shim or a runtime.
@@ -56,6 +59,22 @@ async fn grouped(shim: Shim) {
     assert_eq!(host.api.delete("second").await.expect("it is deleted"), 137);
     host.is_gone("second");
     eventually("the shim left with the last", || !is_alive(shim));
+
+    // It dies, and both with it.
+    let mut pids = Vec::new();
+    for id in ["third", "fourth"] {
+        let mut spec = host.spec(id, &["sleep", "1000"]);
+        spec["annotations"] = json!({ "io.containerd.runc.v2.group": "both" });
+        host.created_of(id, &spec).await;
+        pids.push(Pid::from_raw(host.api.start(id).await.expect("it starts").cast_signed()));
+    }
+    kill(host.shim_of("third"), Signal::SIGKILL).expect("the shim is killed");
+    for id in ["third", "fourth"] {
+        assert_eq!(in_time("the end", host.api.wait(id)).await.expect("an exit"), 137);
+        assert_eq!(host.api.delete(id).await.expect("it is deleted"), 137);
+        host.is_gone(id);
+    }
+    eventually("both went with their shim", || !pids.iter().any(|pid| is_alive(*pid)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,7 +260,17 @@ async fn checkpointed(shim: Shim) {
     request.options = options.clone();
     host.api.tasks.create(request).await.expect("a task");
     host.api.start("frozen").await.expect("it starts");
+    let channel = {
+        let url = format!("unix://{}", host.daemon.socket().display());
+        Endpoint::from_shared(url).expect("a URL").connect().await.expect("the daemon answers")
+    };
+    // Without it the collector takes what nothing refers to.
+    let mut leases = leases::leases_client::LeasesClient::with_interceptor(channel.clone(), InNamespace);
+    let lease = leases::CreateRequest { id: "frozen".into(), ..Default::default() };
+    leases.create(lease).await.expect("a lease");
     let checkpoint = tasks::CheckpointTaskRequest { container_id: "frozen".into(), ..Default::default() };
+    let mut checkpoint = tonic::Request::new(checkpoint);
+    checkpoint.metadata_mut().insert("containerd-lease", AsciiMetadataValue::from_static("frozen"));
     let made = host.api.tasks.checkpoint(checkpoint).await.expect("a checkpoint").into_inner().descriptors;
     let types: Vec<&str> = made.iter().map(|descriptor| descriptor.media_type.as_str()).collect();
     assert_eq!(
@@ -251,8 +280,6 @@ async fn checkpointed(shim: Shim) {
             "application/vnd.containerd.container.checkpoint.config.v1+proto"
         ]
     );
-    let url = format!("unix://{}", host.daemon.socket().display());
-    let channel = Endpoint::from_shared(url).expect("a URL").connect().await.expect("the daemon answers");
     let mut store = content::content_client::ContentClient::with_interceptor(channel, InNamespace);
     for descriptor in &made {
         let info = content::InfoRequest { digest: descriptor.digest.clone() };

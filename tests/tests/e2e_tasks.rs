@@ -135,7 +135,7 @@ async fn a_task_that_cannot_be_made_leaves_nothing() {
     assert_eq!(api.get("bad").await.unwrap_err().code(), Code::NotFound);
     assert_eq!(api.create("unknown").await.unwrap_err().code(), Code::NotFound);
     let checkpoint = tasks::CheckpointTaskRequest { container_id: "bad".into(), ..Default::default() };
-    assert_eq!(api.tasks.checkpoint(checkpoint).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(api.tasks.checkpoint(checkpoint).await.unwrap_err().code(), Code::NotFound);
 
     api.container("missing", &host.spec("missing", &["/no/such/program"])).await.expect("a container");
     let error = api.create("missing").await.unwrap_err();

@@ -53,9 +53,12 @@ pub async fn launch(
     };
     let (mut sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
-        let made = tokio::select! {
-            made = making.make(&what, launch) => made,
-            () = sender.closed() => Err(Error::Canceled { what: format!("creating task \"{}\"", making.id) }),
+        let made = match making.prepare(&what).await {
+            Err(error) => Err(error),
+            Ok(()) => tokio::select! {
+                made = making.make(&what, launch) => made,
+                () = sender.closed() => Err(Error::Canceled { what: format!("creating task \"{}\"", making.id) }),
+            },
         };
         match made {
             Ok(pid) => {
@@ -89,24 +92,32 @@ struct Making {
 }
 
 impl Making {
-    async fn make(&mut self, what: &CreateTask, launch: Launch) -> Result<u32> {
+    fn create_record(&self, what: &CreateTask) -> CreateRecord {
         let path = self.manager.bundle_path(&self.namespace, &self.id);
-        let request = wire::create_request(&self.id, &path.to_string_lossy(), what);
-        let mut record = CreateRecord {
-            request: Some(request.clone()),
+        CreateRecord {
+            request: Some(wire::create_request(&self.id, &path.to_string_lossy(), what)),
             cgroups_path: self.cgroups_path.clone(),
             foreign: Some(self.record.clone()),
             ..CreateRecord::default()
+        }
+    }
+
+    /// Makes the bundle. Short, and not to be cut off: it is made on another thread.
+    async fn prepare(&mut self, what: &CreateTask) -> Result<()> {
+        let (manager, namespace, id) = (self.manager.clone(), self.namespace.clone(), self.id.clone());
+        let (spec, record) = (what.spec.clone(), self.create_record(what));
+        let made = tokio::task::spawn_blocking(move || {
+            bundle::create(&manager.state, &manager.root, &namespace, &id, &spec, &record)
+        });
+        self.bundle = Some(made.await.unwrap_or(Err(Error::Lost { what: "the making of a bundle" }))?);
+        Ok(())
+    }
+
+    async fn make(&mut self, what: &CreateTask, launch: Launch) -> Result<u32> {
+        let mut record = self.create_record(what);
+        let Some(bundle) = self.bundle.clone() else {
+            return Err(Error::Lost { what: "the bundle of a new task" });
         };
-        let made = {
-            let (manager, namespace, id) = (self.manager.clone(), self.namespace.clone(), self.id.clone());
-            let (spec, record) = (what.spec.clone(), record.clone());
-            tokio::task::spawn_blocking(move || {
-                bundle::create(&manager.state, &manager.root, &namespace, &id, &spec, &record)
-            })
-        };
-        let bundle = made.await.unwrap_or(Err(Error::Lost { what: "the making of a bundle" }))?;
-        self.bundle = Some(bundle.clone());
         log::drain(&bundle, &self.id, self.ended.clone())
             .map_err(|error| Error::io("opening the log in", bundle.path(), error))?;
 
@@ -138,7 +149,7 @@ impl Making {
         self.task = Some(task.clone());
         // Its events may come before the answer.
         self.manager.replace(&self.namespace, &self.id, Slot::Making(task.clone()));
-        let pid = self.create(&task, &request, &mut record).await?;
+        let pid = self.create(&task, &mut record).await?;
         task.state().init.created(pid);
         identify(&task).await;
         match launch {
@@ -174,12 +185,8 @@ impl Making {
     }
 
     /// A shim that was started by an older binary may be found by a newer one, which answers for it with the newer API.
-    async fn create(
-        &self,
-        task: &Task,
-        request: &task_api::CreateTaskRequest,
-        record: &mut CreateRecord,
-    ) -> Result<u32> {
+    async fn create(&self, task: &Task, record: &mut CreateRecord) -> Result<u32> {
+        let request = &record.request.clone().unwrap_or_default();
         let created: Result<task_api::CreateTaskResponse> =
             task.ask("create", "Create", request, limits::CREATE).await;
         match created {
