@@ -21,9 +21,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use longshore_proto::containerd::events as wire;
-use longshore_snapshotter::{Native, Overlayfs, Recovery, Snapshotter as Driver};
-pub use longshore_snapshotter::{Info, Kind, Mount, UpperDir, Usage};
 use longshore_snapshotter::LabelChange;
+pub use longshore_snapshotter::{Info, Kind, Mount, UpperDir, Usage};
+use longshore_snapshotter::{Native, Overlayfs, Recovery, Snapshotter as Driver};
 
 use backend::Backend;
 use claims::Claims;

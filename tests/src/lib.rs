@@ -11,6 +11,7 @@ pub mod image;
 pub mod leaks;
 pub mod pty;
 pub mod registry;
+pub mod transfer;
 
 pub use containerd::Containerd;
 pub use daemon::{Daemon, Output};

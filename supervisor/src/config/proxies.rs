@@ -85,13 +85,12 @@ impl Config {
                 return refuse(key, name, "is built in: give the plugin another name");
             }
             if plugin.kind == ProxyKind::Content {
-                let why = "content is kept by the daemon alone: a plugin of the type content is not supported";
+                let why =
+                    "content is kept by the daemon alone: a plugin of the type content is not supported";
                 return refuse(key, name, why);
             }
             let parts = plugin.platform.split('/').collect::<Vec<_>>();
-            if !plugin.platform.is_empty()
-                && (!(2..=3).contains(&parts.len()) || parts.contains(&""))
-            {
+            if !plugin.platform.is_empty() && (!(2..=3).contains(&parts.len()) || parts.contains(&"")) {
                 return refuse(key, name, "its platform must be os/architecture or os/architecture/variant");
             }
             if !plugin.socket().is_absolute() {

@@ -30,7 +30,9 @@ impl Differs {
         for name in &config.diff.order {
             if name == WALKING {
                 differs.push(Differ::Walking);
-            } else if let Some((_, plugin)) = config.proxies(ProxyKind::Diff).find(|(other, _)| *other == name) {
+            } else if let Some((_, plugin)) =
+                config.proxies(ProxyKind::Diff).find(|(other, _)| *other == name)
+            {
                 differs.push(Differ::Remote(Remote(Plugin::new("differ", name, plugin)?)));
             }
         }

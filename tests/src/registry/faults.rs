@@ -21,12 +21,16 @@ pub enum Fault {
     IgnoreRange,
     /// Send at most this many bytes a second.
     Slow(u64),
+    /// Take this many bytes of an upload, then close the connection without an answer.
+    CutUpload(usize),
+    /// Forget the upload: it is not known any more.
+    ForgetUpload,
 }
 
 /// A fault and the requests that it strikes.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Strikes paths that contain this.
+    /// Strikes requests that contain this, written as `METHOD /path`.
     pub path: String,
     pub fault: Fault,
     /// How many times it strikes; `None`: always.

@@ -6,7 +6,7 @@
 mod faults;
 mod serve;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +36,10 @@ struct State {
     /// (repository, tag or digest) → media type and body.
     manifests: BTreeMap<(String, String), (String, Bytes)>,
     uploads: HashMap<String, Vec<u8>>,
+    begun: u32,
+    /// A repository has only what was put into it, uploaded or mounted; manifests must find what they name there.
+    strict: bool,
+    owned: HashSet<(String, String)>,
     rules: Vec<Rule>,
     requests: Vec<String>,
     tokens: u32,
@@ -61,9 +65,14 @@ impl Registry {
             .enable_all()
             .build()?;
         let state = Arc::new(Mutex::new(State::default()));
-        let listener = runtime
-            .block_on(tokio::net::TcpListener::bind(address))
-            .with_context(|| format!("listening on {address}"))?;
+        let listener =
+            std::net::TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+        listener.set_nonblocking(true)?;
+        // Also for tests that run in a runtime of their own.
+        let listener = {
+            let _inside = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let address = listener.local_addr()?;
         runtime.spawn(serve::accept(listener, Arc::clone(&state), address));
         Ok(Registry { address, state, runtime: Some(runtime) })
@@ -91,6 +100,7 @@ impl Registry {
         let mut state = self.state();
         for (digest, blob) in &image.blobs {
             state.blobs.insert(digest.clone(), blob.clone());
+            state.owned.insert((repository.to_owned(), digest.clone()));
         }
         drop(state);
         self.put_manifest(repository, tag, image.media_type, image.manifest.clone());
@@ -133,6 +143,21 @@ impl Registry {
     /// Replaces a blob's bytes without changing its name.
     pub fn put_blob(&self, digest: &str, bytes: Bytes) {
         self.state().blobs.insert(digest.to_owned(), bytes);
+    }
+
+    /// From now on repositories are apart, and manifests are checked.
+    pub fn be_strict(&self) {
+        self.state().strict = true;
+    }
+
+    /// What a repository has under a tag or digest.
+    pub fn manifest(&self, repository: &str, reference: &str) -> Option<Bytes> {
+        let key = (repository.to_owned(), reference.to_owned());
+        self.state().manifests.get(&key).map(|(_, body)| body.clone())
+    }
+
+    pub fn blob(&self, digest: &str) -> Option<Bytes> {
+        self.state().blobs.get(digest).cloned()
     }
 
     pub fn fault(&self, path: &str, fault: Fault, times: Option<u32>) {

@@ -1,6 +1,5 @@
 //! The HTTP side of the registry.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +24,10 @@ use crate::image;
 type Body = BoxBody<Bytes, std::io::Error>;
 type Shared = Arc<Mutex<State>>;
 
+/// Marks an answer that is never sent: the connection is closed.
+#[derive(Clone)]
+struct HangUp;
+
 /// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -34,7 +37,13 @@ pub(super) async fn accept(listener: TcpListener, state: Shared, address: Socket
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 let state = Arc::clone(&state);
-                async move { Ok::<_, Infallible>(answer(&state, address, request).await) }
+                async move {
+                    let answer = answer(&state, address, request).await;
+                    match answer.extensions().get::<HangUp>() {
+                        None => Ok(answer),
+                        Some(HangUp) => Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
+                    }
+                }
             });
             // A client that goes away in the middle is part of the tests.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -79,13 +88,19 @@ fn strike(state: &Shared, path: &str) -> Option<Fault> {
 async fn answer(state: &Shared, address: SocketAddr, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let range = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let query = request.uri().query().filter(|query| path == "/token" || query.contains("mount="));
+    let shown = query.map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
     lock(state).requests.push(match &range {
-        Some(range) => format!("{} {path} [{range}]", request.method()),
-        None => format!("{} {path}", request.method()),
+        Some(range) => format!("{} {shown} [{range}]", request.method()),
+        None => format!("{} {shown}", request.method()),
     });
-    let fault = strike(state, &path);
+    let fault = strike(state, &format!("{} {path}", request.method()));
     match &fault {
-        Some(Fault::Status(status)) => return refuse(*status, "TEST_FAULT"),
+        Some(Fault::Status(status)) => {
+            // A client that is still sending would not see the answer.
+            let _ = take_body(request, &None).await;
+            return refuse(*status, "TEST_FAULT");
+        }
         Some(Fault::TooMany(after)) => {
             let mut response = refuse(429, "TOOMANYREQUESTS");
             response.headers_mut().insert(header::RETRY_AFTER, (*after).into());
@@ -106,7 +121,7 @@ async fn answer(state: &Shared, address: SocketAddr, request: Request<Incoming>)
     let Some(rest) = path.strip_prefix("/v2/") else { return refuse(404, "NOT_FOUND") };
     let head = request.method() == Method::HEAD;
     if let Some((_, upload)) = rest.split_once("/blobs/uploads/") {
-        return upload_blob(state, rest, upload.to_owned(), request).await;
+        return upload_blob(state, rest, upload.to_owned(), request, fault).await;
     }
     if let Some((repository, reference)) = rest.split_once("/manifests/") {
         if request.method() == Method::PUT {
@@ -121,8 +136,8 @@ async fn answer(state: &Shared, address: SocketAddr, request: Request<Incoming>)
             None => refuse(404, "MANIFEST_UNKNOWN"),
         };
     }
-    if let Some((_, digest)) = rest.split_once("/blobs/") {
-        let found = lock(state).blobs.get(digest).cloned();
+    if let Some((repository, digest)) = rest.split_once("/blobs/") {
+        let found = lock(state).find(repository, digest);
         return match found {
             Some(body) => send(body, "application/octet-stream", digest, range.as_deref(), head, fault),
             None => refuse(404, "BLOB_UNKNOWN"),
@@ -265,41 +280,120 @@ fn authorize(state: &Shared, address: SocketAddr, headers: &HeaderMap) -> Option
     Some(refusal)
 }
 
+impl State {
+    fn owns(&self, repository: &str, digest: &str) -> bool {
+        !self.strict || self.owned.contains(&(repository.to_owned(), digest.to_owned()))
+    }
+
+    fn find(&self, repository: &str, digest: &str) -> Option<Bytes> {
+        self.blobs.get(digest).filter(|_| self.owns(repository, digest)).cloned()
+    }
+
+    // What a manifest names must be there.
+    fn dangles(&self, repository: &str, body: &[u8]) -> bool {
+        let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return true };
+        let digest = |entry: &serde_json::Value| entry["digest"].as_str().unwrap_or_default().to_owned();
+        let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
+        let manifest =
+            |entry: &serde_json::Value| !self.manifests.contains_key(&(repository.to_owned(), digest(entry)));
+        let blob = |entry: &serde_json::Value| self.find(repository, &digest(entry)).is_none();
+        list("manifests").iter().any(manifest)
+            || list("layers").iter().any(blob)
+            || !document["config"].is_null() && blob(&document["config"])
+    }
+}
+
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.replace("%3A", ":").replace("%2F", "/"))
+}
+
+/// The body, or as much of it as a fault lets through.
+async fn take_body(request: Request<Incoming>, fault: &Option<Fault>) -> (Vec<u8>, bool) {
+    let limit = match fault {
+        Some(Fault::CutUpload(limit)) => *limit,
+        _ => usize::MAX,
+    };
+    let (mut body, mut bytes) = (request.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return (bytes, false) };
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+        if bytes.len() >= limit {
+            bytes.truncate(limit);
+            return (bytes, false);
+        }
+    }
+    (bytes, true)
+}
+
 async fn upload_blob(
     state: &Shared,
     path: &str,
     upload: String,
     request: Request<Incoming>,
+    fault: Option<Fault>,
 ) -> Response<Body> {
     let method = request.method().clone();
-    let digest = request.uri().query().and_then(|query| {
-        query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix("digest="))
-            .map(|digest| digest.replace("%3A", ":"))
-    });
-    let Ok(body) = request.into_body().collect().await else { return refuse(400, "BLOB_UPLOAD_INVALID") };
-    let body = body.to_bytes();
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    let range = request.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let start = range.and_then(|range| range.split('-').next()?.parse::<usize>().ok());
+    let (body, whole) = take_body(request, &fault).await;
     let repository = path.split("/blobs/").next().unwrap_or_default();
     let mut state = lock(state);
-    let id = if upload.is_empty() { format!("upload-{}", state.uploads.len()) } else { upload };
-    let so_far = state.uploads.entry(id.clone()).or_default();
+    if let (Some(digest), Some(from)) = (parameter(&query, "mount"), parameter(&query, "from"))
+        && state.find(&from, &digest).is_some()
+    {
+        state.owned.insert((repository.to_owned(), digest.clone()));
+        let location = format!("/v2/{repository}/blobs/{digest}");
+        return respond(201, &[("location", location), ("docker-content-digest", digest)], full(""));
+    }
+    if matches!(fault, Some(Fault::ForgetUpload)) {
+        state.uploads.remove(&upload);
+    }
+    let id = if upload.is_empty() {
+        state.begun += 1;
+        let id = format!("upload-{}", state.begun);
+        state.uploads.insert(id.clone(), Vec::new());
+        id
+    } else {
+        upload
+    };
+    let location = format!("/v2/{repository}/blobs/uploads/{id}");
+    let Some(so_far) = state.uploads.get_mut(&id) else { return refuse(404, "BLOB_UPLOAD_UNKNOWN") };
+    let stands = |length: usize| format!("0-{}", length.saturating_sub(1));
+    if let Some(start) = start
+        && start != so_far.len()
+    {
+        let headers = [("location", location), ("range", stands(so_far.len()))];
+        return respond(416, &headers, full(""));
+    }
     so_far.extend_from_slice(&body);
     let length = so_far.len();
-    let location = format!("/v2/{repository}/blobs/uploads/{id}");
-    match (method, digest) {
+    if !whole {
+        let mut cut = respond(500, &[], full(""));
+        cut.extensions_mut().insert(HangUp);
+        return cut;
+    }
+    match (method, parameter(&query, "digest")) {
         (Method::PUT, Some(digest)) | (Method::POST, Some(digest)) => {
             let bytes = state.uploads.remove(&id).unwrap_or_default();
             if image::digest(&bytes) != digest {
                 return refuse(400, "DIGEST_INVALID");
             }
             state.blobs.insert(digest.clone(), Bytes::from(bytes));
+            state.owned.insert((repository.to_owned(), digest.clone()));
             let location = format!("/v2/{repository}/blobs/{digest}");
             respond(201, &[("location", location), ("docker-content-digest", digest)], full(""))
         }
         (Method::POST | Method::PATCH, None) => {
-            let range = format!("0-{}", length.saturating_sub(1));
-            respond(202, &[("location", location), ("range", range)], full(""))
+            respond(202, &[("location", location), ("range", stands(length))], full(""))
+        }
+        (Method::GET, None) => respond(204, &[("location", location), ("range", stands(length))], full("")),
+        (Method::DELETE, None) => {
+            state.uploads.remove(&id);
+            respond(204, &[], full(""))
         }
         _ => refuse(StatusCode::METHOD_NOT_ALLOWED.as_u16(), "UNSUPPORTED"),
     }
@@ -321,6 +415,9 @@ async fn put_manifest(
     let body = body.to_bytes();
     let digest = image::digest(&body);
     let mut state = lock(state);
+    if state.strict && state.dangles(&repository, &body) {
+        return refuse(404, "MANIFEST_BLOB_UNKNOWN");
+    }
     state.manifests.insert((repository.clone(), digest.clone()), (media_type.clone(), body.clone()));
     state.manifests.insert((repository.clone(), reference), (media_type, body));
     let location = format!("/v2/{repository}/manifests/{digest}");

@@ -91,8 +91,7 @@ impl Job {
         let mut sessions = Sessions::new(&self.services.puller, &self.namespace);
         let work = async {
             let target = sessions.fetch(&selection, &format!("Pulling from {shown}"), tracker).await?;
-            let images =
-                self.store(&to, &target, NamedBy::Store).await?;
+            let images = self.store(&to, &target, NamedBy::Store).await?;
             if images.is_empty() {
                 return Err(Error::not_found("image name for", from.text.clone()));
             }
