@@ -554,10 +554,7 @@ async fn dockers_archives_are_imported() {
 async fn hostile_archives_are_refused_and_leave_nothing() {
     let fixture = Fixture::new();
     let mut client = client(&fixture).await;
-    let built = ImageBuilder::new()
-        .packed_layer(noise(100_000), Packing::Plain)
-        .build()
-        .expect("an image");
+    let built = ImageBuilder::new().packed_layer(noise(100_000), Packing::Plain).build().expect("an image");
     let good = docker_archive(&built, &["app:1"]);
     let layout = br#"{"imageLayoutVersion":"1.0.0"}"#;
     let list = |value: Value| Layer::new().file("manifest.json", 0o644, value.to_string().as_bytes());
@@ -858,8 +855,13 @@ async fn a_client_that_leaves_ends_its_transfer() {
         eventually("the leases of the transfers end", || {
             runtime.block_on(async {
                 let mut client = Transfers::connect(&socket).await.expect("connected");
-                let leases =
-                    client.leases.list(longshore_proto::containerd::services::leases::v1::ListRequest::default()).await.expect("leases").into_inner().leases;
+                let leases = client
+                    .leases
+                    .list(longshore_proto::containerd::services::leases::v1::ListRequest::default())
+                    .await
+                    .expect("leases")
+                    .into_inner()
+                    .leases;
                 leases.iter().all(|lease| {
                     lease.labels.get("longshore.io/purpose").map(String::as_str) == Some("resume")
                 })

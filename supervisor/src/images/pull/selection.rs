@@ -415,7 +415,8 @@ fn media_type(bytes: &[u8], target: &Descriptor) -> Result<String, PullError> {
     let malformed = |error: serde_json::Error| refuse(ManifestRule::Malformed(error.to_string()));
     let shape: Shape = serde_json::from_slice(bytes).map_err(malformed)?;
     let told = &target.media_type;
-    if shape.schema_version == Some(1) || told.starts_with("application/vnd.docker.distribution.manifest.v1+") {
+    if shape.schema_version == Some(1) || told.starts_with("application/vnd.docker.distribution.manifest.v1+")
+    {
         return Err(refuse(ManifestRule::Schema1));
     }
     let short = |text: &str| text.chars().take(100).collect::<String>();
