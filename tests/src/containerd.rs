@@ -93,6 +93,11 @@ impl Containerd {
         Ok(containerd)
     }
 
+    /// Whether it is the host's own, and not a newer one.
+    pub fn is_debians(&self) -> bool {
+        self.ctr == Path::new("ctr")
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -231,7 +236,7 @@ impl Containerd {
     pub fn pull_busybox(&self, registry: &Registry) -> Result<String> {
         registry.put("library/busybox", "latest", &image::busybox()?.build()?);
         let name = registry.reference("library/busybox:latest");
-        let local: &[&str] = if self.ctr == Path::new("ctr") { &[] } else { &["--local"] };
+        let local: &[&str] = if self.is_debians() { &[] } else { &["--local"] };
         let args: Vec<&str> =
             ["images", "pull", "--plain-http"].iter().chain(local).copied().chain([name.as_str()]).collect();
         self.ctr(&args).ok();

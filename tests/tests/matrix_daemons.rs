@@ -190,11 +190,15 @@ fn a_daemon_that_was_killed_finds_its_containers_and_hears_what_it_missed() {
     eventually("it ends without a daemon", || !Containerd::lives(ends));
     assert!(Containerd::lives(stays));
     containerd.launch().expect("it starts again");
-    eventually("the one has stopped", || containerd.status("ends") == "STOPPED");
+    // A newer containerd deletes what has ended meanwhile when it starts.
+    let ended = if containerd.is_debians() { "STOPPED" } else { "" };
+    eventually("the one has stopped", || containerd.status("ends") == ended);
     assert_eq!(containerd.status("stays"), "RUNNING");
     containerd.exec("stays", "again", &["true"]).ok();
-    let removed = containerd.ctr(&["tasks", "rm", "ends"]);
-    assert!(removed.stderr.contains("exit code 9"), "{removed:?}");
+    if containerd.is_debians() {
+        let removed = containerd.ctr(&["tasks", "rm", "ends"]);
+        assert!(removed.stderr.contains("exit code 9"), "{removed:?}");
+    }
     containerd.ctr(&["tasks", "kill", "stays"]).ok();
     eventually("the other has stopped", || containerd.status("stays") == "STOPPED");
 }
@@ -314,6 +318,24 @@ fn runc_runs_below_our_daemon() {
 
 #[test]
 #[cfg_attr(not(have_containerd), ignore = "needs containerd (package containerd)")]
+fn what_the_shim_has_to_say_is_in_containerds_log() {
+    let (containerd, _registry, image) = pulled();
+    containerd.run(OURS, "w", &["-d"], &image, &["sleep", "1000"]).ok();
+    // Where the exit record goes is not there: a failure of which only the log hears.
+    fs::rename(containerd.bundle("w").join("exit"), containerd.bundle("w").join("away"))
+        .expect("it can be moved");
+    containerd.ctr(&["tasks", "kill", "--signal", "9", "w"]).ok();
+    eventually("it has stopped", || containerd.status("w") == "STOPPED");
+    eventually("the log says so", || {
+        containerd
+            .log()
+            .lines()
+            .any(|line| line.contains("level=error") && line.contains("exit/") && line.contains("id=w"))
+    });
+}
+
+#[test]
+#[cfg_attr(not(have_containerd), ignore = "needs containerd (package containerd)")]
 fn checkpointing_says_why_it_cannot() {
     let (containerd, _registry, image) = pulled();
     containerd.run(OURS, "c", &["-d"], &image, &["sleep", "1000"]).ok();
@@ -338,7 +360,9 @@ fn containers_share_the_shim_of_their_sandbox() {
     assert!(!containerd.bundle("a").join("shim.pid").exists(), "it has no shim of its own");
     assert!(containerd.ctr(&["tasks", "rm", "b"]).stderr.contains("exit code 4"));
     assert_eq!(containerd.status("a"), "RUNNING");
-    let shim = containerd.pid("pod", "shim.pid");
+    let folder = containerd.path().join("state/io.containerd.sandbox.controller.v1.shim/default/pod");
+    let shim =
+        fs::read_to_string(folder.join("shim.pid")).expect("the pod's shim").parse().expect("a process id");
     containerd.ctr(&["tasks", "rm", "--force", "a"]).ok();
     containerd.ctr(&["sandboxes", "rm", "pod"]).ok();
     eventually("the shim has left", || !Containerd::lives(shim));
