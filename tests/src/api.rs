@@ -96,7 +96,6 @@ impl Api {
             key: key.into(),
             parent: parent.into(),
             labels: [("containerd.io/gc.root".to_owned(), "test".to_owned())].into(),
-            ..Default::default()
         };
         Ok(self.snapshots.prepare(request).await?.into_inner().mounts)
     }

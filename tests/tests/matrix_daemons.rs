@@ -159,7 +159,7 @@ fn verbs(containerd: &Containerd, id: &str) {
     containerd.ctr(&["tasks", "kill", id]).ok();
     eventually("it has stopped", || containerd.status(id) == "STOPPED");
     exec.wait().expect("the exec has ended with it");
-    assert_eq!(containerd.ctr(&["tasks", "rm", id]).stderr.contains("exit code 3"), true);
+    assert!(containerd.ctr(&["tasks", "rm", id]).stderr.contains("exit code 3"));
     nothing_is_left(containerd, id);
 }
 

@@ -26,7 +26,7 @@ pub enum Driver {
 
 /// One more process of a container.
 pub enum ExecHandle {
-    Library(Process),
+    Library(Box<Process>),
     /// Its pidfd: the other runtime has left it to us.
     Command(OwnedFd),
 }

@@ -193,8 +193,8 @@ fn last_words(log: &Path) -> Option<String> {
     let mut text = String::new();
     File::open(log).ok()?.take(limits::RUNTIME_TEXT).read_to_string(&mut text).ok()?;
     let entries = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let errors = entries.filter(|entry| entry["level"] == "error" || entry["level"] == "fatal");
-    errors.last()?["msg"].as_str().map(|message| message.trim().to_owned())
+    let mut errors = entries.filter(|entry| entry["level"] == "error" || entry["level"] == "fatal");
+    errors.next_back()?["msg"].as_str().map(|message| message.trim().to_owned())
 }
 
 fn find(name: &str) -> Result<PathBuf> {

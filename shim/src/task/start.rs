@@ -145,7 +145,7 @@ fn make_exec(
             let mut handle =
                 container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
             let terminal = handle.take_terminal();
-            Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(handle) })
+            Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
         }
         Driver::Command(command) => {
             let made = command.exec(exec_id, spec, stdio)?;
