@@ -31,6 +31,7 @@ use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
 use crate::snapshots::Snapshots;
+use crate::tasks::sandbox::Sandboxes;
 use crate::tasks::{Addresses, Runtimes, TaskManager, TaskOptions};
 
 /// How long requests may finish after the daemon was told to stop.
@@ -57,6 +58,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     }
     let services = build(&config).await?;
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
+    let pods = services.sandbox_shims.recover().await.context("finding the sandboxes that run")?;
     services.events.serve(services.tasks.all());
     // Not before: what shims say is about tasks that are found by now.
     let forward = tokio::spawn(api::forward::serve(
@@ -76,6 +78,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         stopped = recovered.stopped,
         silent = recovered.silent,
         discarded = recovered.discarded,
+        sandboxes = pods,
         "containers found"
     );
     tracing::info!(
@@ -148,6 +151,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         },
         Arc::clone(&events),
     )?;
+    let sandbox_shims = Sandboxes::new(&tasks);
     Ok(Services {
         config: Arc::clone(config),
         uuid,
@@ -168,6 +172,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         sandboxes,
         gc,
         tasks,
+        sandbox_shims,
     })
 }
 

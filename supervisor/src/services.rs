@@ -20,6 +20,7 @@ use crate::sandboxes::SandboxStore;
 use crate::snapshots::Snapshots;
 use crate::streams::Streams;
 use crate::tasks::TaskManager;
+use crate::tasks::sandbox::Sandboxes;
 
 /// Shared handles; cloning costs a few reference counts.
 #[derive(Clone)]
@@ -44,4 +45,5 @@ pub struct Services {
     pub sandboxes: Arc<SandboxStore>,
     pub gc: Arc<Collector>,
     pub tasks: Arc<TaskManager>,
+    pub sandbox_shims: Arc<Sandboxes>,
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use longshore_proto::containerd::services::containers::v1 as containers;
 use longshore_proto::containerd::services::events::v1 as events;
+use longshore_proto::containerd::services::sandbox::v1 as sandboxes;
 use longshore_proto::containerd::services::snapshots::v1 as snapshots;
 use longshore_proto::containerd::services::tasks::v1 as tasks;
 use longshore_proto::containerd::types::Mount;
@@ -39,6 +40,8 @@ pub struct Api {
     pub containers: containers::containers_client::ContainersClient<Service>,
     pub events: events::events_client::EventsClient<Service>,
     pub snapshots: snapshots::snapshots_client::SnapshotsClient<Service>,
+    pub sandbox_records: sandboxes::store_client::StoreClient<Service>,
+    pub sandboxes: sandboxes::controller_client::ControllerClient<Service>,
 }
 
 impl Api {
@@ -52,7 +55,15 @@ impl Api {
                 InNamespace,
             ),
             events: events::events_client::EventsClient::with_interceptor(channel.clone(), InNamespace),
-            snapshots: snapshots::snapshots_client::SnapshotsClient::with_interceptor(channel, InNamespace),
+            snapshots: snapshots::snapshots_client::SnapshotsClient::with_interceptor(
+                channel.clone(),
+                InNamespace,
+            ),
+            sandbox_records: sandboxes::store_client::StoreClient::with_interceptor(
+                channel.clone(),
+                InNamespace,
+            ),
+            sandboxes: sandboxes::controller_client::ControllerClient::with_interceptor(channel, InNamespace),
         })
     }
 
@@ -76,6 +87,18 @@ impl Api {
         };
         let request = containers::CreateContainerRequest { container: Some(container) };
         self.containers.create(request).await.context("storing a container")?;
+        Ok(())
+    }
+
+    /// Stores a container that belongs to a sandbox.
+    pub async fn container_in(&mut self, id: &str, spec: &Value, sandbox: &str) -> Result<()> {
+        self.container(id, spec).await?;
+        let get = containers::GetContainerRequest { id: id.into() };
+        let container = self.containers.get(get).await?.into_inner().container.context("a container")?;
+        self.containers.delete(containers::DeleteContainerRequest { id: id.into() }).await?;
+        let container = containers::Container { sandbox: sandbox.into(), ..container };
+        let request = containers::CreateContainerRequest { container: Some(container) };
+        self.containers.create(request).await.context("storing a container of a sandbox")?;
         Ok(())
     }
 

@@ -89,6 +89,10 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             services
         ))
         .add_service(limited!(
+            wire::sandbox::v1::controller_server::ControllerServer::new(sandboxes::Controller(s())),
+            services
+        ))
+        .add_service(limited!(
             wire::sandbox::v1::store_server::StoreServer::new(sandboxes::Store(s())),
             services
         ))

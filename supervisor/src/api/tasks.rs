@@ -26,8 +26,10 @@ use crate::filters::{Adaptor, Filter};
 use crate::labels::Labels;
 use crate::mounts::{MountManager, Wanted, needs_activation};
 use crate::namespaces::Namespace;
+use crate::sandboxes::SandboxStore;
 use crate::services::Services;
 use crate::snapshots::Mount;
+use crate::tasks::sandbox::Sandboxes;
 use crate::tasks::{
     CreateTask, Deleted, ExecTask, Join, KillScope, ProcessId, ProcessInfo, RootfsMount, Runtime,
     Status as TaskStatus, TaskManager, TaskStdio,
@@ -47,6 +49,8 @@ pub struct TasksService {
     containers: Arc<ContainerStore>,
     checkpoints: Arc<Checkpoints>,
     mounts: Arc<MountManager>,
+    sandboxes: Arc<SandboxStore>,
+    sandbox_shims: Arc<Sandboxes>,
 }
 
 impl TasksService {
@@ -58,6 +62,8 @@ impl TasksService {
             containers: services.containers.clone(),
             mounts: services.mounts.clone(),
             checkpoints,
+            sandboxes: services.sandboxes.clone(),
+            sandbox_shims: services.sandbox_shims.clone(),
         }
     }
 
@@ -92,6 +98,7 @@ impl TasksService {
         request: api::CreateTaskRequest,
     ) -> CoreResult<CreateTask> {
         let container = self.containers.get(namespace, &request.container_id)?;
+        let join = self.join(namespace, &container.sandbox_id, &request)?;
         let runtime =
             if request.runtime_path.is_empty() { container.runtime.name } else { request.runtime_path };
         let given = request.options.map(Any::from).filter(|options| !options.value.is_empty());
@@ -129,10 +136,30 @@ impl TasksService {
             options,
             runtime,
             checkpoint,
-            join: Some(request.task_api_address)
-                .filter(|address| !address.is_empty())
-                .map(|address| Join { address, api: request.task_api_version }),
+            join,
         })
+    }
+
+    /// The shim that the task is created in, if that is not one of its own: the one that the client names, or the sandbox's.
+    fn join(
+        &self,
+        namespace: &Namespace,
+        sandbox: &str,
+        request: &api::CreateTaskRequest,
+    ) -> CoreResult<Option<Join>> {
+        if !request.task_api_address.is_empty() {
+            let address = request.task_api_address.clone();
+            return Ok(Some(Join { address, api: request.task_api_version }));
+        }
+        if sandbox.is_empty() {
+            return Ok(None);
+        }
+        // A sandbox that nobody recorded is one by name only: its first container is what the others find.
+        match self.sandboxes.get(namespace, sandbox) {
+            Ok(_) => self.sandbox_shims.join(namespace, sandbox),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod pool;
 mod process;
 mod recover;
 mod runtimes;
+pub mod sandbox;
 mod shim_log;
 #[allow(unsafe_code)]
 mod sys;

@@ -93,7 +93,7 @@ fn scan(folder: &Path) -> io::Result<Vec<Leftover>> {
     Ok(found)
 }
 
-fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+pub(super) fn folders(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,

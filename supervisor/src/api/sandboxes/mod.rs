@@ -1,5 +1,6 @@
 //! containerd.services.sandbox.v1: the store of records, and the controller of what runs.
 
+mod controller;
 mod store;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use crate::containers::Runtime;
 use crate::labels::{from_hash, to_hash};
 use crate::sandboxes::{Sandbox, SandboxRecord};
 
+pub use controller::Controller;
 pub use store::Store;
 
 fn to_wire(sandbox: Sandbox) -> types::Sandbox {

@@ -18,8 +18,8 @@ mod create;
 pub mod delete;
 pub mod driven;
 mod events;
-mod follow;
-mod log;
+pub mod follow;
+pub mod log;
 pub mod mounts;
 pub mod recover;
 
