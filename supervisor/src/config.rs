@@ -115,6 +115,15 @@ pub enum Sharing {
     Isolated,
 }
 
+impl std::fmt::Display for Sharing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Shared => "shared",
+            Self::Isolated => "isolated",
+        })
+    }
+}
+
 impl Default for Content {
     fn default() -> Self {
         Self { max_writers: 1024, max_blob_bytes: 64 << 30, sharing: Sharing::default() }
@@ -283,6 +292,11 @@ impl Config {
 
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|source| ConfigError::Parse { path: path.to_owned(), source })
+    }
+
+    /// Where clients put programs that images bring for the daemon: `bin` and `lib` are below it.
+    pub fn opt(&self) -> PathBuf {
+        self.root.join("opt")
     }
 
     /// Refuses values that parse but cannot work.

@@ -50,6 +50,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     if let Some(path) = &config.cgroup {
         crate::cgroup::join(path)?;
     }
+    folders::private(&config.opt().join("bin"))?;
+    folders::private(&config.opt().join("lib"))?;
     let access = Access::new(config.grpc.group.as_deref())?;
     if let Some(group) = access.group
         && config.address.parent() == Some(&config.state)
@@ -142,7 +144,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
             shim: config.runtime.shim.clone(),
             pool: config.runtime.pool_size,
             root: config.root.clone(),
-            runtimes: Runtimes::new(&config.runtime.runtimes),
+            runtimes: Runtimes::new(&config.runtime.runtimes, &config.opt().join("bin")),
             addresses: Addresses {
                 grpc: config.address.clone(),
                 ttrpc: api::forward::address(&config.address),

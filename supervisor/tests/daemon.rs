@@ -170,6 +170,43 @@ async fn the_uuid_stays_and_everything_says_who_it_is() {
 }
 
 #[tokio::test]
+async fn plugins_are_found_under_the_names_that_clients_look_for() {
+    let daemon = Daemon::with_config("[content]\nsharing = \"isolated\"");
+    let clients = daemon.clients().await.in_namespace("");
+    let find = async |filters: &[&str]| {
+        let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        clients.introspection().plugins(PluginsRequest { filters }).await.unwrap().into_inner().plugins
+    };
+    let all = find(&[]).await;
+    for (kind, id) in [
+        ("io.containerd.runtime.v2", "task"),
+        ("io.containerd.sandbox.controller.v1", "shim"),
+        ("io.containerd.grpc.v1", "sandboxes"),
+        ("io.containerd.service.v1", "tasks-service"),
+        ("io.containerd.monitor.container.v1", "restart"),
+    ] {
+        let found = all.iter().filter(|plugin| plugin.r#type == kind && plugin.id == id).count();
+        assert_eq!(found, 1, "{kind} {id}");
+    }
+    let exported = async |filter: &str, name: &str| {
+        let found = find(&[filter]).await;
+        assert_eq!(found.len(), 1, "{filter}");
+        found[0].exports.get(name).cloned().unwrap_or_default()
+    };
+    let root = daemon.root();
+    let below = |name: &str| root.join(name).display().to_string();
+    assert_eq!(exported("id==opt", "path").await, below("opt"));
+    assert_eq!(exported("type==io.containerd.content.v1", "root").await, below("content"));
+    assert_eq!(exported("type==io.containerd.metadata.v1", "policy").await, "isolated");
+    assert_eq!(exported("id==task", "log-uri-schemes").await, "fifo,binary,file");
+    let native = exported("type==io.containerd.snapshotter.v1,id==native", "root").await;
+    assert_eq!(native, below("snapshotter/native"));
+    assert!(find(&["type==io.containerd.snapshotter.v1,id==none"]).await.is_empty());
+    let refused = PluginsRequest { filters: vec!["id==".into()] };
+    assert_eq!(code(clients.introspection().plugins(refused).await), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn health_and_reflection_answer() {
     let daemon = Daemon::start();
     let channel = daemon.clients().await.channel;

@@ -42,11 +42,13 @@ pub struct ForeignRuntime {
 #[derive(Clone, Debug, Default)]
 pub struct Runtimes {
     configured: BTreeMap<String, NamedRuntime>,
+    /// Where shims are looked for, too: what clients have installed.
+    installed: PathBuf,
 }
 
 impl Runtimes {
-    pub fn new(configured: &BTreeMap<String, NamedRuntime>) -> Self {
-        Self { configured: configured.clone() }
+    pub fn new(configured: &BTreeMap<String, NamedRuntime>, installed: &Path) -> Self {
+        Self { configured: configured.clone(), installed: installed.to_owned() }
     }
 
     /// The runtime of this name, or at this absolute path.
@@ -58,42 +60,45 @@ impl Runtimes {
             if STANDS_IN_FOR.contains(&name) {
                 return Ok(Runtime::Own);
             }
-            return foreign(name, name, Vec::new());
+            return self.foreign(name, name, Vec::new());
         };
         if let Some(path) = &configured.path {
-            return foreign(name, &path.to_string_lossy(), configured.env.clone());
+            return self.foreign(name, &path.to_string_lossy(), configured.env.clone());
         }
         let kind = configured.kind.as_deref().unwrap_or(name);
         if kind == OWN_RUNTIME {
             return Ok(Runtime::Own);
         }
-        foreign(name, kind, configured.env.clone())
+        self.foreign(name, kind, configured.env.clone())
     }
-}
 
-fn foreign(name: &str, found_by: &str, env: Vec<String>) -> Result<Runtime> {
-    Ok(Runtime::Foreign(ForeignRuntime { name: name.to_owned(), binary: binary(found_by)?, env }))
-}
+    fn foreign(&self, name: &str, found_by: &str, env: Vec<String>) -> Result<Runtime> {
+        let binary = self.binary(found_by)?;
+        Ok(Runtime::Foreign(ForeignRuntime { name: name.to_owned(), binary, env }))
+    }
 
-fn binary(name: &str) -> Result<PathBuf> {
-    let path = Path::new(name);
-    if path.is_absolute() {
-        if path.is_file() {
-            return Ok(path.to_owned());
+    fn binary(&self, name: &str) -> Result<PathBuf> {
+        let path = Path::new(name);
+        if path.is_absolute() {
+            if path.is_file() {
+                return Ok(path.to_owned());
+            }
+            return Err(Error::not_found("runtime binary", name));
         }
-        return Err(Error::not_found("runtime binary", name));
+        let Some(file) = file_name(name) else {
+            let why =
+                "is neither a name such as io.containerd.runc.v2 nor the absolute path of a shim binary";
+            return Err(Error::invalid(format!("runtime name {name:?}"), why));
+        };
+        let on_path = env::var_os("PATH").unwrap_or_default();
+        let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+        let folders = env::split_paths(&on_path).collect::<Vec<_>>().into_iter();
+        let folders = folders.chain([self.installed.clone()]).chain(beside);
+        folders.map(|folder| folder.join(&file)).find(|path| path.is_file()).ok_or_else(|| {
+            let wanted = format!("{file} of runtime {name} (on PATH, installed, or beside the daemon)");
+            Error::not_found("runtime binary", wanted)
+        })
     }
-    let Some(file) = file_name(name) else {
-        let why = "is neither a name such as io.containerd.runc.v2 nor the absolute path of a shim binary";
-        return Err(Error::invalid(format!("runtime name {name:?}"), why));
-    };
-    let on_path = env::var_os("PATH").unwrap_or_default();
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
-    let folders = env::split_paths(&on_path).collect::<Vec<_>>().into_iter().chain(beside);
-    folders.map(|folder| folder.join(&file)).find(|path| path.is_file()).ok_or_else(|| {
-        let wanted = format!("{file} of runtime {name} (on PATH, or beside the daemon)");
-        Error::not_found("runtime binary", wanted)
-    })
 }
 
 /// `containerd-shim-NAME-vN` for `….NAME.vN`.
@@ -134,10 +139,11 @@ mod tests {
         assert!(plain.find("/no/such/binary").unwrap_err().is_not_found());
         assert_eq!(plain.find("words").unwrap_err().code(), tonic::Code::InvalidArgument);
 
-        let configured = Runtimes::new(&BTreeMap::from([
+        let runtimes = BTreeMap::from([
             ("io.containerd.runc.v2".to_owned(), named(Some("/bin/true"), None)),
             ("crun".to_owned(), named(None, Some(OWN_RUNTIME))),
-        ]));
+        ]);
+        let configured = Runtimes::new(&runtimes, Path::new("/nonexistent"));
         let Runtime::Foreign(found) = configured.find("io.containerd.runc.v2").unwrap() else {
             panic!("the configured binary is used");
         };

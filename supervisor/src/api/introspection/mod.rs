@@ -1,5 +1,7 @@
 //! containerd.services.introspection.v1: what is built in, named as containerd names its plugins.
 
+mod plugins;
+
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 
@@ -14,44 +16,9 @@ use crate::error::Error;
 use crate::filters::{Adaptor, Filter};
 use crate::restart::policy;
 use crate::services::Services;
+use plugins::BuiltIn;
 
 pub struct Service(pub Services);
-
-const RUNTIME: &str = "io.containerd.runtime.v2";
-const RESTART: (&str, &str) = ("io.containerd.monitor.container.v1", "restart");
-const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1";
-
-/// Type, id and what it builds on.
-const PLUGINS: &[(&str, &str, &[&str])] = &[
-    ("io.containerd.content.v1", "content", &[]),
-    ("io.containerd.event.v1", "exchange", &[]),
-    ("io.containerd.metadata.v1", "sled", &["io.containerd.content.v1", SNAPSHOTTER]),
-    ("io.containerd.gc.v1", "scheduler", &["io.containerd.metadata.v1"]),
-    ("io.containerd.lease.v1", "manager", &["io.containerd.metadata.v1"]),
-    ("io.containerd.differ.v1", "walking", &["io.containerd.metadata.v1"]),
-    (SNAPSHOTTER, "overlayfs", &[]),
-    (SNAPSHOTTER, "native", &[]),
-    ("io.containerd.streaming.v1", "manager", &["io.containerd.metadata.v1"]),
-    ("io.containerd.transfer.v1", "local", &["io.containerd.lease.v1", "io.containerd.metadata.v1"]),
-    (RUNTIME, "task", &["io.containerd.metadata.v1", "io.containerd.event.v1"]),
-    (RESTART.0, RESTART.1, &["io.containerd.event.v1", "io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "containers", &["io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "content", &["io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "diff", &["io.containerd.differ.v1"]),
-    ("io.containerd.grpc.v1", "events", &["io.containerd.event.v1"]),
-    ("io.containerd.grpc.v1", "healthcheck", &[]),
-    ("io.containerd.grpc.v1", "images", &["io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "introspection", &[]),
-    ("io.containerd.grpc.v1", "mounts", &["io.containerd.mount-manager.v1"]),
-    ("io.containerd.mount-manager.v1", "bolt", &["io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "leases", &["io.containerd.lease.v1"]),
-    ("io.containerd.grpc.v1", "namespaces", &["io.containerd.metadata.v1"]),
-    ("io.containerd.grpc.v1", "snapshots", &[SNAPSHOTTER]),
-    ("io.containerd.grpc.v1", "streaming", &["io.containerd.streaming.v1"]),
-    ("io.containerd.grpc.v1", "tasks", &[RUNTIME]),
-    ("io.containerd.grpc.v1", "transfer", &["io.containerd.transfer.v1", "io.containerd.streaming.v1"]),
-    ("io.containerd.grpc.v1", "version", &[]),
-];
 
 struct Plugin(wire::Plugin);
 
@@ -68,39 +35,48 @@ impl Adaptor for Plugin {
 }
 
 impl Service {
-    fn plugin(&self, kind: &str, id: &str, requires: &[&str]) -> Plugin {
-        let mut exports = HashMap::new();
-        let snapshotter = kind == SNAPSHOTTER;
-        if snapshotter {
-            let root = self.0.config.root.join("snapshotter").join(id);
-            exports.insert("root".to_owned(), root.display().to_string());
-        }
-        let mut capabilities = Vec::new();
-        if (kind, id) == RESTART {
-            capabilities.extend(policy::NAMES.map(str::to_owned));
-        }
-        let mut init_err = None;
-        if snapshotter
-            && let Err(why) = self.0.snapshots.by_name(id).map(|driver| {
-                capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned()));
-            })
-        {
-            init_err = Some(status(&why));
-        }
-        let platforms = (snapshotter || kind == RUNTIME || kind == "io.containerd.differ.v1").then(platform);
-        Plugin(wire::Plugin {
+    fn plugin(&self, built_in: &BuiltIn) -> Plugin {
+        let BuiltIn { kind, id, requires } = *built_in;
+        let mut plugin = wire::Plugin {
             r#type: kind.to_owned(),
             id: id.to_owned(),
             requires: requires.iter().map(|&required| required.to_owned()).collect(),
-            platforms: platforms.into_iter().collect(),
-            exports,
-            capabilities,
-            init_err,
-        })
+            exports: self.exports(kind, id),
+            ..Default::default()
+        };
+        if (kind, id) == plugins::RESTART {
+            plugin.capabilities.extend(policy::NAMES.map(str::to_owned));
+        }
+        if kind == plugins::SNAPSHOTTER {
+            match self.0.snapshots.by_name(id) {
+                Ok(driver) => plugin.capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned())),
+                Err(why) => plugin.init_err = Some(status(&why)),
+            }
+        }
+        if matches!(kind, plugins::SNAPSHOTTER | plugins::RUNTIME | plugins::DIFFER) {
+            plugin.platforms.push(platform());
+        }
+        Plugin(plugin)
+    }
+
+    /// What a plugin tells its users of itself.
+    fn exports(&self, kind: &str, id: &str) -> HashMap<String, String> {
+        let config = &self.0.config;
+        let (name, value) = match (kind, id) {
+            (plugins::SNAPSHOTTER, _) => {
+                ("root", config.root.join("snapshotter").join(id).display().to_string())
+            }
+            (plugins::CONTENT, _) => ("root", config.root.join("content").display().to_string()),
+            (plugins::METADATA, _) => ("policy", config.content.sharing.to_string()),
+            (plugins::RUNTIME, _) => ("log-uri-schemes", "fifo,binary,file".to_owned()),
+            plugins::OPT => ("path", config.opt().display().to_string()),
+            _ => return HashMap::new(),
+        };
+        HashMap::from([(name.to_owned(), value)])
     }
 
     fn plugins(&self) -> impl Iterator<Item = Plugin> + '_ {
-        let built_in = PLUGINS.iter().map(|(kind, id, requires)| self.plugin(kind, id, requires));
+        let built_in = plugins::BUILT_IN.iter().map(|built_in| self.plugin(built_in));
         built_in.chain(self.0.config.proxy_plugins.iter().map(|(name, plugin)| proxy(name, plugin)))
     }
 }
@@ -110,9 +86,9 @@ fn proxy(name: &str, plugin: &ProxyPlugin) -> Plugin {
     let mut exports: HashMap<String, String> = plugin.exports.clone().into_iter().collect();
     exports.insert("address".to_owned(), plugin.socket().display().to_string());
     let kind = match plugin.kind {
-        ProxyKind::Snapshot => SNAPSHOTTER,
-        ProxyKind::Diff => "io.containerd.differ.v1",
-        ProxyKind::Content => "io.containerd.content.v1",
+        ProxyKind::Snapshot => plugins::SNAPSHOTTER,
+        ProxyKind::Diff => plugins::DIFFER,
+        ProxyKind::Content => plugins::CONTENT,
     };
     let named = match plugin.platform.split('/').collect::<Vec<_>>()[..] {
         [os, architecture, ref variant @ ..] => types::Platform {
@@ -178,7 +154,7 @@ impl wire::introspection_server::Introspection for Service {
         let plugin =
             found.ok_or_else(|| Error::not_found("plugin", format!("{}.{}", request.r#type, request.id)))?;
         let extra = match request.r#type.as_str() {
-            RUNTIME => Some(self.runtime_info(request.options).await?.into()),
+            plugins::RUNTIME => Some(self.runtime_info(request.options).await?.into()),
             _ => None,
         };
         Ok(Response::new(wire::PluginInfoResponse { plugin: Some(plugin.0), extra }))
