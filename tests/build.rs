@@ -24,14 +24,17 @@ const TOOLS: [&str; 18] = [
     "qemu-system-x86_64",
 ];
 
-/// A newer containerd-shim-runc-v2 than the host's, given by path.
-const NEWER_SHIM: &str = "LONGSHORE_NEWER_SHIM";
+/// Newer programs than the host's, given by path: containerd-shim-runc-v2 and ctr.
+const NEWER: [(&str, &str); 2] =
+    [("LONGSHORE_NEWER_SHIM", "have_newer_shim"), ("LONGSHORE_NEWER_CTR", "have_newer_ctr")];
 
 fn main() {
-    println!("cargo::rerun-if-env-changed={NEWER_SHIM}");
-    println!("cargo::rustc-check-cfg=cfg(have_newer_shim)");
-    if env::var_os(NEWER_SHIM).is_some() {
-        println!("cargo::rustc-cfg=have_newer_shim");
+    for (variable, cfg) in NEWER {
+        println!("cargo::rerun-if-env-changed={variable}");
+        println!("cargo::rustc-check-cfg=cfg({cfg})");
+        if env::var_os(variable).is_some() {
+            println!("cargo::rustc-cfg={cfg}");
+        }
     }
     println!("cargo::rerun-if-env-changed=PATH");
     let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod containerd;
+pub mod ctr;
 pub mod daemon;
 pub mod docker;
 pub mod fixture;

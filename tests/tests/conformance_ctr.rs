@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
 use longshore_tests::Fixture;
+use longshore_tests::ctr::{self, Ctr, PushRegistry};
 use longshore_tests::daemon::eventually;
 
 fn pulled() -> Fixture {
@@ -242,4 +243,55 @@ fn a_real_registry_with_basic_authentication_is_pulled_from() {
     assert_eq!(daemon.ctr(&["run", "--rm", &reference, "real", "echo", "real"]).ok().stdout, "real\n");
     server.kill().expect("the registry is ours to end");
     server.wait().expect("the registry ends");
+}
+
+fn ctr() -> Ctr {
+    Ctr::pulled("ctr", &[])
+}
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn run_takes_every_option() {
+    ctr::runs_with_every_option(&ctr());
+}
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn a_task_is_driven_step_by_step() {
+    ctr::drives_a_task(&ctr());
+}
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn content_is_written_edited_fetched_and_pruned() {
+    ctr::handles_content(&ctr());
+}
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn snapshots_are_mounted_compared_and_unpacked() {
+    ctr::handles_snapshots(&ctr());
+}
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn leases_namespaces_events_and_refusals() {
+    ctr::handles_the_rest(&ctr());
+}
+
+#[test]
+#[cfg_attr(not(all(have_ctr, have_docker_registry)), ignore = "needs ctr and docker-registry")]
+fn images_are_pushed() {
+    let ctr = ctr();
+    let registry = PushRegistry::start(&ctr);
+    let pushed = format!("{}/pushed/busybox:1", registry.address);
+    ctr.run(&["images", "push", "--plain-http", &pushed, &ctr.fixture.busybox]).ok();
+    ctr.run(&["images", "pull", "--plain-http", &pushed]).ok();
+    let target = format!("{}/pushed/busybox:blob", registry.address);
+    let digest =
+        ctr.run(&["content", "ls", "-q"]).ok().stdout.lines().next().map(str::to_owned).expect("a blob");
+    let kind = "application/octet-stream";
+    ctr.run(&["content", "push-object", "--plain-http", &target, &digest, kind]).ok();
+    ctr.run(&["images", "push", "--plain-http", &format!("{}/p/x:1", registry.address), "absent:1"])
+        .expect(1);
 }
