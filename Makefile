@@ -14,7 +14,7 @@ STATIC := LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell dirname "$$(gc
 # Debian packages. Building needs gcc and libseccomp; the images that tests and `make hello` make need busybox-static.
 PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 PACKAGES_HELLO := busybox-static
-PACKAGES_TEST := busybox-static containerd runc crun docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
+PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 
 .PHONY: help hello test bench lint install build release shim-release packages-build packages-hello packages-test packages-bench nextest
@@ -53,7 +53,7 @@ shim-release: packages-build
 	install -m 0755 $(TARGET)/$(TRIPLE)/shim/containerd-shim-longshore-v1 $(TARGET)/release/containerd-shim-longshore-v1
 
 release: packages-build shim-release ## Build the release binaries into target/release
-	$(CARGO) build --release -p longshored -p longshore
+	$(CARGO) build --release -p longshored -p longshore -p longshore-snapshotter-plugin
 
 hello: packages-hello shim-release ## Build, start a daemon of its own, and run a container from an image pulled from a registry
 	$(CARGO) build --release -p longshored -p longshore -p longshore-tests
@@ -78,6 +78,6 @@ lint: packages-build ## Check format, clippy with warnings denied, and dependenc
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
 
-install: release ## Install the three programs below PREFIX (default /usr/local)
+install: release ## Install the four programs below PREFIX (default /usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/containerd-shim-longshore-v1 $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/longshore-snapshotter $(TARGET)/release/containerd-shim-longshore-v1 $(DESTDIR)$(PREFIX)/bin/

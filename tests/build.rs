@@ -3,7 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
-const TOOLS: [&str; 18] = [
+const TOOLS: [&str; 19] = [
+    "mkfs.ext4",
     "containerd",
     "ctr",
     "containerd-shim-runc-v2",
@@ -39,7 +40,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=PATH");
     let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     for tool in TOOLS {
-        let name = tool.replace('-', "_");
+        let name = tool.replace(['-', '.'], "_");
         println!("cargo::rustc-check-cfg=cfg(have_{name})");
         match folders.iter().map(|folder| folder.join(tool)).find(|path| path.exists()) {
             Some(path) => {

@@ -12,6 +12,7 @@ pub mod image;
 pub mod leaks;
 pub mod pty;
 pub mod registry;
+pub mod snapshotter;
 pub mod transfer;
 
 pub use containerd::Containerd;

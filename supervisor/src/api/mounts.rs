@@ -35,16 +35,16 @@ impl wire::mounts_server::Mounts for Service {
         Ok(Response::new(wire::ActivateResponse { info: Some(to_wire(activation)) }))
     }
 
-    async fn deactivate(
-        &self,
-        request: Request<wire::DeactivateRequest>,
-    ) -> Result<Response<()>, Status> {
+    async fn deactivate(&self, request: Request<wire::DeactivateRequest>) -> Result<Response<()>, Status> {
         let namespace = namespace(&request)?;
         self.0.mounts.deactivate(&namespace, &request.get_ref().name).await?;
         Ok(Response::new(()))
     }
 
-    async fn info(&self, request: Request<wire::InfoRequest>) -> Result<Response<wire::InfoResponse>, Status> {
+    async fn info(
+        &self,
+        request: Request<wire::InfoRequest>,
+    ) -> Result<Response<wire::InfoResponse>, Status> {
         let activation = self.0.mounts.info(&namespace(&request)?, &request.get_ref().name)?;
         Ok(Response::new(wire::InfoResponse { info: Some(to_wire(activation)) }))
     }
@@ -62,10 +62,7 @@ impl wire::mounts_server::Mounts for Service {
         Ok(Response::new(wire::UpdateResponse { info: Some(to_wire(activation)) }))
     }
 
-    async fn list(
-        &self,
-        request: Request<wire::ListRequest>,
-    ) -> Result<Response<Self::ListStream>, Status> {
+    async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
         let filter = Filter::parse_all(&request.get_ref().filters)?;
         let found = self.0.mounts.list(&namespace(&request)?, &filter)?;
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);

@@ -69,7 +69,12 @@ impl TasksService {
 
     /// Makes those of the root's mounts that no runtime can make, under the container's id; what is left replaces them. They go with
     /// the task, or with the container.
-    async fn activate(&self, namespace: &Namespace, id: &str, task: &mut CreateTask) -> CoreResult<Activated> {
+    async fn activate(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        task: &mut CreateTask,
+    ) -> CoreResult<Activated> {
         let mounts: Vec<Mount> = task.rootfs.iter().cloned().map(Mount::from).collect();
         if !needs_activation(&mounts) {
             return Ok(Activated::Nothing);

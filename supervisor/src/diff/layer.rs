@@ -85,13 +85,13 @@ impl<'a, 'o> Layer<'a, 'o> {
         self.parents(place.path)?;
         let Some(key) = place.key() else { return self.write(place) };
         if let Some(first) = self.linked.get(&key) {
-            return self.link(place.path, first.clone());
+            return self.link(place, place.path, first.clone());
         }
         self.write(place)?;
         self.linked.insert(key, place.path.to_vec());
         for name in self.unchanged.remove(&key).unwrap_or_default() {
             self.parents(&name)?;
-            self.link(&name, place.path.to_vec())?;
+            self.link(place, &name, place.path.to_vec())?;
         }
         Ok(())
     }
@@ -102,7 +102,7 @@ impl<'a, 'o> Layer<'a, 'o> {
         if let Some(first) = self.linked.get(&key) {
             let first = first.clone();
             self.parents(place.path)?;
-            return self.link(place.path, first);
+            return self.link(place, place.path, first);
         }
         self.unchanged.entry(key).or_default().push(place.path.to_vec());
         Ok(())
@@ -142,8 +142,23 @@ impl<'a, 'o> Layer<'a, 'o> {
         Ok(())
     }
 
-    fn link(&mut self, path: &[u8], target: Vec<u8>) -> Result<()> {
-        self.head(&Header { link: target, mode: 0o644, ..plain(path.to_vec(), Kind::HardLink) })
+    /// A further name of the file at `place`. Some readers set what the link's header says, so it says what the file's does.
+    fn link(&mut self, place: &Place<'_>, path: &[u8], target: Vec<u8>) -> Result<()> {
+        let header = self.described(place, path.to_vec())?;
+        self.head(&Header { kind: Kind::HardLink, link: target, ..header })
+    }
+
+    /// A header with the file's attributes.
+    fn described(&self, place: &Place<'_>, name: Vec<u8>) -> Result<Header> {
+        let stat = &place.stat;
+        Ok(Header {
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: self.time(stat),
+            records: xattrs(place)?,
+            ..plain(name, Kind::File)
+        })
     }
 
     fn head(&mut self, header: &Header) -> Result<()> {
@@ -157,14 +172,7 @@ impl<'a, 'o> Layer<'a, 'o> {
 
     fn write(&mut self, place: &Place<'_>) -> Result<()> {
         let stat = &place.stat;
-        let mut header = Header {
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
-            mtime: self.time(stat),
-            records: xattrs(place)?,
-            ..plain(place.path.to_vec(), Kind::File)
-        };
+        let mut header = self.described(place, place.path.to_vec())?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => return self.file(place, header),
             FileType::Directory => {

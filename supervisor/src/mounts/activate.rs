@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::loopback::{self, Access};
 use super::plan::{Plan, Step, Transform, plan};
 use super::{
-    ActivationRecord, Activation, ActiveMount, MAX_MOUNTS, MAX_NAME, MountManager, State, format, mkdir, mkfs,
-    system,
+    Activation, ActivationRecord, ActiveMount, MAX_MOUNTS, MAX_NAME, MountManager, State, format, mkdir,
+    mkfs, system,
 };
 use crate::content::store::blocking;
 use crate::error::{Error, Result};

@@ -22,8 +22,7 @@ fn fill(text: &str, earlier: &[ActiveMount]) -> Result<String> {
     let refuse = |why: String| Error::invalid(format!("mount: {text:?}"), why);
     let (mut filled, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once("{{") {
-        let (call, after) =
-            after.split_once("}}").ok_or_else(|| refuse("has {{ without }}".to_owned()))?;
+        let (call, after) = after.split_once("}}").ok_or_else(|| refuse("has {{ without }}".to_owned()))?;
         filled.push_str(before);
         filled.push_str(&evaluate(call, earlier).map_err(refuse)?);
         rest = after;

@@ -30,7 +30,8 @@ fn make(option: &str, roots: &Roots) -> Result<()> {
         _ => return Err(refuse("is not PATH, PATH:MODE or PATH:MODE:UID:GID")),
     };
     let mode = mode.map_or(Ok(DEFAULT_MODE), |mode| u32::from_str_radix(mode, 8));
-    let mode = mode.ok().filter(|mode| *mode <= 0o777).ok_or_else(|| refuse("its mode is not octal up to 777"))?;
+    let mode =
+        mode.ok().filter(|mode| *mode <= 0o777).ok_or_else(|| refuse("its mode is not octal up to 777"))?;
     let id = |text: &str| {
         text.parse::<u32>().ok().filter(|id| *id != u32::MAX).ok_or_else(|| refuse("its owner is no number"))
     };

@@ -19,6 +19,10 @@ use crate::plugins::{MAX_MESSAGE, Plugin};
 /// Snapshots of one namespace in one plugin; beyond them a list is refused.
 const MAX_LISTED: usize = 1_000_000;
 
+/// The label that makes a snapshot a root, and the value by which it is known to come from here.
+const ROOT: &str = "containerd.io/gc.root";
+const KEPT: &str = "longshore";
+
 /// A plugin of the type `snapshot`.
 pub struct Remote {
     plugin: Plugin,
@@ -185,6 +189,9 @@ impl Remote {
             at.and_then(|at| at.try_into().ok()).unwrap_or(std::time::UNIX_EPOCH)
         };
         let mut labels = from_hash(info.labels);
+        if labels.get(ROOT).is_some_and(|value| value == KEPT) {
+            labels.remove(ROOT);
+        }
         if let Some(target) = labels.get_mut(TARGET)
             && let Some(key) = target.strip_prefix(&internal(namespace, ""))
         {
@@ -202,11 +209,13 @@ fn client(channel: Channel) -> SnapshotsClient<Channel> {
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-/// The label that names a snapshot to be made, by the plugin's key.
+/// The label that names a snapshot to be made, by the plugin's key; and one that keeps a plugin's own collector away, if it has one, as a
+/// containerd has: what goes is decided here.
 fn inside(namespace: &Namespace, mut labels: Labels) -> Labels {
     if let Some(target) = labels.get_mut(TARGET) {
         *target = internal(namespace, target);
     }
+    labels.entry(ROOT.to_owned()).or_insert_with(|| KEPT.to_owned());
     labels
 }
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::snapshots::Mount;
 use crate::any::Any;
+use crate::snapshots::Mount;
 
 /// Which process of a task: the container's first one, or one that was added by exec.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
