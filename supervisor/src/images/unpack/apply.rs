@@ -21,6 +21,8 @@ use super::tree::{self, Directory, Form, Missing, Tree};
 use super::{Applied, Limits};
 
 const PAGE: u64 = 4096;
+/// Bytes of the names of a file's extended attributes, as the kernel limits them.
+const MAX_XATTR_NAMES: usize = 64 * 1024;
 
 pub struct Applier<'a> {
     tree: Tree,
@@ -166,7 +168,11 @@ impl<'a> Applier<'a> {
                 if stat.as_ref().is_some_and(tree::is_directory) {
                     // It has an entry of its own now.
                     self.tree.implicit.remove(path);
-                    tree::open_directory(&parent.fd, leaf).map_err(failed)?
+                    let fd = tree::open_directory(&parent.fd, leaf).map_err(failed)?;
+                    if self.tree.form() == Form::Merged {
+                        drop_xattrs(fd.as_fd(), entry).map_err(failed)?;
+                    }
+                    fd
                 } else {
                     self.tree.remove(parent, leaf, &entry.name)?;
                     let fd = tree::make_directory(&parent.fd, leaf).map_err(failed)?;
@@ -409,6 +415,26 @@ impl<'a> Applier<'a> {
         }
         Ok(())
     }
+}
+
+// An entry replaces all attributes of a directory that is there, as it does where the layers are stacked.
+fn drop_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
+    let mut names = vec![0u8; MAX_XATTR_NAMES];
+    let length = match fs::flistxattr(fd, &mut names[..]) {
+        Ok(length) => length,
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let replaced = name.starts_with(b"user.") || name.starts_with(b"system.posix_acl_");
+        if replaced && names::check_xattr(name).is_ok() && !entry.xattrs.contains_key(name) {
+            match fs::fremovexattr(fd, name) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(())
 }
 
 // A file system without extended attributes, or without this kind, does not make an image unusable.
