@@ -17,6 +17,7 @@ use crate::error::Error;
 /// Methods whose answers may take as long as a container lives.
 const LONG: &[&str] = &[
     "/containerd.services.tasks.v1.Tasks/Wait",
+    "/containerd.services.sandbox.v1.Controller/Stop",
     "/containerd.services.sandbox.v1.Controller/Wait",
     "/containerd.services.events.v1.Events/Subscribe",
     "/containerd.services.diff.v1.Diff/Apply",
