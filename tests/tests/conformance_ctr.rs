@@ -295,3 +295,35 @@ fn images_are_pushed() {
     ctr.run(&["images", "push", "--plain-http", &format!("{}/p/x:1", registry.address), "absent:1"])
         .expect(1);
 }
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn a_namespaces_labels_say_what_is_taken_by_default() {
+    let Fixture { daemon, busybox, .. } = &Fixture::new();
+    let label = |value: &str| {
+        let set = format!("containerd.io/defaults/{value}");
+        daemon.ctr(&["namespaces", "label", "default", &set]).ok();
+    };
+    daemon.ctr(&["namespaces", "create", "default", "containerd.io/defaults/snapshotter=native"]).ok();
+    daemon.ctl(&["pull", "-q", busybox]).ok();
+    let layers = || daemon.ctr(&["snapshots", "--snapshotter", "native", "ls"]).ok().stdout;
+    assert!(layers().contains("Committed"), "{}", layers());
+    daemon.ctl(&["run", "--name", "kept", busybox, "sh", "-c", "echo mine > /mine"]).ok();
+    assert!(daemon.ctr(&["containers", "ls"]).ok().stdout.contains("io.containerd.longshore.v1"));
+
+    // What was made with one snapshotter stays with it.
+    label("snapshotter=");
+    daemon.ctl(&["start", "-a", "kept"]).ok();
+    assert!(layers().contains("Active"), "{}", layers());
+    daemon.ctl(&["run", "--rm", busybox, "true"]).ok();
+    assert!(daemon.ctr(&["snapshots", "ls"]).ok().stdout.contains("Committed"), "overlayfs again");
+    daemon.ctl(&["rm", "kept"]).ok();
+    assert!(!layers().contains("Active"), "{}", layers());
+
+    label("runtime=io.containerd.runc.v2");
+    daemon.ctl(&["create", "--name", "named", busybox, "true"]).ok();
+    assert!(daemon.ctr(&["containers", "ls"]).ok().stdout.contains("io.containerd.runc.v2"));
+    label("runtime=io.containerd.other.v1");
+    let refused = daemon.ctl(&["run", "--rm", busybox, "true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("io.containerd.other.v1"), "{refused:?}");
+}

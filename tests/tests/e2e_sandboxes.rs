@@ -262,3 +262,18 @@ async fn what_cannot_be_a_sandbox_is_refused_and_leaves_nothing() {
     assert_eq!(host.api.wait("d").await.expect("it ends"), 0);
     host.api.delete("d").await.expect("it goes");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(have_containerd_shim_runc_v2), ignore = "needs containerd-shim-runc-v2 (package containerd)")]
+async fn a_shim_that_knows_no_sandboxes_says_so_and_goes() {
+    let mut host = Host::new().await;
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let mut paths = std::env::split_paths(&folders).map(|folder| folder.join("containerd-shim-runc-v2"));
+    let shim = paths.find(|path| path.exists()).expect("the shim").display().to_string();
+    let refused = host.create(sandbox("s", &shim)).await.expect_err("it knows no sandboxes");
+    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    assert!(host.shims_of("s").is_empty(), "the shim is gone");
+    assert!(!host.daemon.state().join("sandboxes/tasks/test").exists(), "no bundle is left");
+    host.create(sandbox("s", "io.containerd.runc.v2")).await.expect("the id is free");
+    host.shutdown("s").await.expect("it is shut down");
+}
