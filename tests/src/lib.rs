@@ -6,6 +6,7 @@ pub mod containerd;
 pub mod ctr;
 pub mod daemon;
 pub mod docker;
+pub mod docker_registry;
 pub mod fixture;
 pub mod host;
 pub mod image;

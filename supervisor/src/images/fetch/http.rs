@@ -237,7 +237,7 @@ async fn watched(
     let mut seen = upload.sent.load(Ordering::Relaxed);
     let whole = seen.saturating_add(upload.length);
     loop {
-        let patience = if seen >= whole { DIGESTING } else { STALL };
+        let patience = if upload.length > 0 && seen >= whole { DIGESTING } else { STALL };
         match tokio::time::timeout(patience, &mut send).await {
             Ok(answer) => return answer.map_err(|source| transport(url, &source)),
             Err(_) => {

@@ -356,10 +356,14 @@ impl Pull<'_> {
             progress: &progress,
             connections: &connections,
         };
+        let limit = match self.puller.config.registry.max_downloads {
+            0 => LAYERS,
+            limit => limit,
+        };
         let mut running = FuturesUnordered::new();
         let mut next = blobs.iter().enumerate();
         loop {
-            while running.len() < LAYERS
+            while running.len() < limit
                 && let Some((index, blob)) = next.next()
             {
                 running.push(self.blob(&work, index, blob));
