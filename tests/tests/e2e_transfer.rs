@@ -720,10 +720,18 @@ async fn an_export_tells_what_is_missing_before_it_begins() {
         .expect("all");
     let whole = client.export(&[&name], all).await.expect("exported");
     assert!(files(&whole).contains_key(&path(&two.layer_digests[0])));
-    // The archive of one platform has an index that names others: it is taken for that platform.
+    // The archive of one platform has an index that names others: it is taken for that platform, and for all.
+    let all_platforms = types::ImageStore { platforms: Vec::new(), ..import_store("import") };
+    for store in [import_store("import"), all_platforms] {
+        client.delete_images().await;
+        client.import(one_only.clone(), store).await.expect("imported");
+        assert_eq!(client.image_names().await, [name.as_str()]);
+    }
+    // But not for one that it lacks.
+    let other = types::ImageStore { platforms: vec![platform("s390x")], ..import_store("import") };
     client.delete_images().await;
-    client.import(one_only, import_store("import")).await.expect("imported");
-    assert_eq!(client.image_names().await, [name]);
+    let error = client.import(one_only, other).await.unwrap_err();
+    assert_eq!(error.code(), Code::NotFound, "{error}");
 }
 
 #[tokio::test]

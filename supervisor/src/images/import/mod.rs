@@ -26,7 +26,7 @@ use super::pull::Puller;
 use super::pull::selection::{Unpack, config_platform, unpack_for};
 use crate::content::store::blocking;
 use crate::content::{CommitOptions, ContentStore, Descriptor, Digest, WriterOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::leases::Resource;
 
@@ -64,6 +64,16 @@ pub struct Files {
     blobs: BTreeMap<String, File>,
     /// Names that stand for others; `None`: for something outside.
     links: BTreeMap<String, Option<String>>,
+}
+
+// What a document names.
+struct Named {
+    child: Child,
+    /// With all below it.
+    whole: bool,
+    by: Digest,
+    /// The archive may lack it.
+    sparse: bool,
 }
 
 /// Imports archives.
@@ -169,7 +179,8 @@ impl Importer {
         self.content.update(held.namespace(), digest, labels, Some(&keys)).await.map(drop)
     }
 
-    // Checks that all is there that is wanted, and labels it; the manifests to unpack.
+    // Checks that all is there that is wanted, and labels it; the manifests to unpack. An index may name images that the archive
+    // has only in part, as long as it has one of them whole.
     async fn walk(
         &self,
         held: &Held,
@@ -178,18 +189,24 @@ impl Importer {
         request: &ImportRequest,
     ) -> Result<Vec<(Descriptor, Option<Platform>)>> {
         let (mut seen, mut budget) = (BTreeSet::new(), Budget::default());
-        let mut manifests = Vec::new();
+        let (mut manifests, mut partial, mut missing) = (Vec::new(), BTreeSet::new(), None);
         budget.spend(&index.digest, 0, top.len())?;
-        let mut level: Vec<(Child, bool, Digest)> =
-            top.into_iter().map(|child| (child, true, index.digest.clone())).collect();
+        let named = |child| Named { child, whole: true, by: index.digest.clone(), sparse: false };
+        let mut level: Vec<Named> = top.into_iter().map(named).collect();
         for depth in 1.. {
             let mut next = Vec::new();
-            for (child, whole, parent) in level {
-                let Child { descriptor, platform, .. } = child;
+            for Named { child: Child { descriptor, platform, .. }, whole, by, sparse } in level {
                 if !seen.insert((descriptor.digest.clone(), whole)) {
                     continue;
                 }
-                self.expect(held, &descriptor, &parent).await?;
+                match self.expect(held, &descriptor, &by).await {
+                    Err(Error::Archive(error @ ArchiveError::Missing { .. })) if sparse => {
+                        partial.extend([by, descriptor.digest]);
+                        missing.get_or_insert(error);
+                        continue;
+                    }
+                    expected => expected?,
+                }
                 let kind = Kind::of(&descriptor.media_type);
                 if !kind.has_children() {
                     continue;
@@ -197,10 +214,15 @@ impl Importer {
                 let children = graph::read(&self.content, held.namespace(), &descriptor).await?;
                 budget.spend(&descriptor.digest, depth, children.len())?;
                 self.label(held, &descriptor.digest, graph::gc_labels(&children)).await?;
+                let sparse = sparse || kind == Kind::Index && children.len() > 1;
                 let below = below(kind, children, whole, request);
-                next.extend(
-                    below.into_iter().map(|(child, whole)| (child, whole, descriptor.digest.clone())),
-                );
+                let by = descriptor.digest.clone();
+                next.extend(below.into_iter().map(|(child, whole)| Named {
+                    child,
+                    whole,
+                    by: by.clone(),
+                    sparse,
+                }));
                 if kind == Kind::Manifest && whole {
                     manifests.push((descriptor, platform));
                 }
@@ -210,7 +232,11 @@ impl Importer {
             }
             level = next;
         }
-        Ok(manifests)
+        manifests.retain(|(manifest, _)| !partial.contains(&manifest.digest));
+        match missing {
+            Some(error) if manifests.is_empty() => Err(error.into()),
+            _ => Ok(manifests),
+        }
     }
 
     async fn expect(&self, held: &Held, descriptor: &Descriptor, parent: &Digest) -> Result<()> {
