@@ -115,6 +115,29 @@ impl Making {
 
     async fn make(&mut self, what: &CreateTask, launch: Launch) -> Result<u32> {
         let mut record = self.create_record(what);
+        let task = self.shim(what, &mut record).await?;
+        // Its events may come before the answer.
+        self.manager.replace(&self.namespace, &self.id, Slot::Making(task.clone()));
+        let pid = self.create(&task, &mut record).await?;
+        task.state().init.created(pid);
+        identify(&task).await;
+        match launch {
+            Launch::Created => {
+                task.bundle.acknowledge()?;
+                Ok(pid)
+            }
+            Launch::Started(_) => {
+                let request = task_api::StartRequest { id: self.id.clone(), exec_id: String::new() };
+                let answer: task_api::StartResponse =
+                    task.ask("start", "Start", &request, limits::START).await?;
+                task.state().init.started(answer.pid);
+                Ok(answer.pid)
+            }
+        }
+    }
+
+    /// Starts the shim, or joins one, and connects to it: a task without a container yet.
+    async fn shim(&mut self, what: &CreateTask, record: &mut CreateRecord) -> Result<Arc<Task>> {
         let Some(bundle) = self.bundle.clone() else {
             return Err(Error::Lost { what: "the bundle of a new task" });
         };
@@ -132,7 +155,7 @@ impl Making {
         self.record.address = answer.address.as_str().to_owned();
         self.record.api = answer.api.number();
         record.foreign = Some(self.record.clone());
-        bundle.set_record(&record)?;
+        bundle.set_record(record)?;
 
         let control = self.connect(&answer.address, answer.api).await?;
         let new = NewTask {
@@ -147,24 +170,7 @@ impl Making {
         let foreign = Foreign::new(self.runtime.clone(), answer.address, self.record.membership());
         let task = Task::of_foreign(new, foreign, self.ended.clone());
         self.task = Some(task.clone());
-        // Its events may come before the answer.
-        self.manager.replace(&self.namespace, &self.id, Slot::Making(task.clone()));
-        let pid = self.create(&task, &mut record).await?;
-        task.state().init.created(pid);
-        identify(&task).await;
-        match launch {
-            Launch::Created => {
-                bundle.acknowledge()?;
-                Ok(pid)
-            }
-            Launch::Started(_) => {
-                let request = task_api::StartRequest { id: self.id.clone(), exec_id: String::new() };
-                let answer: task_api::StartResponse =
-                    task.ask("start", "Start", &request, limits::START).await?;
-                task.state().init.started(answer.pid);
-                Ok(answer.pid)
-            }
-        }
+        Ok(task)
     }
 
     /// The shim that the caller named.

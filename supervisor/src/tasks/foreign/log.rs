@@ -16,6 +16,9 @@ use super::super::bundle::Bundle;
 use super::super::limits;
 use super::bundle::LOG;
 
+/// Bytes read at once; each shim's log has a buffer of this size.
+const READ: usize = 1024;
+
 /// Reads a bundle's log until `ended`.
 ///
 /// # Errors
@@ -33,7 +36,7 @@ pub fn drain(bundle: &Bundle, id: &str, ended: CancellationToken) -> io::Result<
 }
 
 async fn read(fifo: Receiver, id: &str) -> io::Error {
-    let mut reader = BufReader::with_capacity(limits::SHIM_LOG_LINE, fifo);
+    let mut reader = BufReader::with_capacity(READ, fifo);
     let mut line = Vec::new();
     loop {
         line.clear();
