@@ -80,21 +80,21 @@ fn a_plugin_is_our_daemons_snapshotter_by_its_name() {
     assert!(plugins.contains("io.containerd.snapshotter.v1") && plugins.contains("s.sock"), "{plugins}");
     daemon.ctr(&["images", "pull", "--plain-http", "--snapshotter", "remote", &busybox]).ok();
     let script = "echo kept > /etc/kept; cat /etc/kept";
-    let output = daemon.ctr(&["run", "--snapshotter", "remote", &busybox, "one", "sh", "-c", script]);
+    let output = daemon.ctr(&["run", "--snapshotter", "remote", &busybox, "plugged", "sh", "-c", script]);
     assert_eq!(output.ok().stdout, "kept\n");
 
     plugin.kill();
-    let refused = daemon.ctr(&["snapshots", "--snapshotter", "remote", "usage", "one"]);
+    let refused = daemon.ctr(&["snapshots", "--snapshotter", "remote", "usage", "plugged"]);
     assert!(refused.code != 0 && refused.stderr.contains("is it running"), "{refused:?}");
-    assert_eq!(daemon.ctr(&["run", "--rm", &busybox, "own", "echo", "own"]).ok().stdout, "own\n");
+    assert_eq!(daemon.ctr(&["run", "--rm", &busybox, "unplugged", "echo", "own"]).ok().stdout, "own\n");
     daemon.kill();
     daemon.launch().expect("a daemon starts without its plugin");
     plugin.launch().expect("the plugin starts again");
 
-    daemon.ctr(&["tasks", "start", "one"]).ok();
-    let changes = daemon.ctr(&["snapshots", "--snapshotter", "remote", "usage", "one"]).ok().stdout;
-    assert!(changes.contains("one"), "{changes}");
-    daemon.ctr(&["containers", "rm", "one"]).ok();
+    daemon.ctr(&["tasks", "start", "plugged"]).ok();
+    let changes = daemon.ctr(&["snapshots", "--snapshotter", "remote", "usage", "plugged"]).ok().stdout;
+    assert!(changes.contains("plugged"), "{changes}");
+    daemon.ctr(&["containers", "rm", "plugged"]).ok();
     daemon.ctr(&["images", "rm", "--sync", &busybox]).ok();
     eventually("collected from the plugin as well", || {
         daemon.ctr(&["leases", "create", "--id", "nudge"]).ok();
@@ -125,7 +125,7 @@ fn a_real_containerds_snapshots_service_is_a_plugin_too() {
     let fixture = Fixture::with(Settings { config, ..Settings::default() }).expect("a daemon");
     let Fixture { daemon, busybox, .. } = &fixture;
     daemon.ctr(&["images", "pull", "--plain-http", "--snapshotter", "chained", busybox]).ok();
-    for (id, runtime) in [("ours", "io.containerd.longshore.v1"), ("runc", "io.containerd.runc.v2")] {
+    for (id, runtime) in [("chained-ours", "io.containerd.longshore.v1"), ("chained-runc", "io.containerd.runc.v2")] {
         let flags =
             ["run", "--rm", "--snapshotter", "chained", "--runtime", runtime, busybox, id, "echo", id];
         assert_eq!(daemon.ctr(&flags).ok().stdout, format!("{id}\n"));

@@ -39,6 +39,9 @@ const CHECKPOINT_OPTIONS: &str = "containerd.runc.v1.CheckpointOptions";
 const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 const OWN_OPTIONS: &str = "longshore.shim.v1.CreateOptions";
 
+/// The annotation by which a runtime says which types of mounts, or prefixes as in `format/*`, it handles itself.
+const ALLOWED_MOUNTS: &str = "containerd.io/runtime-allow-mounts";
+
 /// How many shims are asked for metrics at one time.
 const METRICS_AT_ONCE: usize = 16;
 
@@ -76,11 +79,23 @@ impl TasksService {
         task: &mut CreateTask,
     ) -> CoreResult<Activated> {
         let mounts: Vec<Mount> = task.rootfs.iter().cloned().map(Mount::from).collect();
-        if !needs_activation(&mounts) {
+        if !needs_activation(&mounts, &[]) {
             return Ok(Activated::Nothing);
         }
         let labels = Labels::from([("containerd.io/gc.bref.container".to_owned(), id.to_owned())]);
-        let wanted = Wanted { mounts, labels, ..Wanted::default() };
+        let allowed = match self.tasks.runtime_info(&task.runtime, task.options.as_ref()).await {
+            Ok(info) => info.annotations.get(ALLOWED_MOUNTS).map(String::as_str).unwrap_or_default().to_owned(),
+            Err(error) => {
+                tracing::debug!(%namespace, id, "the runtime does not say what it mounts itself: {error}");
+                String::new()
+            }
+        };
+        let allowed: Vec<String> =
+            allowed.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
+        if !needs_activation(&mounts, &allowed) {
+            return Ok(Activated::Nothing);
+        }
+        let wanted = Wanted { mounts, labels, allowed, ..Wanted::default() };
         let (activation, activated) = match self.mounts.activate(namespace, id, wanted).await {
             Ok(activation) => (activation, Activated::Now),
             Err(Error::AlreadyExists { .. }) => (self.mounts.info(namespace, id)?, Activated::Before),

@@ -19,7 +19,7 @@ pub struct Borrowed {
 impl MountManager {
     /// Activates what of `mounts` needs it.
     pub async fn borrow(self: &Arc<Self>, namespace: &Namespace, mounts: Vec<Mount>) -> Result<Borrowed> {
-        if !needs_activation(&mounts) {
+        if !needs_activation(&mounts, &[]) {
             return Ok(Borrowed { mounts, activation: None });
         }
         let name = format!("borrowed-{}", crate::hex::encode(&rand::random::<[u8; 8]>()));

@@ -68,9 +68,9 @@ pub fn plan(mounts: &[Mount], temporary: bool, allowed: &[String]) -> Option<Pla
     here.map(|here| Plan { steps, here })
 }
 
-/// Whether a mount list is none that mount(2) knows.
-pub fn needs_activation(mounts: &[Mount]) -> bool {
-    plan(mounts, false, &[]).is_some()
+/// Whether a mount list is none that mount(2) knows, or a runtime that handles the types `allowed`.
+pub fn needs_activation(mounts: &[Mount], allowed: &[String]) -> bool {
+    plan(mounts, false, allowed).is_some()
 }
 
 #[cfg(test)]
