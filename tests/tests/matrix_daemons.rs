@@ -274,6 +274,15 @@ fn another_runtime(containerd: &Containerd, image: &str, name: &str) {
 fn runc_runs_below_our_shim() {
     let (containerd, _registry, image) = pulled();
     another_runtime(&containerd, &image, "runc");
+    // Who says where runc keeps its state may call runc on it.
+    let root = containerd.path().join("alone").display().to_string();
+    containerd.run(RUNC, "a", &["-d", "--runc-root", &root], &image, &["sleep", "1000"]).ok();
+    let mut runc = std::process::Command::new("runc");
+    longshore_tests::daemon::run(runc.args(["--root", &format!("{root}/default"), "delete", "--force", "a"]))
+        .expect("runc runs")
+        .ok();
+    eventually("it has stopped", || containerd.status("a") == "STOPPED");
+    assert!(containerd.ctr(&["tasks", "kill", "a"]).code != 0);
     let missing = containerd.run(RUNC, "n", &["--rm", "--runc-binary", "no-runc"], &image, &["true"]);
     assert!(missing.code != 0 && missing.stderr.contains("\"no-runc\""), "{missing:?}");
 }

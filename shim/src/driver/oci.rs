@@ -59,6 +59,11 @@ impl Oci {
         })
     }
 
+    /// Whether there is a runtime of this name.
+    pub fn is_there(name: &str) -> bool {
+        find(name).is_ok()
+    }
+
     pub fn bundle(&self) -> &Path {
         &self.bundle
     }

@@ -91,10 +91,9 @@ impl Shim {
         let namespace = &self.assigned()?.namespace;
         let identity = Identity { id: &request.id, namespace };
         let (io, child_stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
-        let mut made = if options.runc.binary_name.is_empty() {
-            self.create_by_library(request, &place, &options, &spec, child_stdio)?
-        } else {
-            self.create_by_command(request, &place, &options, child_stdio)?
+        let mut made = match other_runtime(&options) {
+            None => self.create_by_library(request, &place, &options, &spec, child_stdio)?,
+            Some(name) => self.create_by_command(request, &place, &options, name, child_stdio)?,
         };
         let mut process = Process::new(request.id.as_str().into(), String::new(), paths, Phase::Created);
         process.pid = made.driver.pid();
@@ -188,11 +187,12 @@ impl Shim {
         request: &CreateTaskRequest,
         place: &Place,
         options: &Options,
+        name: &str,
         stdio: Stdio,
     ) -> Result<Made> {
         let runc = &options.runc;
         let oci = Oci::new(
-            &runc.binary_name,
+            name,
             &runc.root,
             &self.assigned()?.namespace,
             runc.systemd_cgroup,
@@ -271,6 +271,17 @@ impl Shim {
             }
         }
         Ok(spec)
+    }
+}
+
+/// The other OCI runtime that the options ask for: the one that they name; or runc, where it is there, if they say where
+/// runc keeps its state, because whoever says so looks for it there, or calls runc on it.
+fn other_runtime(options: &Options) -> Option<&str> {
+    const RUNC: &str = "runc";
+    match (options.runc.binary_name.as_str(), options.runc.root.as_str()) {
+        ("", "") => None,
+        ("", _) => Oci::is_there(RUNC).then_some(RUNC),
+        (name, _) => Some(name),
     }
 }
 
