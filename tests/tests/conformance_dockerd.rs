@@ -46,7 +46,8 @@ fn containers_run_and_images_are_built() {
     docker.docker(&["run", "--rm", "busybox", "no-such-program"]).expect(127);
     let command = docker.client("docker", &["run", "--rm", "-it", "busybox", "sh"]);
     let mut terminal = Terminal::spawn(command, 91, 33).expect("a terminal");
-    terminal.send("stty size; tty; exit 3\n");
+    // The client tells the size of its terminal some time after the start.
+    terminal.send("sleep 0.5; stty size; tty; exit 3\n");
     assert_eq!(terminal.wait(), 3, "{}", terminal.shown());
     let shown = terminal.shown();
     assert!(shown.contains("33 91") && shown.contains("/dev/pts/0"), "{shown}");

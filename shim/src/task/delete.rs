@@ -5,6 +5,7 @@ use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
 
 use crate::dispatch::Answer;
+use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::process::{Caller, Phase};
@@ -70,13 +71,16 @@ impl Shim {
         let response = self.last_words(serial)?;
         let id = self.processes.get(&serial).ok_or(Error::Finished)?.container.clone();
         let task = self.tasks.get_mut(&*id).ok_or(Error::Finished)?;
+        if let Some(oom) = task.driver.as_ref().and_then(Driver::oom_fd) {
+            self.poll.remove(oom);
+        }
+        // Another runtime can be asked again if it fails.
+        if let Some(Driver::Command(command)) = &task.driver {
+            command.delete()?;
+        }
         match task.driver.take() {
-            Some(driver) => {
-                if let Some(oom) = driver.oom_fd() {
-                    self.poll.remove(oom);
-                }
-                driver.delete()?;
-            }
+            Some(Driver::Library(container)) => container.delete()?,
+            Some(Driver::Command(_)) => {}
             None if task.cgroup.is_empty() => {}
             None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,
         }

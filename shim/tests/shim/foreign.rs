@@ -93,6 +93,10 @@ fn start_answers_in_the_form_of_the_question_and_finds_a_shim_that_lives() {
     let request = task::ConnectRequest { id: ID.into() };
     let answer: task::ConnectResponse = shim.client.task("Connect", &request).unwrap();
     assert_eq!((answer.shim_pid, answer.task_pid), (shim_pid(&shim), 0));
+    let score = |pid: &str| -> i32 {
+        fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
+    };
+    assert_eq!(score(&answer.shim_pid.to_string()), (score("self") + 1).min(1000));
     // What a container could write through /proc/PID/exe is not the binary on the disk.
     let exe = fs::File::options().write(true).open(format!("/proc/{}/exe", answer.shim_pid));
     assert!(exe.is_err(), "the program can be opened for writing");
