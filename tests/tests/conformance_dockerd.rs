@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -46,8 +47,8 @@ fn containers_run_and_images_are_built() {
     docker.docker(&["run", "--rm", "busybox", "no-such-program"]).expect(127);
     let command = docker.client("docker", &["run", "--rm", "-it", "busybox", "sh"]);
     let mut terminal = Terminal::spawn(command, 91, 33).expect("a terminal");
-    // The client tells the size of its terminal some time after the start.
-    terminal.send("sleep 0.5; stty size; tty; exit 3\n");
+    // docker tells the size only once the container runs.
+    terminal.send("until stty size 2>/dev/null | grep 91; do sleep 0.1; done; tty; exit 3\n");
     assert_eq!(terminal.wait(), 3, "{}", terminal.shown());
     let shown = terminal.shown();
     assert!(shown.contains("33 91") && shown.contains("/dev/pts/0"), "{shown}");
@@ -100,6 +101,24 @@ fn a_container_is_driven_to_its_end() {
 }
 
 #[test]
+#[cfg_attr(not(all(have_dockerd, have_runc)), ignore = "needs dockerd and runc (packages docker.io, runc)")]
+fn a_runtime_that_was_added_runs_the_container() {
+    let fixture = Fixture::new();
+    let mark = fixture.daemon.path().join("called");
+    let wrapper = fixture.daemon.path().join("wrapped-runc");
+    fs::write(&wrapper, format!("#!/bin/sh\necho \"$@\" >>{}\nexec runc \"$@\"\n", mark.display()))
+        .expect("a file");
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a mode");
+    let added = format!("--add-runtime=mine={}", wrapper.display());
+    let docker = Dockerd::start(&fixture.daemon, Networks::None, &[&added]).expect("dockerd starts");
+    docker.docker(&["pull", "-q", &fixture.busybox]).ok();
+    let run = ["run", "--rm", "--runtime", "mine", &fixture.busybox, "sh", "-c", "echo out; exit 6"];
+    let output = docker.docker(&run);
+    assert_eq!((output.code, output.stdout.as_str()), (6, "out\n"), "{output:?}");
+    assert!(fs::read_to_string(&mark).expect("it was called").contains(" create "));
+}
+
+#[test]
 #[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
 fn restart_policies_hold() {
     let setup = setup();
@@ -125,19 +144,21 @@ fn a_killed_daemon_loses_no_docker_container() {
         setup.docker.docker(&["run", "-d", "--name", name, "busybox", "sh", "-c", script]).ok();
     };
     run(&setup, "lasting", COUNTER);
-    run(&setup, "ends-meanwhile", "sleep 1; exit 33");
     run(&setup, "ends-later", "while [ ! -e /go ]; do sleep 0.1; done; exit 34");
+    run(&setup, "ends-meanwhile", "sleep 2; exit 33");
     let pid = setup.inspect("lasting", "{{.State.Pid}}");
     setup.fixture.daemon.kill();
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(2500));
     setup.fixture.daemon.launch().expect("the daemon comes up");
     let state = |name: &str| setup.inspect(name, "{{.State.Status}} {{.State.ExitCode}}");
     eventually("dockerd is told what ended while it could not listen", || {
         state("ends-meanwhile") == "exited 33"
     });
     assert_eq!(setup.inspect("lasting", "{{.State.Status}} {{.State.Pid}}"), format!("running {pid}"));
+    // The container may end before docker has asked how the exec ended.
     eventually("dockerd is connected", || {
-        setup.docker.docker(&["exec", "ends-later", "touch", "/go"]).code == 0
+        let touched = setup.docker.docker(&["exec", "ends-later", "touch", "/go"]);
+        touched.code == 0 || state("ends-later") == "exited 34"
     });
     eventually("an exit arrives again", || state("ends-later") == "exited 34");
     let lines = || {

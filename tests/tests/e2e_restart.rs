@@ -133,3 +133,21 @@ fn a_hook_is_told_of_the_container_in_its_arguments() {
     assert_eq!(output.line(), "c1 42 v is-created");
     assert!(hook(&["/bin/echo", "{{nonsense}}"]).expect(1).stderr.contains("nonsense"));
 }
+
+#[test]
+#[cfg_attr(not(have_ctr), ignore = "needs ctr (package containerd)")]
+fn a_bundle_is_found_where_containerd_has_it() {
+    let Fixture { daemon, registry: _registry, busybox } = Fixture::new();
+    daemon.ctr(&["images", "pull", "--plain-http", &busybox]).ok();
+    daemon.ctr(&["run", "-d", &busybox, "one", "sleep", "1000"]).ok();
+    let bundle = daemon.state().join("io.containerd.runtime.v2.task/default/one");
+    assert!(fs::read_to_string(bundle.join("config.json")).expect("a spec").contains("sleep"));
+    let shim = fs::read_to_string(bundle.join("shim-binary-path")).expect("a path");
+    assert!(shim.ends_with("/containerd-shim-longshore-v1"), "{shim}");
+    let mut log = fs::File::options().write(true).open(bundle.join("log")).expect("the shims' log");
+    log.write_all(b"said by one\n").expect("written");
+    eventually("the daemon's log has it", || daemon.log_text().contains("said by one"));
+    daemon.ctr(&["tasks", "rm", "-f", "one"]).ok();
+    daemon.ctr(&["containers", "rm", "one"]).ok();
+    assert!(!bundle.exists());
+}

@@ -4,6 +4,9 @@
 //! descended into; what is written here is read again only by the daemon after a restart and by the bundle's shim.
 //! Nothing is flushed to disk: the state folder is on a tmpfs, and a container does not outlive the host.
 //!
+//! For tools that know containerd's folders, `<state>/io.containerd.runtime.v2.task` leads to the same place; `log` leads to
+//! what the shims say, and `shim-binary-path` says which program the shim is.
+//!
 //! Files: `config.json`, `task.pb` ([`CreateRecord`]), `acknowledged` (a client was told that the task exists),
 //! `forwarded` (how far events were published); by the shim: `shim.sock`, `shim.pid`, `init.pid`, `exit/<init|exec id>`.
 
@@ -12,7 +15,8 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -63,6 +67,16 @@ pub struct Bundle {
 /// The folder of all tasks.
 pub fn tasks_folder(state: &Path) -> PathBuf {
     state.join("tasks")
+}
+
+/// Makes containerd's name for the folder of all tasks; whatever has the name already keeps it.
+pub fn link_tasks_folder(state: &Path) {
+    let link = state.join("io.containerd.runtime.v2.task");
+    if let Err(error) = symlink("tasks", &link)
+        && error.kind() != io::ErrorKind::AlreadyExists
+    {
+        tracing::warn!(link = %link.display(), %error, "cannot link the folder of all tasks");
+    }
 }
 
 impl Bundle {
@@ -124,6 +138,18 @@ impl Bundle {
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let path = self.path.join(name);
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(bytes)
+    }
+
+    /// Notes which program the shim is.
+    pub fn name_shim(&self, program: &Path) -> Result<()> {
+        self.write("shim-binary-path", program.as_os_str().as_bytes())
+            .map_err(|error| Error::io("writing the bundle", &self.path, error))
+    }
+
+    /// Lets the bundle's `log` lead to the FIFO `name` of the state folder, into which the shims of the pool write.
+    pub fn link_log(&self, name: &str) -> Result<()> {
+        symlink(format!("../../../{name}"), self.path.join("log"))
+            .map_err(|error| Error::io("linking the log in", &self.path, error))
     }
 
     /// Notes that a client was told that the task exists, so that it is kept even if it never starts.
@@ -229,9 +255,17 @@ impl Bundle {
     /// Removes the folder and, if it was the last of its namespace, the namespace's. What cannot be removed is left
     /// for the next start, and said.
     pub fn remove(&self) {
-        for name in
-            ["shim.sock", "shim.pid", "init.pid", "config.json", "task.pb", "acknowledged", "forwarded"]
-        {
+        for name in [
+            "shim.sock",
+            "shim.pid",
+            "init.pid",
+            "config.json",
+            "task.pb",
+            "acknowledged",
+            "forwarded",
+            "shim-binary-path",
+            "log",
+        ] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = remove_files(&self.path.join("exit"));
@@ -292,6 +326,10 @@ mod tests {
         assert!(bundle.is_acknowledged());
         let exit = ExitRecord { container_id: "c1".into(), exit_status: 9, ..ExitRecord::default() };
         bundle.write_exit_record(&exit).unwrap();
+        bundle.name_shim(Path::new("/bin/shim")).unwrap();
+        bundle.link_log("shims.fifo").unwrap();
+        std::fs::write(state.path().join("shims.fifo"), "").unwrap();
+        assert!(bundle.path().join("log").exists(), "it leads to the state folder");
         assert_eq!(bundle.exit_record("").unwrap(), exit);
         // The id was free again although something of its bundle was left.
         let bundle = Bundle::create(state.path(), &namespace, "c1", b"{}", &record).unwrap();

@@ -19,7 +19,7 @@ use super::process::ShimProcess;
 use super::runtimes::Runtime;
 use super::task::{NewTask, Process, Task};
 use super::types::{AttachStreams, CreateTask, ProcessId, Status};
-use super::{Inner, Slot, Started, delete, delete_request, foreign, limits, monitor, orphan, wire};
+use super::{Inner, Slot, Started, delete, delete_request, foreign, limits, monitor, orphan, shim_log, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -179,7 +179,9 @@ impl Creation {
         let state = &self.manager.state;
         let bundle =
             Bundle::create(state, &self.namespace, &self.id, &what.spec, &record).map_err(Step::local)?;
-        self.parts().bundle = Some(bundle);
+        self.parts().bundle = Some(bundle.clone());
+        let described = bundle.name_shim(self.manager.pool.program());
+        described.and_then(|()| bundle.link_log(shim_log::NAME)).map_err(Step::local)?;
         let control = Connection::new(shim.socket)
             .map_err(|e| Step::local(Error::io("registering the socket of the shim of", &*path, e)))?;
         self.parts().control = Some(control.clone());

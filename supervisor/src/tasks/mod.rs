@@ -114,6 +114,7 @@ impl TaskManager {
     /// The shim's binary cannot be found or read.
     pub fn new(options: TaskOptions, events: Arc<EventBus>) -> Result<Arc<Self>> {
         let pool = ShimPool::new(options.shim.as_deref(), options.pool, &options.state)?;
+        bundle::link_tasks_folder(&options.state);
         let inner = Inner {
             state: options.state,
             pool,

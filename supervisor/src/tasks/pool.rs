@@ -64,6 +64,11 @@ impl ShimPool {
         Ok(pool)
     }
 
+    /// The program that the shims were loaded from.
+    pub fn program(&self) -> &Path {
+        &self.image.path
+    }
+
     /// Our shim as others start it: by the shim v2 protocol.
     pub fn by_protocol(&self) -> ForeignRuntime {
         let (name, binary) = (OWN_RUNTIME.to_owned(), self.image.path.clone());

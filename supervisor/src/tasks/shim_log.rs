@@ -19,7 +19,7 @@ use super::sys::watch_readable;
 use crate::error::{Error, Result};
 
 /// Its name in the state folder.
-const NAME: &str = "shims.fifo";
+pub const NAME: &str = "shims.fifo";
 
 /// A line is no longer than a FIFO takes at once; what has no end after so many bytes is cut.
 const LINE: usize = 4096;

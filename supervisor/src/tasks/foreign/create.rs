@@ -147,6 +147,7 @@ impl Making {
         let answer = match &what.join {
             Some(join) => self.join(join)?,
             None => {
+                bundle.name_shim(&self.runtime.binary)?;
                 let subject = Subject { namespace: &self.namespace, id: &self.id, bundle: bundle.path() };
                 self.manager.commands.start(&self.runtime, subject, what.options.as_ref()).await?
             }
