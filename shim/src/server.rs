@@ -295,7 +295,8 @@ impl Shim {
         self.watch_loneliness();
     }
 
-    /// An assigned shim whose daemon went away before it created anything must not stay for ever.
+    /// An assigned shim whose daemon went away before it created anything must not stay for ever, nor a sandbox whose bundle
+    /// is gone.
     pub fn watch_loneliness(&mut self) {
         if self.is_lonely() {
             self.timers.set(limits::LONELY, Timer::Lonely);
@@ -303,13 +304,23 @@ impl Shim {
     }
 
     fn leave_if_lonely(&mut self) {
-        if self.life == Life::Serving && self.is_lonely() {
+        if self.life != Life::Serving || !self.is_lonely() {
+            return;
+        }
+        if self.sandbox.is_none() || self.bundle_is_gone() {
             self.leave();
+        } else {
+            self.watch_loneliness();
         }
     }
 
     fn is_lonely(&self) -> bool {
-        self.connections.is_empty() && self.tasks.is_empty() && self.sandbox.is_none()
+        self.connections.is_empty() && self.tasks.is_empty()
+    }
+
+    fn bundle_is_gone(&self) -> bool {
+        let stat = self.assigned.as_ref().map(|assigned| rustix::fs::fstat(&assigned.place.folder));
+        stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.st_nlink == 0))
     }
 
     /// Nobody needs this shim any more: it leaves once what it still has to say was heard.

@@ -283,7 +283,9 @@ impl Containerd {
     }
 
     fn shims(&self) -> Vec<i32> {
-        let bundles = fs::read_dir(self.bundles()).into_iter().flatten().flatten();
+        let sandboxes = self.state().join("io.containerd.sandbox.controller.v1.shim/default");
+        let folders = [self.bundles(), sandboxes];
+        let bundles = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         let texts = bundles.filter_map(|bundle| fs::read_to_string(bundle.path().join("shim.pid")).ok());
         texts.filter_map(|text| text.trim().parse().ok()).collect()
     }
