@@ -299,7 +299,7 @@ impl Shim {
     /// is gone.
     pub fn watch_loneliness(&mut self) {
         if self.is_lonely() {
-            self.timers.set(limits::LONELY, Timer::Lonely);
+            self.timers.reset(limits::LONELY, Timer::Lonely);
         }
     }
 

@@ -1,5 +1,5 @@
-//! What the loop must do at a later time. A timer that fires looks whether its reason still holds, so none is
-//! ever taken back.
+//! What the loop must do at a later time. A timer that fires looks whether its reason still holds, so none needs to be
+//! taken back.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -38,6 +38,12 @@ impl Timers {
         if let Some(at) = Instant::now().checked_add(after) {
             self.pending.insert((at, timer));
         }
+    }
+
+    /// As [`Timers::set`], in place of the one that is set already.
+    pub fn reset(&mut self, after: Duration, timer: Timer) {
+        self.pending.retain(|(_, pending)| *pending != timer);
+        self.set(after, timer);
     }
 
     /// How long the loop may sleep.
