@@ -348,3 +348,26 @@ async fn snapshots_are_filtered_by_kind_parent_and_labels() {
     }
     assert_eq!(snapshot_names(&clients, &["kind==active", "kind==committed"]).await, ["base", "top"]);
 }
+
+#[tokio::test]
+async fn a_snapshot_is_kept_as_long_as_a_condition_holds_of_when_it_was_used() {
+    let daemon = Daemon::start();
+    let clients = daemon.clients().await;
+    let used = |at: &str| [("containerd.io/gc.cond.value-usedat", at.to_owned())];
+    let now = jiff::Timestamp::now().to_string();
+    for (name, at) in [("young", now.as_str()), ("old", "2020-01-01T00:00:00Z")] {
+        let labels = used(at);
+        let labels: Vec<_> = labels.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        prepare(&clients, name, "", &labels).await;
+    }
+    prepare(&clients, "unknown", "", &[]).await;
+    let blob = clients.put("r", b"blob", &[("containerd.io/gc.root", "1")]).await.unwrap();
+    let conditions: Vec<(String, String)> = ["young", "old", "unknown"]
+        .map(|key| (format!("containerd.io/gc.cond.snapshot.native/{key}"), format!("usedat<24h|{key}")))
+        .to_vec();
+    let conditions: Vec<_> =
+        conditions.iter().map(|(label, value)| (label.as_str(), value.as_str())).collect();
+    create_image(&clients, image("i", &blob, &conditions)).await;
+    clients.collect().await;
+    assert_eq!(snapshot_names(&clients, &[]).await, ["young"]);
+}

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::graph::{Graph, Node, Reach};
-use super::{SnapshotId, SnapshotSource, labels};
+use super::{SnapshotId, SnapshotSource, conditions, labels};
 use crate::content::ContentStore;
 use crate::error::Result;
 use crate::labels::Labels;
@@ -62,6 +62,8 @@ pub struct MountView {
 pub struct Scope {
     pub graph: Graph,
     pub candidates: Vec<Node>,
+    /// Snapshots that say when they were used.
+    used: HashMap<Node, Vec<Timestamp>>,
 }
 
 pub struct Marked {
@@ -109,6 +111,16 @@ impl Scope {
         }
     }
 
+    /// What an image or content keeps of the snapshots, which are all known by then, as long as a condition holds.
+    fn add_conditions(&mut self, node: &Node, labels: &Labels, now: Timestamp) {
+        for wanted in conditions::all(labels) {
+            let used = self.used.get(&wanted.snapshot);
+            if used.is_some_and(|used| used.iter().any(|used_at| wanted.holds(*used_at, now))) {
+                self.graph.edge(node.clone(), wanted.snapshot);
+            }
+        }
+    }
+
     /// Content or a snapshot: a root only if it says so itself.
     fn add_candidate(&mut self, node: Node, labels: &Labels) {
         self.add_labels(&node, labels);
@@ -127,7 +139,11 @@ fn add_snapshots(marked: &mut Marked, snapshots: &dyn SnapshotSource) -> Result<
             let parent = Node::Snapshot { snapshotter: snapshotter.clone(), key: found.parent };
             scope.graph.parent(Node::Snapshot { snapshotter: snapshotter.clone(), key: key.clone() }, parent);
         }
-        scope.add_candidate(Node::Snapshot { snapshotter, key }, &found.labels);
+        let node = Node::Snapshot { snapshotter, key };
+        for used_at in conditions::used_at(&found.labels) {
+            scope.used.entry(node.clone()).or_default().push(used_at);
+        }
+        scope.add_candidate(node, &found.labels);
     }
     Ok(())
 }
@@ -184,6 +200,7 @@ fn add_images(marked: &mut Marked, db: &Db) -> Result<()> {
         let node = Node::Image(row.key);
         scope.graph.parent(node.clone(), Node::Content(row.record.target.digest));
         scope.add_labels(&node, &row.record.labels);
+        scope.add_conditions(&node, &row.record.labels, now);
         if labels::is_expired(&row.record.labels, now) {
             scope.candidates.push(node);
         } else {
@@ -235,9 +252,12 @@ fn add_mounts(marked: &mut Marked, db: &Db) -> Result<()> {
 }
 
 fn add_content(marked: &mut Marked, db: &Db) -> Result<()> {
+    let now = marked.now;
     for row in db.scan(&tables::BLOBS.view::<LabelsView>())? {
         let scope = marked.scope(&row.namespace);
-        scope.add_candidate(Node::Content(row.key), &row.record.labels);
+        let node = Node::Content(row.key);
+        scope.add_conditions(&node, &row.record.labels, now);
+        scope.add_candidate(node, &row.record.labels);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! What always holds: nothing that a root reaches, a lease holds, or anyone wrote a record of since the mark began is
 //! collected; records go first, in one durable batch, then files and snapshots; no lock is held over I/O.
 
+mod conditions;
 mod graph;
 mod labels;
 mod mark;

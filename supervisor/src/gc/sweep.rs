@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::graph::{Graph, Node, Reach};
 use super::mark::{ContainerView, ImageView, LabelsView, Marked, MountView};
-use super::{Collected, SnapshotId, SnapshotNode, SnapshotSource, labels};
+use super::{Collected, SnapshotId, SnapshotNode, SnapshotSource, conditions, labels};
 use crate::content::{ContentStore, Digest};
 use crate::error::Result;
+use crate::labels::Labels;
 use crate::leases;
 use crate::metadata::{Db, Reader, Touched, Tx, tables};
 use crate::namespaces::Namespace;
@@ -60,10 +61,10 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
     let found = if tables::BLOBS.has(tag) {
         let labels =
             tx.get(&tables::BLOBS.view::<LabelsView>(), &namespace, &key)?.map(|record| record.labels);
-        labels.map(|labels| (Node::Content(key), labels::references(&labels).collect()))
+        labels.map(|labels| (Node::Content(key), may_keep(&labels)))
     } else if tables::IMAGES.has(tag) {
         tx.get(&tables::IMAGES.view::<ImageView>(), &namespace, &key)?.map(|image| {
-            let mut edges: Vec<Node> = labels::references(&image.labels).collect();
+            let mut edges = may_keep(&image.labels);
             edges.push(Node::Content(image.target.digest));
             (Node::Image(key), edges)
         })
@@ -101,6 +102,12 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
     }
     graph.root(node, Reach::Deep);
     Ok(())
+}
+
+/// What new content or a new image refers to, whether or not its conditions hold: the next collection looks at those.
+fn may_keep(labels: &Labels) -> Vec<Node> {
+    let on_conditions = conditions::all(labels).map(|wanted| wanted.snapshot);
+    labels::references(labels).chain(on_conditions).collect()
 }
 
 fn delete(
