@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore_proto::containerd::runc::v1::Options as RuncOptions;
@@ -89,6 +89,14 @@ async fn a_group_has_one_newer_shim_which_leaves_with_the_last() {
     grouped(Shim::Newer).await;
 }
 
+/// The processes whose working directory is this folder.
+fn working_in(folder: &Path) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("processes").flatten();
+    let working =
+        processes.filter(|entry| fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == folder));
+    working.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))).collect()
+}
+
 /// Both ends of a creation that takes long, because a hook does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(have_containerd_shim_runc_v2), ignore = "needs containerd-shim-runc-v2")]
@@ -105,6 +113,8 @@ async fn a_creation_whose_caller_or_daemon_goes_away_leaves_nothing() {
             fs::read_to_string("/proc/self/mountinfo").unwrap_or_default().contains(&rootfs)
         });
         assert_eq!(host.api.get(end).await.unwrap_err().code(), Code::NotFound, "it is not there yet");
+        let shims = working_in(&host.bundle(end));
+        assert!(!shims.is_empty(), "its shim works in the bundle");
         if end == "caller" {
             creating.abort();
         } else {
@@ -115,6 +125,7 @@ async fn a_creation_whose_caller_or_daemon_goes_away_leaves_nothing() {
         let bundle = host.bundle(end);
         eventually("everything is taken back", || !bundle.exists());
         host.is_gone(end);
+        eventually("its shim is gone", || !shims.iter().any(|pid| is_alive(*pid)));
         assert_eq!(host.api.get(end).await.unwrap_err().code(), Code::NotFound);
     }
 }

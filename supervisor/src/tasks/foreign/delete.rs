@@ -87,9 +87,14 @@ pub async fn leave(manager: &Inner, task: &Task) {
         }
         if foreign.leaves_with(manager, task) {
             let closed = tokio::time::timeout(limits::SHIM_EXIT, control.closed()).await.is_ok();
-            if let (false, Some(process)) = (closed, foreign.process()) {
-                tracing::warn!(container = task.id, pid = process.pid(), "killed a shim that did not leave");
-                process.kill_and_wait(limits::SHIM_EXIT).await;
+            match foreign.process() {
+                _ if closed => {}
+                Some(process) => {
+                    tracing::warn!(container = task.id, pid = process.pid(), "killed a shim that did not leave");
+                    process.kill_and_wait(limits::SHIM_EXIT).await;
+                }
+                // It was cut off before it said which process it is.
+                None => end_working_in(task.bundle.path()).await,
             }
         }
         task.state().control = None;
@@ -139,17 +144,22 @@ pub async fn clean_up_unstarted(
     id: &str,
     bundle: &Bundle,
 ) {
-    for pid in working_in(bundle.path()) {
-        if let Ok(process) = ShimProcess::open(pid)
-            // The pid may have changed hands before it was opened; afterwards it cannot.
-            && works_in(pid, bundle.path())
-        {
-            process.kill_and_wait(limits::SHIM_EXIT).await;
-        }
-    }
+    end_working_in(bundle.path()).await;
     let subject = Subject { namespace, id, bundle: bundle.path() };
     if let Err(error) = manager.commands.delete(runtime, subject).await {
         tracing::debug!(container = id, %error, "a shim that did not start has nothing to delete");
+    }
+}
+
+/// Kills the shim of a bundle, which is told by its working directory.
+async fn end_working_in(folder: &Path) {
+    for pid in working_in(folder) {
+        if let Ok(process) = ShimProcess::open(pid)
+            // The pid may have changed hands before it was opened; afterwards it cannot.
+            && works_in(pid, folder)
+        {
+            process.kill_and_wait(limits::SHIM_EXIT).await;
+        }
     }
 }
 

@@ -75,13 +75,13 @@ async fn adopt(manager: Arc<Inner>, task: Arc<Task>, mut record: CreateRecord, s
             Err(error) => Err(error),
         };
         let failure = match control {
-            Ok(control) => match state_of(&task, &control, "").await {
-                Ok(state) => {
-                    task.state().control = Some(control);
-                    break state;
+            Ok(control) => {
+                task.state().control = Some(control.clone());
+                match state_of(&task, &control, "").await {
+                    Ok(state) => break state,
+                    Err(failure) => failure,
                 }
-                Err(failure) => failure,
-            },
+            }
             Err(error) => Failure::Closed(error.to_string().into()),
         };
         match failure {
@@ -180,6 +180,7 @@ async fn restore_execs(manager: &Arc<Inner>, task: &Arc<Task>, foreign: &Foreign
 
 /// A shim that ended while no daemon was there.
 async fn dead(manager: &Arc<Inner>, task: &Arc<Task>, foreign: &Foreign) -> Found {
+    task.state().control = None;
     let known = bundle::told(&task.bundle, "");
     if known.is_none() && !task.bundle.is_acknowledged() {
         return reject(manager, task).await;
