@@ -90,7 +90,11 @@ pub async fn leave(manager: &Inner, task: &Task) {
             match foreign.process() {
                 _ if closed => {}
                 Some(process) => {
-                    tracing::warn!(container = task.id, pid = process.pid(), "killed a shim that did not leave");
+                    tracing::warn!(
+                        container = task.id,
+                        pid = process.pid(),
+                        "killed a shim that did not leave"
+                    );
                     process.kill_and_wait(limits::SHIM_EXIT).await;
                 }
                 // It was cut off before it said which process it is.
