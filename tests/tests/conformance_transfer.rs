@@ -9,10 +9,9 @@ use std::process::Command;
 use longshore_proto::containerd::types::transfer as types;
 use longshore_tests::daemon::{Output, run};
 use longshore_tests::docker_registry::DockerRegistry;
-use longshore_tests::image::{self, ImageBuilder, Layer, Packing};
+use longshore_tests::image::{ImageBuilder, Layer, Packing};
 use longshore_tests::transfer::{Transfers, import_store, named, pack, pull_store, registry};
 use longshore_tests::{Daemon, Fixture};
-use tokio_stream::StreamExt;
 
 fn tool(name: &str, args: &[&str]) -> Output {
     run(Command::new(name).args(args)).expect("the tool runs")

@@ -165,7 +165,7 @@ fn parse(folder: &Path, text: &str) -> Result<Vec<HostConfig>, String> {
 fn host(folder: &Path, server: &str, table: HostTable) -> Result<HostConfig, String> {
     let mut config = HostConfig::default();
     if !server.is_empty() {
-        let full = if server.starts_with("http") { server.to_owned() } else { format!("https://{server}") };
+        let full = if server.contains("://") { server.to_owned() } else { format!("https://{server}") };
         let url = Url::parse(&full).map_err(|error| format!("server {server:?}: {error}"))?;
         let scheme = match url.scheme() {
             "http" => Scheme::Http,
