@@ -68,7 +68,7 @@ impl DocumentPush<'_> {
             let error = host.refusal(&self.what(), answer).await;
             if dangling && Kind::of(&self.descriptor.media_type) == Kind::Index {
                 let (what, host) = (self.what(), host.name.clone());
-                return Err(PushError::Dangling { what, host, source: error });
+                return Err(PushError::Dangling { what, host, source: Box::new(error) });
             }
             return Err(error.into());
         }

@@ -30,7 +30,7 @@ pub enum PushError {
     #[error(
         "{what}: {host} refuses it, since what it refers to is missing there ({source}): push all platforms, or an image of one"
     )]
-    Dangling { what: String, host: String, source: FetchError },
+    Dangling { what: String, host: String, source: Box<FetchError> },
     #[error(transparent)]
     Store(#[from] Error),
 }
