@@ -81,6 +81,8 @@ pub struct Grpc {
     pub group: Option<String>,
     /// Longest message in bytes, both ways.
     pub max_message_bytes: usize,
+    /// Connections at one time, on each socket. Half of the files that the daemon may open are the limit in any case.
+    pub max_connections: usize,
     /// Requests that are answered at one time, without the long-lived streams.
     pub max_requests: usize,
     /// Long-lived calls (waits, event subscriptions, attached streams) at one time.
@@ -89,7 +91,13 @@ pub struct Grpc {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { group: None, max_message_bytes: 16 * 1024 * 1024, max_requests: 1024, max_streams: 16 * 1024 }
+        Self {
+            group: None,
+            max_message_bytes: 16 * 1024 * 1024,
+            max_connections: 4096,
+            max_requests: 1024,
+            max_streams: 16 * 1024,
+        }
     }
 }
 

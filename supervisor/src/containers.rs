@@ -170,6 +170,12 @@ impl ContainerStore {
         Ok(containers.filter(|container| filter.matches(container)).collect())
     }
 
+    /// Up to `max` containers in the order of their ids, from the first after `after` on.
+    pub fn page(&self, namespace: &Namespace, after: Option<&str>, max: usize) -> Result<Vec<Container>> {
+        let rows = self.db.page(&tables::CONTAINERS, namespace, after, max)?;
+        Ok(rows.into_iter().map(|row| Container::from_record(row.key, row.record)).collect())
+    }
+
     /// Stores a new container; its times are set to now.
     pub async fn create(&self, namespace: &Namespace, mut container: Container) -> Result<Container> {
         container.created_at = Timestamp::now();

@@ -5,9 +5,12 @@
 //! daemon was started again, they are told when they come back.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -49,9 +52,34 @@ impl Adaptor for Event {
     }
 }
 
+/// An event as all its subscribers share it.
+#[derive(Debug)]
+pub struct Published {
+    event: Event,
+    wire: OnceLock<Bytes>,
+}
+
+impl Published {
+    fn new(event: Event) -> Arc<Self> {
+        Arc::new(Self { event, wire: OnceLock::new() })
+    }
+
+    /// Its wire form, which `encode` makes for the first who asks, and which is shared by all others.
+    pub fn wire(&self, encode: impl FnOnce(&Event) -> Bytes) -> Bytes {
+        self.wire.get_or_init(|| encode(&self.event)).clone()
+    }
+}
+
+impl Deref for Published {
+    type Target = Event;
+    fn deref(&self) -> &Event {
+        &self.event
+    }
+}
+
 struct Subscriber {
     filters: Filter,
-    sender: mpsc::Sender<Event>,
+    sender: mpsc::Sender<Arc<Published>>,
     missed: Arc<AtomicBool>,
 }
 
@@ -69,7 +97,7 @@ pub struct EventBus {
 
 /// A subscriber's end: events in the order in which they were published.
 pub struct Subscription {
-    receiver: mpsc::Receiver<Event>,
+    receiver: mpsc::Receiver<Arc<Published>>,
     /// An event could not be queued: the subscription is over.
     missed: Arc<AtomicBool>,
 }
@@ -77,8 +105,13 @@ pub struct Subscription {
 impl Subscription {
     /// The next event; an error once if events were missed because this subscriber was too slow, after
     /// which the subscription is over; `None` when the bus is gone.
-    pub async fn next(&mut self) -> Option<Result<Event>> {
-        match self.receiver.recv().await {
+    pub async fn next(&mut self) -> Option<Result<Arc<Published>>> {
+        std::future::poll_fn(|context| self.poll(context)).await
+    }
+
+    /// [`Subscription::next`], for those who poll.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<Published>>>> {
+        Poll::Ready(match ready!(self.receiver.poll_recv(context)) {
             Some(event) => Some(Ok(event)),
             None if self.missed.swap(false, Ordering::Relaxed) => Some(Err(Error::ResourceExhausted {
                 what: "event subscription ended: events were not read fast enough".into(),
@@ -86,7 +119,7 @@ impl Subscription {
                 max: MAX_WAITING as u64,
             })),
             None => None,
-        }
+        })
     }
 }
 
@@ -121,11 +154,12 @@ impl EventBus {
         tracing::debug!(namespace = %event.namespace, topic = %event.topic, "event");
         let mut subscribers = self.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         subscribers.backlog.keep(&event);
+        let event = Published::new(event);
         subscribers.all.retain(|id, subscriber| {
-            if !subscriber.filters.matches(&event) {
+            if !subscriber.filters.matches(&event.event) {
                 return !subscriber.sender.is_closed();
             }
-            match subscriber.sender.try_send(event.clone()) {
+            match subscriber.sender.try_send(Arc::clone(&event)) {
                 Ok(()) => true,
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
                 Err(mpsc::error::TrySendError::Full(_)) => {
@@ -163,7 +197,7 @@ impl EventBus {
         let missed = Arc::<AtomicBool>::default();
         for event in subscribers.backlog.events().filter(|event| filters.matches(*event)) {
             // There is room for all of them, and the other end is still here.
-            let _ = sender.try_send(event.clone());
+            let _ = sender.try_send(Published::new(event.clone()));
         }
         subscribers.all.insert(id, Subscriber { filters, sender, missed: Arc::clone(&missed) });
         Ok(Subscription { receiver, missed })

@@ -8,15 +8,25 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+mod authority;
+
+use authority::Authority;
+
 use crate::error::{Error, Result};
+
+/// Until a connection is tried again that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who may use the socket besides root and the daemon's own user.
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +98,10 @@ pub struct Socket {
     inode: u64,
     access: Access,
     refusals: Refusals,
+    places: Arc<Semaphore>,
+    max_connections: usize,
+    /// The process had no file left for a connection: until then no other is accepted.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// Refused connections are told of one by one, but at most so often: a stranger may not fill the log.
@@ -134,13 +148,33 @@ impl Socket {
         })();
         match placed {
             Ok(inode) => {
-                Ok(Self { listener, path: path.to_owned(), inode, access, refusals: Refusals::default() })
+                let socket = Self {
+                    listener,
+                    path: path.to_owned(),
+                    inode,
+                    access,
+                    refusals: Refusals::default(),
+                    places: Arc::new(Semaphore::new(0)),
+                    max_connections: 0,
+                    pause: None,
+                };
+                Ok(socket.at_most(usize::MAX))
             }
             Err(source) => {
                 let _ = fs::remove_file(&temporary);
                 Err(at(source))
             }
         }
+    }
+
+    /// Hangs up on those who come when so many connections are open. At most half of the files that this process may
+    /// open, so that there are some left to work with.
+    pub fn at_most(mut self, connections: usize) -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
+        self.max_connections = connections.min(files).min(Semaphore::MAX_PERMITS);
+        self.places = Arc::new(Semaphore::new(self.max_connections));
+        self
     }
 
     /// The connection, or nothing: a peer without rights is hung up on before it has said a word.
@@ -151,7 +185,13 @@ impl Socket {
             self.refusals.tell(uid, gid, pid, &why);
             return Ok(None);
         }
-        Ok(Some(Connection { stream, peer: Peer { uid, pid } }))
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let why = format!("{} are open (grpc.max_connections)", self.max_connections);
+            self.refusals.tell(uid, gid, pid, &why);
+            return Ok(None);
+        };
+        let authority = Authority::default();
+        Ok(Some(Connection { stream, peer: Peer { uid, pid }, authority, _place: place }))
     }
 }
 
@@ -169,7 +209,19 @@ impl Stream for Socket {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let (stream, _) = ready!(self.listener.poll_accept(context))?;
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
+            let stream = match ready!(self.listener.poll_accept(context)) {
+                Ok((stream, _)) => stream,
+                // No file or memory is left for it. The peer waits; to try again at once would only burn the CPU.
+                Err(error) => {
+                    tracing::warn!("no connection can be accepted, trying again soon: {error}");
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                    continue;
+                }
+            };
             // A peer that is gone already is no reason to end.
             match self.accepted(stream) {
                 Ok(Some(connection)) => return Poll::Ready(Some(Ok(connection))),
@@ -218,6 +270,8 @@ fn too_long(path: &Path, source: io::Error) -> Error {
 pub struct Connection {
     stream: UnixStream,
     peer: Peer,
+    authority: Authority,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
@@ -233,7 +287,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if outcome.is_ready() {
+            self.authority.scrub(&mut buffer.filled_mut()[before..]);
+        }
+        outcome
     }
 }
 

@@ -8,7 +8,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api;
-use crate::api::layers::{limits::LimitsLayer, namespace::NamespaceLayer, trace::TraceLayer};
+use crate::api::layers::{
+    arrival::ArrivalLayer, limits::LimitsLayer, namespace::NamespaceLayer, trace::TraceLayer,
+};
 use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
@@ -74,7 +76,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let restarts = looked_after(&services);
     let exporter =
         tokio::spawn(export_now_and_then(Arc::clone(&services.db), config.metadata.export_seconds));
-    let socket = Socket::bind(&config.address, access)?;
+    let socket = Socket::bind(&config.address, access)?.at_most(config.grpc.max_connections);
     tracing::info!(
         containers = recovered.alive,
         stopped = recovered.stopped,
@@ -217,6 +219,7 @@ async fn serve(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(CALLS_PER_CONNECTION)
         .layer(TraceLayer)
+        .layer(ArrivalLayer::new(&services.config.grpc))
         .layer(LimitsLayer::new(&services.config.grpc))
         .layer(NamespaceLayer)
         .add_routes(api::routes(services, engine).await)

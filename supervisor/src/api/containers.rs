@@ -1,16 +1,23 @@
 //! containerd.services.containers.v1.
 
+use std::sync::Arc;
+
 use longshore_proto::containerd::services::containers::v1 as wire;
+use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{STREAM_BUFFER, convert, namespace, required};
-use crate::containers::{Container, Runtime};
-use crate::error::Error;
+use crate::containers::{Container, ContainerStore, Runtime};
+use crate::error::{Error, Result as CoreResult};
 use crate::filters::Filter;
 use crate::labels::{from_hash, to_hash};
+use crate::namespaces::Namespace;
 use crate::services::Services;
 use crate::tasks::ProcessId;
+
+/// Containers that are read at one time; each may be as large as a message.
+const PAGE: usize = 32;
 
 pub struct Service(pub Services);
 
@@ -45,6 +52,39 @@ fn from_wire(asked: wire::Container) -> Container {
     container
 }
 
+fn message(container: wire::Container) -> wire::ListContainerMessage {
+    wire::ListContainerMessage { container: Some(container) }
+}
+
+/// Containers of a namespace that match, a page at a time: no list is in memory as a whole.
+struct Pages {
+    store: Arc<ContainerStore>,
+    namespace: Namespace,
+    filter: Filter,
+    /// The last id that was read; `None`: the list is at its end.
+    after: Option<String>,
+}
+
+impl Pages {
+    async fn next(&mut self) -> CoreResult<Option<Vec<wire::Container>>> {
+        let Some(after) = self.after.take() else { return Ok(None) };
+        // Others get a turn, too.
+        tokio::task::yield_now().await;
+        let after = (!after.is_empty()).then_some(after);
+        let page = self.store.page(&self.namespace, after.as_deref(), PAGE)?;
+        if page.len() == PAGE {
+            self.after = page.last().map(|container| container.id.clone());
+        }
+        Ok(Some(page.into_iter().filter(|container| self.filter.matches(container)).map(to_wire).collect()))
+    }
+}
+
+impl Service {
+    fn pages(&self, namespace: Namespace, filter: Filter) -> Pages {
+        Pages { store: Arc::clone(&self.0.containers), namespace, filter, after: Some(String::new()) }
+    }
+}
+
 #[tonic::async_trait]
 impl wire::containers_server::Containers for Service {
     type ListStreamStream = ReceiverStream<Result<wire::ListContainerMessage, Status>>;
@@ -64,7 +104,20 @@ impl wire::containers_server::Containers for Service {
     ) -> Result<Response<wire::ListContainersResponse>, Status> {
         let namespace = namespace(&request)?;
         let filter = Filter::parse_all(&request.get_ref().filters)?;
-        let containers = self.0.containers.list(&namespace, &filter)?.into_iter().map(to_wire).collect();
+        let max = self.0.config.grpc.max_message_bytes;
+        let (mut pages, mut containers, mut bytes) = (self.pages(namespace, filter), Vec::new(), 0);
+        while let Some(page) = pages.next().await? {
+            for container in page {
+                let length = container.encoded_len();
+                bytes += length + 1 + prost::length_delimiter_len(length);
+                if bytes > max {
+                    let (what, limit) =
+                        ("list of containers".into(), "grpc.max_message_bytes; use ListStream");
+                    return Err(Error::ResourceExhausted { what, limit, max: max as u64 }.into());
+                }
+                containers.push(container);
+            }
+        }
         Ok(Response::new(wire::ListContainersResponse { containers }))
     }
 
@@ -74,13 +127,19 @@ impl wire::containers_server::Containers for Service {
     ) -> Result<Response<Self::ListStreamStream>, Status> {
         let namespace = namespace(&request)?;
         let filter = Filter::parse_all(&request.get_ref().filters)?;
-        let containers = self.0.containers.list(&namespace, &filter)?;
+        let mut pages = self.pages(namespace, filter);
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
         tokio::spawn(async move {
-            for container in containers {
-                let message = wire::ListContainerMessage { container: Some(to_wire(container)) };
-                if sender.send(Ok(message)).await.is_err() {
-                    return;
+            loop {
+                let messages = match pages.next().await {
+                    Ok(None) => return,
+                    Ok(Some(page)) => page.into_iter().map(|container| Ok(message(container))).collect(),
+                    Err(error) => vec![Err(error.into())],
+                };
+                for message in messages {
+                    if sender.send(message).await.is_err() {
+                        return;
+                    }
                 }
             }
         });

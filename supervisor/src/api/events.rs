@@ -1,29 +1,24 @@
 //! containerd.services.events.v1.
 
+mod subscribe;
+
 use longshore_proto::containerd::services::events::v1 as wire;
 use longshore_proto::containerd::types::Envelope;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{STREAM_BUFFER, convert, namespace, required};
+pub use subscribe::Front;
+
+use super::{convert, namespace, required};
+use crate::error::Error;
 use crate::events::{Event, check_topic};
 use crate::namespaces::Namespace;
 use crate::services::Services;
 
 pub struct Service(pub Services);
 
-fn to_wire(event: Event) -> Envelope {
-    Envelope {
-        timestamp: Some(convert::timestamp(event.timestamp)),
-        namespace: event.namespace.to_string(),
-        topic: event.topic,
-        event: Some(event.payload.into()),
-    }
-}
-
 #[tonic::async_trait]
 impl wire::events_server::Events for Service {
-    type SubscribeStream = ReceiverStream<Result<Envelope, Status>>;
+    type SubscribeStream = tokio_stream::Empty<Result<Envelope, Status>>;
 
     async fn publish(&self, request: Request<wire::PublishRequest>) -> Result<Response<()>, Status> {
         let namespace = namespace(&request)?;
@@ -49,22 +44,9 @@ impl wire::events_server::Events for Service {
 
     async fn subscribe(
         &self,
-        request: Request<wire::SubscribeRequest>,
+        _: Request<wire::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let mut subscription = self.0.events.subscribe(&request.get_ref().filters)?;
-        let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
-        tokio::spawn(async move {
-            loop {
-                let event = tokio::select! {
-                    event = subscription.next() => event,
-                    () = sender.closed() => return,
-                };
-                let Some(event) = event else { return };
-                if sender.send(event.map(to_wire).map_err(Status::from)).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        // The method is answered by [`Front`], with messages that are encoded once for all subscribers.
+        Err(Error::Unimplemented { what: "a subscription past the front of its service".into() }.into())
     }
 }

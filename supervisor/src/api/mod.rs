@@ -100,9 +100,9 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             wire::leases::v1::leases_server::LeasesServer::new(leases::Service(s())),
             services
         ))
-        .add_service(limited!(
-            wire::events::v1::events_server::EventsServer::new(events::Service(s())),
-            services
+        .add_service(events::Front::new(
+            services,
+            limited!(wire::events::v1::events_server::EventsServer::new(events::Service(s())), services),
         ))
         .add_service(limited!(
             wire::tasks::v1::tasks_server::TasksServer::new(tasks::TasksService::new(services)),

@@ -1,13 +1,17 @@
 //! The store: reads, and batches that are made under one short lock and made durable outside of it.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::de::DeserializeOwned;
 
 use super::barrier::Barrier;
 use super::flush::Flusher;
 use super::open::{self, Options};
-use super::tx::{Source, Tx, Visit};
+use super::table::{Row, Table};
+use super::tx::{self, Source, Tx, Visit};
 use super::{export, key, sled_error};
 use crate::error::Result;
 use crate::namespaces::Namespace;
@@ -95,6 +99,33 @@ impl Db {
         }
         self.sled.apply_batch(batch).map_err(sled_error("applying a batch"))?;
         Ok(self.flusher.applied())
+    }
+
+    /// Up to `max` records of one namespace in the order of their keys, from the first after `after` on: what a list in
+    /// bounded memory is made of. A record that is there throughout is in exactly one page.
+    pub fn page<T: DeserializeOwned>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<Row<T>>> {
+        let prefix = key::prefix(table.tag, namespace);
+        let from = match after {
+            None => Bound::Included(prefix.clone()),
+            Some(after) => Bound::Excluded(key::record(table.tag, namespace, after)?),
+        };
+        let mut rows = Vec::new();
+        for entry in self.sled.range((from, Bound::Unbounded)).take(max) {
+            let (full, stored) = entry.map_err(sled_error("reading records"))?;
+            if !full.starts_with(&prefix) {
+                break;
+            }
+            if let Some((_, namespace, key)) = key::split(&full) {
+                rows.push(Row { namespace, key, record: tx::decode(self, table, &full, &stored)? });
+            }
+        }
+        Ok(rows)
     }
 
     /// From now on remembers which records are touched, for [`Db::write_after_mark`].

@@ -105,7 +105,7 @@ fn rows<S: Source + ?Sized, T: DeserializeOwned>(
     Ok(rows)
 }
 
-fn decode<S: Source + ?Sized, T: DeserializeOwned>(
+pub(super) fn decode<S: Source + ?Sized, T: DeserializeOwned>(
     source: &S,
     table: &Table<T>,
     full: &[u8],

@@ -3,6 +3,8 @@
 mod read;
 mod write;
 
+use std::sync::Arc;
+
 use longshore_proto::containerd::services::content::v1 as wire;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -72,15 +74,28 @@ impl wire::content_server::Content for Service {
     ) -> Result<Response<Self::ListStream>, Status> {
         let namespace = namespace(&request)?;
         let filter = Filter::parse_all(&request.get_ref().filters)?;
-        let infos = self.0.content.list(&namespace, &filter)?;
+        let content = Arc::clone(&self.0.content);
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
         tokio::spawn(async move {
-            let mut infos = infos.into_iter().map(to_wire);
+            let mut after = None;
             loop {
-                let info: Vec<_> = infos.by_ref().take(LIST_BATCH).collect();
-                if info.is_empty() || sender.send(Ok(wire::ListContentResponse { info })).await.is_err() {
+                let page = match content.page(&namespace, after.as_ref(), LIST_BATCH) {
+                    Ok(page) => page,
+                    Err(error) => return drop(sender.send(Err(error.into())).await),
+                };
+                let whole = page.len() == LIST_BATCH;
+                after = page.last().map(|info| info.digest.clone());
+                let info: Vec<_> =
+                    page.into_iter().filter(|info| filter.matches(info)).map(to_wire).collect();
+                let sent = match info.is_empty() {
+                    true => !sender.is_closed(),
+                    false => sender.send(Ok(wire::ListContentResponse { info })).await.is_ok(),
+                };
+                if !whole || !sent {
                     return;
                 }
+                // Others get a turn, too.
+                tokio::task::yield_now().await;
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))

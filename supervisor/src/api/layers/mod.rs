@@ -1,8 +1,9 @@
 //! What every request passes before its service: each a small tower layer.
 //!
-//! The order, from the outside: trace (everything is logged, refusals too), limits, namespace. Peers were
+//! The order, from the outside: trace (everything is logged, refusals too), arrival, limits, namespace. Peers were
 //! looked at when they connected.
 
+pub mod arrival;
 pub mod limits;
 pub mod namespace;
 pub mod trace;
