@@ -5,6 +5,7 @@
 //! result; whatever was started is ended by its process id, and nothing stays behind.
 #![forbid(unsafe_code)]
 
+mod api;
 mod arena;
 mod contestants;
 mod measure;

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: longshore-bench [--rounds N] [--starts N] [--idle N] [--pull-mib N] [--pulls N] [--only NAME[,NAME]…] [--rows WORD[,WORD]…] [--results FILE]
+const USAGE: &str = "usage: longshore-bench [--rounds N] [--starts N] [--idle N] [--pull-mib N] [--pulls N] [--only NAME[,NAME]…] [--rows WORD[,WORD]…] [--containerd PATH] [--results FILE]
   --rounds N    runs of `true` per contestant (default 30)
   --starts N    containers of a parallel start (default 50, 8 at a time; 3 rounds)
   --idle N      containers for the memory rows (default 100)
   --pull-mib N  compressed size of the image that is pulled (default 460); 0 leaves the row out
   --pulls N     pulls per contestant (default 3)
   --only        contestants: longshore floor crun runc ctr docker podman (longshore always takes part)
-  --rows        rows: run start memory pull
+  --rows        rows: run api start memory pull
+  --containerd  the containerd that is measured (default: the host's)
   --results     default target/bench/results.json";
 
 /// How much is measured, of whom.
@@ -23,6 +24,8 @@ pub struct Options {
     pub pulls: usize,
     pub only: Vec<String>,
     pub rows: Vec<String>,
+    /// Instead of the host's.
+    pub containerd: Option<PathBuf>,
     pub results: PathBuf,
 }
 
@@ -38,6 +41,7 @@ impl Options {
             pulls: 3,
             only: Vec::new(),
             rows: Vec::new(),
+            containerd: None,
             results: target.join("bench/results.json"),
         };
         let mut args = std::env::args().skip(1);
@@ -57,6 +61,7 @@ impl Options {
                 "--pulls" => options.pulls = number()?,
                 "--only" => options.only = list(),
                 "--rows" => options.rows = list(),
+                "--containerd" => options.containerd = Some(PathBuf::from(&value)),
                 "--results" => options.results = PathBuf::from(&value),
                 _ => bail!("unknown flag {flag}\n{USAGE}"),
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::api;
 use crate::arena::{self, Arena};
 use crate::contestants::{self, Companions, Contestant, Longshore, Network, group};
 use crate::measure::{Call, median};
@@ -44,6 +45,9 @@ fn rows(options: &Options, all: &mut [Box<dyn Contestant>], report: &mut Report)
     }
     if options.wants_row("run") {
         outcome = outcome.and(run_true(options, all, report));
+    }
+    if options.wants_row("api") {
+        outcome = outcome.and(api::run(options, all, report));
     }
     if options.wants_row("start") && options.starts > 0 {
         outcome = outcome.and(parallel_starts(options, all, report));
@@ -89,7 +93,7 @@ fn split(contestant: &dyn Contestant, cgroups: &[String]) -> (Vec<i32>, Vec<i32>
 }
 
 /// A shuffled order, so that nobody always comes after the same one and pays for its cleaning up.
-fn order(count: usize, seed: &mut u64) -> Vec<usize> {
+pub fn order(count: usize, seed: &mut u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     for last in (1..count).rev() {
         *seed ^= *seed << 13;

@@ -9,6 +9,7 @@ pub mod docker;
 pub mod docker_registry;
 pub mod fixture;
 pub mod host;
+pub mod h2;
 pub mod image;
 pub mod leaks;
 pub mod pty;

@@ -9,6 +9,7 @@ use longshore_tests::registry::Registry;
 use super::{Companions, Contestant, Daemon, LARGE, Network, SMALL, call, empty, group, installed, shared};
 use crate::arena::Arena;
 use crate::measure::Call;
+use crate::options::Options;
 use crate::place::Place;
 
 const NAME: &str = "ctr";
@@ -22,8 +23,9 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    pub fn new(arena: &Arena) -> Result<Self> {
-        let programs = [installed("containerd")?, installed("ctr")?];
+    pub fn new(arena: &Arena, options: &Options) -> Result<Self> {
+        let daemon = options.containerd.clone().map_or_else(|| installed("containerd"), Ok)?;
+        let programs = [daemon, installed("ctr")?];
         installed("containerd-shim-runc-v2")?;
         let folder = arena.path().join("containerd");
         let mut peer =
@@ -100,6 +102,10 @@ impl Contestant for Containerd {
 
     fn has_daemon(&self) -> bool {
         true
+    }
+
+    fn api(&self) -> Option<(PathBuf, i32)> {
+        Some((self.socket(), self.daemon.as_ref()?.pid()?))
     }
 
     fn companions(&self) -> Companions {

@@ -99,6 +99,10 @@ impl Contestant for Longshore {
         true
     }
 
+    fn api(&self) -> Option<(PathBuf, i32)> {
+        Some((self.socket(), self.daemon.as_ref()?.pid()?))
+    }
+
     fn companions(&self) -> Companions {
         self.daemon.as_ref().and_then(Daemon::pid).map_or(Companions::None, Companions::AllBut)
     }

@@ -83,6 +83,11 @@ pub trait Contestant {
         false
     }
 
+    /// The socket on which it serves containerd's API, and its daemon's process id.
+    fn api(&self) -> Option<(PathBuf, i32)> {
+        None
+    }
+
     /// Which of its processes are companions of containers (a shim each), and not its daemons.
     fn companions(&self) -> Companions {
         Companions::None
@@ -104,19 +109,19 @@ pub enum Companions {
 
 /// Everybody who takes part. Who cannot is named in the report.
 pub fn peers(options: &Options, arena: &Arena, report: &mut Report) -> Vec<Box<dyn Contestant>> {
-    type Make = fn(&Arena) -> Result<Box<dyn Contestant>>;
+    type Make = fn(&Arena, &Options) -> Result<Box<dyn Contestant>>;
     let all: [(&str, Make); 7] = [
-        ("floor", |arena| Ok(Box::new(floor::Floor::new(arena, floor::Net::Shared)?))),
-        ("floor", |arena| Ok(Box::new(floor::Floor::new(arena, floor::Net::Own)?))),
-        ("crun", |arena| Ok(Box::new(oci::Runtime::crun(arena)?))),
-        ("runc", |arena| Ok(Box::new(oci::Runtime::runc(arena)?))),
-        ("ctr", |arena| Ok(Box::new(containerd::Containerd::new(arena)?))),
-        ("docker", |arena| Ok(Box::new(docker::Docker::new(arena)?))),
-        ("podman", |arena| Ok(Box::new(podman::Podman::new(arena)?))),
+        ("floor", |arena, _| Ok(Box::new(floor::Floor::new(arena, floor::Net::Shared)?))),
+        ("floor", |arena, _| Ok(Box::new(floor::Floor::new(arena, floor::Net::Own)?))),
+        ("crun", |arena, _| Ok(Box::new(oci::Runtime::crun(arena)?))),
+        ("runc", |arena, _| Ok(Box::new(oci::Runtime::runc(arena)?))),
+        ("ctr", |arena, options| Ok(Box::new(containerd::Containerd::new(arena, options)?))),
+        ("docker", |arena, _| Ok(Box::new(docker::Docker::new(arena)?))),
+        ("podman", |arena, _| Ok(Box::new(podman::Podman::new(arena)?))),
     ];
     let mut found = Vec::new();
     for (name, make) in all.into_iter().filter(|(name, _)| options.wants(name)) {
-        match make(arena).and_then(|mut peer| peer.prepare().map(|()| peer)) {
+        match make(arena, options).and_then(|mut peer| peer.prepare().map(|()| peer)) {
             Ok(peer) => found.push(peer),
             Err(why) => report.missing(name, "everything", format!("{why:#}")),
         }
