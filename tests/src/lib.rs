@@ -13,6 +13,7 @@ pub mod h2;
 pub mod image;
 pub mod leaks;
 pub mod pty;
+pub mod raw;
 pub mod registry;
 pub mod snapshotter;
 pub mod transfer;
