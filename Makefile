@@ -17,7 +17,7 @@ PACKAGES_HELLO := busybox-static
 PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 
-.PHONY: help hello test bench lint install build release shim-release packages-build packages-hello packages-test packages-bench nextest
+.PHONY: help hello test clients bench lint install build release shim-release packages-build packages-hello packages-test packages-bench nextest
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -61,7 +61,17 @@ hello: packages-hello shim-release ## Build, start a daemon of its own, and run 
 	rustc --edition 2024 -O -C strip=symbols -C target-feature=+crt-static -o $(TARGET)/hello/hello tests/src/bin/longshore-hello.rs
 	TARGET=$(TARGET) tests/hello.sh
 
-test: packages-test nextest ## Build and run every test, then check that nothing of ours is left on the host
+# Libraries for the examples of docs/clients.md; without Python or Node their tests are skipped, and counted so.
+clients: ## Fetch what the examples in Python and Node need
+	@mkdir -p $(TARGET)/clients
+	@[ -e $(TARGET)/clients/python/ready ] || ! command -v python3 >/dev/null || { echo "fetching Python's grpcio"; \
+	  python3 -m venv $(TARGET)/clients/python && $(TARGET)/clients/python/bin/pip install -q -r docs/examples/python/requirements.txt && \
+	  touch $(TARGET)/clients/python/ready; } || echo "Python's grpcio is not there: its example is not tested" >&2
+	@[ -d $(TARGET)/clients/node_modules/@grpc/grpc-js ] || ! command -v npm >/dev/null || { echo "fetching Node's @grpc/grpc-js"; \
+	  cp docs/examples/node/package.json $(TARGET)/clients/ && npm install --silent --no-audit --no-fund --prefix $(TARGET)/clients >/dev/null; } || \
+	  echo "Node's @grpc/grpc-js is not there: its example is not tested" >&2
+
+test: packages-test nextest clients ## Build and run every test, then check that nothing of ours is left on the host
 	$(CARGO) build --workspace --bins
 	@mkdir -p $(TARGET)/test
 	$(TARGET)/debug/leakcheck before $(TARGET)/test/host-before

@@ -51,4 +51,20 @@ fn main() {
             None => println!("cargo::rerun-if-changed=/nonexistent/{tool}"),
         }
     }
+    find_clients();
+}
+
+/// The libraries of other languages, where `make clients` puts them: beside the profile's folder in the target folder.
+fn find_clients() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
+    let folder = out.ancestors().nth(4).map(|target| target.join("clients")).unwrap_or_default();
+    println!("cargo::rustc-env=LONGSHORE_CLIENTS={}", folder.display());
+    for (name, marker) in [("grpcio", "python/ready"), ("grpc_js", "node_modules/@grpc/grpc-js")] {
+        println!("cargo::rustc-check-cfg=cfg(have_{name})");
+        let marker = folder.join(marker);
+        println!("cargo::rerun-if-changed={}", marker.display());
+        if marker.exists() {
+            println!("cargo::rustc-cfg=have_{name}");
+        }
+    }
 }

@@ -319,7 +319,8 @@ fn settle(container: &mut Container) -> Result<()> {
     check(container)
 }
 
-fn check(container: &Container) -> Result<()> {
+/// Refuses what no container's record can be.
+pub fn check(container: &Container) -> Result<()> {
     check_identifier("container", &container.id)?;
     let refuse = |why: &str| Err(Error::invalid(format!("container \"{}\"", container.id), why));
     labels::check(&container.labels)?;

@@ -21,7 +21,7 @@ use tonic::transport::server::Connected;
 
 mod authority;
 
-use authority::Authority;
+pub use authority::Authority;
 
 use crate::error::{Error, Result};
 

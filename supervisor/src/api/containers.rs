@@ -38,7 +38,7 @@ fn to_wire(container: Container) -> wire::Container {
     }
 }
 
-fn from_wire(asked: wire::Container) -> Container {
+pub fn from_wire(asked: wire::Container) -> Container {
     let runtime = asked.runtime.unwrap_or_default();
     let runtime = Runtime { name: runtime.name, options: runtime.options.map(Into::into) };
     let mut container = Container::new(asked.id, runtime);

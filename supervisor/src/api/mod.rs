@@ -2,9 +2,9 @@
 //!
 //! What always holds: wire types stop here; requests have passed the layers (namespace, limits, trace).
 
-mod containers;
+pub mod containers;
 mod content;
-mod convert;
+pub mod convert;
 mod diff;
 mod engine;
 mod events;

@@ -169,6 +169,14 @@ impl ContentStore {
         Ok(BlobInfo::new(digest.clone(), record))
     }
 
+    /// Blobs that match, in the order of their digests.
+    pub fn list(&self, namespace: &Namespace, filter: &Filter) -> Result<Vec<BlobInfo>> {
+        let rows = self.db.list(&tables::BLOBS, namespace)?;
+        let infos =
+            rows.into_iter().filter_map(|row| Some(BlobInfo::new(Digest::parse(&row.key).ok()?, row.record)));
+        Ok(infos.filter(|info| filter.matches(info)).collect())
+    }
+
     /// Up to `max` blobs in the order of their digests, from the first after `after` on.
     pub fn page(&self, namespace: &Namespace, after: Option<&Digest>, max: usize) -> Result<Vec<BlobInfo>> {
         let rows = self.db.page(&tables::BLOBS, namespace, after.map(Digest::as_str), max)?;
