@@ -216,8 +216,20 @@ impl From<crate::images::push::PushError> for Error {
     }
 }
 
+/// Longest message of a status in bytes. It travels as a header: clients refuse an answer whose headers are too long.
+const MAX_MESSAGE: usize = 4096;
+
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status::new(error.code(), error.to_string())
+        Status::new(error.code(), bounded(error.to_string()))
     }
+}
+
+/// The beginning of a message that quotes something very long.
+fn bounded(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        message.push('…');
+    }
+    message
 }

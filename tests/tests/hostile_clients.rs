@@ -130,7 +130,10 @@ async fn wrong_types_and_deep_nesting_are_no_surprise() {
         // What is in a payload is looked at when it is used.
         if call(&channel, CREATE_CONTAINER, &creation(container)).await.is_ok() {
             let request = wire::tasks::v1::CreateTaskRequest { container_id: id, ..Default::default() };
-            refused(call(&channel, create_task, &request).await, Code::InvalidArgument, "");
+            let status = call(&channel, create_task, &request).await.unwrap_err();
+            // What the shim finds wrong in a specification has no code of its own, with containerd's either.
+            assert!(matches!(status.code(), Code::InvalidArgument | Code::Unknown), "{status}");
+            assert!(!status.message().is_empty());
         }
     }
     call(&channel, CREATE_CONTAINER, &creation(container("options"))).await.unwrap();
@@ -352,14 +355,10 @@ async fn more_connections_than_allowed_are_hung_up_on() {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.read(&mut [0; 64]).is_ok_and(|count| count > 0)
     };
-    let held: Vec<Connection> = (0..100).map(|_| Connection::open(&daemon.socket()).unwrap()).collect();
-    assert!(held.iter().all(is_open));
-    for _ in 0..1000 {
-        // Hung up on in the midst of its first words, or right after them.
-        if let Ok(refused) = Connection::open(&daemon.socket()) {
-            assert!(!is_open(&refused));
-        }
-    }
+    // Those that are too many are hung up on in the midst of their first words, or right after them.
+    let held: Vec<Connection> = (0..1000).filter_map(|_| Connection::open(&daemon.socket()).ok()).collect();
+    let open = held.iter().filter(|connection| is_open(connection)).count();
+    assert!((95..=100).contains(&open), "{open} are open");
     let log = daemon.log_text();
     assert!(log.contains("grpc.max_connections"), "the reason is logged");
     assert!(log.matches("grpc.max_connections").count() < 20, "and not a thousand times");

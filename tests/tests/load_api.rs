@@ -318,7 +318,7 @@ impl Client {
     async fn events(&self, name: String) -> Result<(), Status> {
         use wire::events::v1 as of;
         let mut client = of::events_client::EventsClient::new(self.api.clone());
-        let filters = vec![format!("topic==/load/{name}")];
+        let filters = vec![format!("topic==\"/load/{name}\"")];
         let mut told = client.subscribe(of::SubscribeRequest { filters }).await?.into_inner();
         let event = Some(Any { type_url: "load.Event".into(), value: vec![1] });
         client.publish(of::PublishRequest { topic: format!("/load/{name}"), event }).await?;

@@ -34,7 +34,7 @@ struct Subscriber {
 impl Subscriber {
     fn new(target: &Target) -> Result<Self> {
         let mut connection = Connection::open(&target.socket)?;
-        let filters = vec![format!("namespace=={NAMESPACE},topic==/bench/event")];
+        let filters = vec![format!("namespace=={NAMESPACE},topic==\"/bench/event\"")];
         let mut out = Vec::new();
         let request = message(&SubscribeRequest { filters }.encode_to_vec());
         connection.call(&mut out, &call_headers(SUBSCRIBE, NAMESPACE), &request);
