@@ -33,12 +33,13 @@ async function run(socket, image, command) {
     // Attach and start in one call, so that no output is missed. The stream ends after the container has.
     const attached = service.Attach();
     attached.write({ start: { container, stdout: true, stderr: true, start: true } });
-    attached.end();
     for await (const message of attached) {
       if (message.what === "start_failed") throw new Error(message.start_failed.message);
       if (message.what !== "stdio") continue;
       process[message.stdio.what].write(message.stdio[message.stdio.what]);
     }
+    // Before, the end of what we send would have detached us.
+    attached.end();
     // Wait may be called at any time, also after the end.
     return (await call("Wait", { container })).exited.exit_code;
   } finally {

@@ -3,6 +3,7 @@
 usage: engine.py SOCKET IMAGE COMMAND [ARGUMENT...]
 """
 
+import queue
 import sys
 
 import grpc
@@ -24,11 +25,15 @@ def run(channel, image, command):
     try:
         # Attach and start in one call, so that no output is missed. The stream ends after the container has.
         start = containers.AttachStart(container=container, stdout=True, stderr=True, start=True)
-        for message in service.Attach(iter([containers.AttachInput(start=start)])):
+        # What we send; its end would detach us.
+        inputs = queue.SimpleQueue()
+        inputs.put(containers.AttachInput(start=start))
+        for message in service.Attach(iter(inputs.get, None)):
             if message.WhichOneof("what") == "start_failed":
                 raise SystemExit(message.start_failed.message)
             sys.stdout.buffer.write(message.stdio.stdout)
             sys.stderr.buffer.write(message.stdio.stderr)
+        inputs.put(None)
         # Wait may be called at any time, also after the end.
         return service.Wait(containers.WaitRequest(container=container)).exited.exit_code
     finally:
