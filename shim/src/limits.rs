@@ -43,6 +43,12 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// How often a write to a full disk is tried again.
 pub const RETRY: Duration = Duration::from_millis(200);
 
+/// How often a FIFO is looked at whose reader comes only after the process has ended.
+pub const UNREAD: Duration = Duration::from_millis(10);
+
+/// How long after the end of a process the reader of its FIFO may come at the latest.
+pub const READER: Duration = Duration::from_secs(3);
+
 /// After so long without work, memory is given back to the kernel.
 pub const IDLE: Duration = Duration::from_millis(300);
 

@@ -63,8 +63,8 @@ pub struct Process {
     pub ooms_before: u64,
     /// Stdin ends with the first client that sends it.
     pub stdin_once: bool,
-    /// Whether a timer will try again to write what a disk refused.
-    pub awaits_disk: bool,
+    /// Whether a timer will look again at what a disk refused, or nobody has read.
+    pub awaits_retry: bool,
     /// Whether its exit was told.
     pub announced: bool,
 }
@@ -90,7 +90,7 @@ impl Process {
             exited: None,
             ooms_before: 0,
             stdin_once: false,
-            awaits_disk: false,
+            awaits_retry: false,
             announced: false,
         }
     }

@@ -133,7 +133,7 @@ impl Io {
             Target::Logger(target) => {
                 let (logger, ends) = Logger::start(&target, identity)?;
                 self.logger = Some(logger);
-                return Ok(ends.map(|fd| Some(Sink::Fifo { fd, is_watched: false })));
+                return Ok(ends.map(|fd| Some(Sink::Fifo { fd, is_watched: false, is_unread: false })));
             }
             Target::File(path) => {
                 if let Some(folder) = path.parent() {
@@ -299,9 +299,13 @@ fn open_fifo(path: &Path) -> Result<Sink> {
         Ok(_) => {}
         Err(source) => return Err(Error::Io { doing: "open stdio FIFO", path: path.into(), source }),
     }
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(Error::file("open stdio FIFO", path))?;
-    Ok(Sink::Fifo { fd, is_watched: false })
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+    // Without a reader a FIFO cannot be opened for writing alone. A reader that is there would read its end if it were closed again
+    // before the other is open.
+    let writer = rustix::fs::open(path, OFlags::WRONLY | flags, Mode::empty());
+    let fd = rustix::fs::open(path, OFlags::RDWR | flags, Mode::empty())
+        .map_err(Error::file("open stdio FIFO", path))?;
+    Ok(Sink::Fifo { fd, is_watched: false, is_unread: writer.is_err() })
 }
 
 fn open_file(path: &Path, create: bool) -> Result<Sink> {

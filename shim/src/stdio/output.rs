@@ -11,7 +11,8 @@ pub enum Sink {
     /// A file: writing never waits, but a full disk can refuse.
     File(File),
     /// A FIFO, or the pipe of a logging program, whose reader may be slow.
-    Fifo { fd: OwnedFd, is_watched: bool },
+    /// `is_unread`: nobody read from it when it was opened, and a reader that comes later must still find what was written.
+    Fifo { fd: OwnedFd, is_watched: bool, is_unread: bool },
     /// The log, which the process's two streams share.
     Log,
 }
@@ -88,10 +89,23 @@ impl Output {
         outcome
     }
 
-    /// Forgets what the sink has not taken: nobody will.
+    /// Whether a FIFO that nobody had opened holds output: it is lost when the last one who has it open closes it.
+    pub fn awaits_reader(&self) -> bool {
+        match &self.sink {
+            Sink::Fifo { fd, is_unread: true, .. } => {
+                rustix::io::ioctl_fionread(fd).is_ok_and(|count| count > 0)
+            }
+            _ => false,
+        }
+    }
+
+    /// Forgets what the sink has not taken, and what nobody has read: nobody will.
     pub fn give_up(&mut self) {
         self.pending.clear();
         self.written = 0;
+        if let Sink::Fifo { is_unread, .. } = &mut self.sink {
+            *is_unread = false;
+        }
     }
 
     /// Gives memory back.

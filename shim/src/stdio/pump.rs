@@ -1,6 +1,8 @@
 //! Moves output from a process to its sink and its attached clients, and stdin the other way. It is the only place
 //! that reads output, and it reads only what everybody has room for.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 
 use super::input::Fed;
@@ -118,7 +120,7 @@ impl Shim {
         let Some(process) = self.processes.get_mut(&serial) else { return };
         let log_waits = process.io.is_log_blocked();
         let Some(output) = process.io.output_mut(stream) else { return };
-        if let Sink::Fifo { fd, is_watched } = &mut output.sink {
+        if let Sink::Fifo { fd, is_watched, .. } = &mut output.sink {
             let wants = written == Written::WaitsForRoom;
             let token = Token::Stdio(serial, Channel::Sink(stream));
             if wants && !*is_watched {
@@ -134,10 +136,14 @@ impl Shim {
     }
 
     fn retry_later(&mut self, serial: u32) {
+        self.retry_after(serial, limits::RETRY);
+    }
+
+    fn retry_after(&mut self, serial: u32, pause: Duration) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        if !process.awaits_disk {
-            process.awaits_disk = true;
-            self.timers.set(limits::RETRY, Timer::Retry(serial));
+        if !process.awaits_retry {
+            process.awaits_retry = true;
+            self.timers.set(pause, Timer::Retry(serial));
         }
     }
 
@@ -150,10 +156,10 @@ impl Shim {
         self.resume_output(serial);
     }
 
-    /// A disk may have room again.
+    /// A disk may have room again, or a FIFO that nobody had opened may have been read.
     pub fn retry_output(&mut self, serial: u32) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        process.awaits_disk = false;
+        process.awaits_retry = false;
         if let Some(log) = process.io.log_mut() {
             log.flush();
         }
@@ -214,13 +220,19 @@ impl Shim {
         self.settle(serial);
     }
 
-    /// After the end of its source an output goes when its sink has taken everything; when both are gone and the
-    /// process has ended, whoever waits for that hears of it.
+    /// After the end of its source an output goes when its sink has taken everything and nobody may still come for it; when
+    /// both are gone and the process has ended, whoever waits for that hears of it.
     pub fn settle(&mut self, serial: u32) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
+        let late = process.exited.is_some_and(|exited| exited.elapsed() > limits::READER);
+        let mut unread = false;
         for stream in Stream::BOTH {
             let is_over = process.io.output(stream).is_some_and(|o| o.source().is_none() && o.is_clear());
             if !is_over {
+                continue;
+            }
+            if process.io.output(stream).is_some_and(|o| !late && o.awaits_reader()) {
+                unread = true;
                 continue;
             }
             if let Some(Sink::Fifo { fd, .. }) = process.io.take_output(stream).map(|output| output.sink) {
@@ -230,6 +242,9 @@ impl Shim {
         if process.announced && process.io.is_drained() {
             self.end_attachments(serial);
             self.delete_if_settled(serial);
+        }
+        if unread {
+            self.retry_after(serial, limits::UNREAD);
         }
     }
 

@@ -76,6 +76,17 @@ fn nobody_at_the_fifo_blocks_nobody() {
 }
 
 #[test]
+fn what_a_short_process_wrote_waits_for_a_reader_that_comes_after_its_end() {
+    let (mut shim, want) = with_fifos("echo hello", false);
+    shim.create(&want).unwrap();
+    shim.start().unwrap();
+    assert_eq!(shim.wait("").unwrap().exit_status, 0);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(reader(&want.stdout).join().unwrap(), b"hello\n");
+    shim.finish();
+}
+
+#[test]
 fn a_fifos_reader_may_be_late_and_slow() {
     let (mut shim, want) = with_fifos("head -c 3000000 /dev/zero", false);
     shim.create(&want).unwrap();
