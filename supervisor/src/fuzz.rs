@@ -66,8 +66,14 @@ pub fn request(bytes: &[u8]) {
 /// An event of somebody else's making, as filters look into it.
 fn event(payload: Any) {
     let Ok(namespace) = Namespace::parse("fuzz") else { return };
-    let event = Event { timestamp: jiff::Timestamp::UNIX_EPOCH, namespace, topic: "/fuzz".to_owned(), payload };
-    for path in [&["event", "id"][..], &["event", "container_id"], &["event", "labels", "a"], &["event", "runtime", "name"]] {
+    let event =
+        Event { timestamp: jiff::Timestamp::UNIX_EPOCH, namespace, topic: "/fuzz".to_owned(), payload };
+    for path in [
+        &["event", "id"][..],
+        &["event", "container_id"],
+        &["event", "labels", "a"],
+        &["event", "runtime", "name"],
+    ] {
         let _ = event.field(path);
     }
 }

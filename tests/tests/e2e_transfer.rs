@@ -72,7 +72,7 @@ async fn a_pull_stores_unpacks_and_reports() {
     assert_eq!((last.event.as_str(), last.progress), ("extracted", last.total));
     assert!(last.parents[0].starts_with("manifest-sha256:"), "{:?}", last.parents);
     let top = seen.iter().find(|event| event.name.starts_with("manifest-")).expect("a manifest");
-    assert_eq!(top.parents, [name.clone()]);
+    assert_eq!(top.parents, std::slice::from_ref(name));
     let image = client.image(name).await.expect("the image");
     assert_eq!(image.labels.get("mine").map(String::as_str), Some("yes"));
     let extra = client.image("extra:1").await.expect("the other name");

@@ -21,7 +21,7 @@ async fn lives(shim: Shim, snapshotter: &'static str) {
     let mut events = host.subscribe().await;
     let pid = host.created("one", &["sh", "-c", "echo out; exec sleep 1000"]).await;
     assert_eq!(host.api.get("one").await.expect("it is there").status(), TaskStatus::Created);
-    assert_eq!(host.api.create("one").await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(host.api.create("one").await.expect_err("it is refused").code(), Code::AlreadyExists);
     assert_eq!(host.api.start("one").await.expect("it starts"), pid);
     let running = host.api.get("one").await.expect("it is there");
     assert_eq!((running.status(), running.pid), (TaskStatus::Running, pid));
@@ -74,11 +74,11 @@ async fn lives(shim: Shim, snapshotter: &'static str) {
     spec["mounts"][0]["type"] = json!("nosuchfs");
     let request = host.request("bad", &spec).await;
     for _ in 0..2 {
-        let error = host.api.tasks.create(request.clone()).await.unwrap_err();
+        let error = host.api.tasks.create(request.clone()).await.expect_err("it is refused");
         assert!(error.message().contains("bad"), "{error}");
         host.is_gone("bad");
     }
-    assert_eq!(host.api.get("bad").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(host.api.get("bad").await.expect_err("it is refused").code(), Code::NotFound);
 }
 
 /// The daemon is killed while a container runs, while one exits, while an exec does; then a shim is.
@@ -102,7 +102,7 @@ async fn survives(shim: Shim, snapshotter: &'static str) {
     assert_eq!((found.status(), found.pid), (TaskStatus::Running, exec));
     assert_eq!(host.wait_exec("running", "leaves").await.expect("an exit"), 4);
     assert_eq!(in_time("the end", host.api.wait("exits")).await.expect("an exit"), 9);
-    assert_eq!(host.api.start("created").await.expect("it starts after all") > 0, true);
+    assert!(host.api.start("created").await.expect("it starts after all") > 0);
     assert_eq!(in_time("the end", host.api.wait("created")).await.expect("an exit"), 3);
     for (id, code) in [("exits", 9), ("created", 3)] {
         assert_eq!(host.api.delete(id).await.expect("it is deleted"), code);
@@ -120,7 +120,7 @@ async fn survives(shim: Shim, snapshotter: &'static str) {
     eventually("the container goes with its shim", || !is_alive(Pid::from_raw(pid.cast_signed())));
     assert!(!host.has_cgroup("running"), "its cgroups are removed");
     assert_eq!(host.api.get("running").await.expect("it is listed").status(), TaskStatus::Stopped);
-    assert_eq!(host.api.kill("running", 9).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(host.api.kill("running", 9).await.expect_err("it is refused").code(), Code::NotFound);
     assert_eq!(host.api.delete("running").await.expect("it is deleted"), 137);
     host.is_gone("running");
     let told = titles_until(&mut events, "/tasks/delete running").await;

@@ -125,7 +125,9 @@ fn a_real_containerds_snapshots_service_is_a_plugin_too() {
     let fixture = Fixture::with(Settings { config, ..Settings::default() }).expect("a daemon");
     let Fixture { daemon, busybox, .. } = &fixture;
     daemon.ctr(&["images", "pull", "--plain-http", "--snapshotter", "chained", busybox]).ok();
-    for (id, runtime) in [("chained-ours", "io.containerd.longshore.v1"), ("chained-runc", "io.containerd.runc.v2")] {
+    for (id, runtime) in
+        [("chained-ours", "io.containerd.longshore.v1"), ("chained-runc", "io.containerd.runc.v2")]
+    {
         let flags =
             ["run", "--rm", "--snapshotter", "chained", "--runtime", runtime, busybox, id, "echo", id];
         assert_eq!(daemon.ctr(&flags).ok().stdout, format!("{id}\n"));

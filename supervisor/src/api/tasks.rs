@@ -84,7 +84,9 @@ impl TasksService {
         }
         let labels = Labels::from([("containerd.io/gc.bref.container".to_owned(), id.to_owned())]);
         let allowed = match self.tasks.runtime_info(&task.runtime, task.options.as_ref()).await {
-            Ok(info) => info.annotations.get(ALLOWED_MOUNTS).map(String::as_str).unwrap_or_default().to_owned(),
+            Ok(info) => {
+                info.annotations.get(ALLOWED_MOUNTS).map(String::as_str).unwrap_or_default().to_owned()
+            }
             Err(error) => {
                 tracing::debug!(%namespace, id, "the runtime does not say what it mounts itself: {error}");
                 String::new()

@@ -134,6 +134,9 @@ impl MountSource for MountManager {
     }
 }
 
+/// Whoever holds it works on the name.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// All activations.
 pub struct MountManager {
     db: Arc<Db>,
@@ -141,7 +144,7 @@ pub struct MountManager {
     roots: Roots,
     next: AtomicU64,
     /// One at a time activates or deactivates a name.
-    turns: Mutex<HashMap<(Namespace, String), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<(Namespace, String), Turn>>,
 }
 
 impl MountManager {

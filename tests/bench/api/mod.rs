@@ -106,7 +106,7 @@ impl Script for Snapshots {
         self.steps[slot] += 1;
         let (snapshotter, key) =
             ("overlayfs".to_owned(), format!("bench-{}-{slot}-{}", self.connection, step / 2));
-        if step % 2 == 0 {
+        if step.is_multiple_of(2) {
             let labels = [("containerd.io/gc.root".to_owned(), "bench".to_owned())].into();
             let request = wire::snapshots::v1::PrepareSnapshotRequest {
                 snapshotter,
