@@ -110,6 +110,8 @@ pub struct Content {
     pub max_blob_bytes: u64,
     /// Whether a namespace is given a blob of another for its digest alone.
     pub sharing: Sharing,
+    /// Who keeps the bytes: `local`, or a plugin of the type content.
+    pub store: String,
 }
 
 /// Who may have a blob without sending it.
@@ -134,7 +136,12 @@ impl std::fmt::Display for Sharing {
 
 impl Default for Content {
     fn default() -> Self {
-        Self { max_writers: 1024, max_blob_bytes: 64 << 30, sharing: Sharing::default() }
+        Self {
+            max_writers: 1024,
+            max_blob_bytes: 64 << 30,
+            sharing: Sharing::default(),
+            store: LOCAL.to_owned(),
+        }
     }
 }
 
@@ -355,7 +362,7 @@ impl Config {
     }
 }
 
-pub use proxies::{Diff, ProxyKind, ProxyPlugin, WALKING};
+pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]
 mod tests {

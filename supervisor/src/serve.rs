@@ -29,6 +29,7 @@ use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
 use crate::mounts::MountManager;
 use crate::namespaces::{Namespace, Namespaces};
+use crate::plugins::Plugin;
 use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
@@ -117,8 +118,11 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
     let leases = Arc::new(Leases::new(Arc::clone(&db)));
     let content = {
         let (config, db, events) = (Arc::clone(config), Arc::clone(&db), Arc::clone(&events));
-        blocking(move || ContentStore::open(&config.root.join("content"), db, events, &config.content))
-            .await?
+        let plugin = config.content_plugin();
+        let plugin = plugin.map(|(name, plugin)| Plugin::new("content store", name, plugin)).transpose()?;
+        let open =
+            move || ContentStore::open(&config.root.join("content"), db, events, &config.content, plugin);
+        blocking(open).await?
     };
     let content = Arc::new(content);
     let images = Arc::new(ImageStore::new(Arc::clone(&db), Arc::clone(&events)));

@@ -10,6 +10,9 @@ use super::{Config, ConfigError};
 /// What is built in, and what no plugin may be called.
 const SNAPSHOTTERS: [&str; 2] = ["overlayfs", "native"];
 pub const WALKING: &str = "walking";
+/// The content store that is built in; clients see it as `content`.
+pub const LOCAL: &str = "local";
+const CONTENT: &str = "content";
 
 /// What a plugin serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -74,6 +77,11 @@ impl Config {
         self.proxy_plugins.iter().filter(move |(_, plugin)| plugin.kind == kind)
     }
 
+    /// The plugin that keeps the bytes of blobs, by its name.
+    pub fn content_plugin(&self) -> Option<(&String, &ProxyPlugin)> {
+        self.proxies(ProxyKind::Content).find(|(name, _)| **name == self.content.store)
+    }
+
     pub(super) fn check_plugins(&self) -> Result<(), ConfigError> {
         let refuse = |key, value: &str, why| Err(ConfigError::Value { key, value: value.to_owned(), why });
         for (name, plugin) in &self.proxy_plugins {
@@ -84,9 +92,11 @@ impl Config {
             if SNAPSHOTTERS.contains(&name.as_str()) || name == WALKING {
                 return refuse(key, name, "is built in: give the plugin another name");
             }
-            if plugin.kind == ProxyKind::Content {
-                let why =
-                    "content is kept by the daemon alone: a plugin of the type content is not supported";
+            if plugin.kind == ProxyKind::Content && [LOCAL, CONTENT].contains(&name.as_str()) {
+                return refuse(key, name, "is built in: give the plugin another name");
+            }
+            if plugin.kind == ProxyKind::Content && self.content.store != *name {
+                let why = "one store keeps all content: name this plugin in content.store, or take it out";
                 return refuse(key, name, why);
             }
             let parts = plugin.platform.split('/').collect::<Vec<_>>();
@@ -103,6 +113,10 @@ impl Config {
         let known = |name: &str, built_in: &[&str], kind| {
             built_in.contains(&name) || self.proxies(kind).any(|(plugin, _)| plugin == name)
         };
+        if !known(&self.content.store, &[LOCAL], ProxyKind::Content) {
+            let why = "is neither local nor a plugin of the type content";
+            return refuse("content.store", &self.content.store, why);
+        }
         let default = &self.snapshotter.default;
         if !known(default, &SNAPSHOTTERS, ProxyKind::Snapshot) {
             let why = "is neither overlayfs nor native nor a plugin of the type snapshot";

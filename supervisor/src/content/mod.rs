@@ -1,12 +1,14 @@
 //! Blobs: ingested under a reference, committed under their digest, shared by all namespaces that have a record.
 //!
 //! What always holds: a committed blob's file is complete, has the digest that is its name, and was fsynced
-//! before it got it; its record is written after its name, and removed before it.
+//! before it got it; its record is written after its name, and removed before it. Where a plugin keeps the bytes, a record's
+//! file may be there alone.
 
 pub mod digest;
 mod ingest;
 mod reader;
 mod reconcile;
+mod remote;
 pub mod store;
 mod writer;
 

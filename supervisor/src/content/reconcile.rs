@@ -1,6 +1,7 @@
 //! Start-up: disk and records are brought together.
 //!
-//! Records whose file is missing or has the wrong size are removed, with a warning; files without a record are the
+//! Records whose file is missing or has the wrong size are removed, with a warning, unless a plugin keeps the bytes: then
+//! the blob is marked, and fetched when it is read. Files without a record are the
 //! collector's; ingests that cannot be read are removed.
 
 use std::fs;
@@ -21,7 +22,10 @@ pub fn run(store: &ContentStore) -> Result<()> {
         };
         match fs::metadata(store.path(&digest)) {
             Ok(metadata) if metadata.len() == row.record.size => {}
-            _ => lost.push(row),
+            _ => match &store.remote {
+                Some(remote) => remote.mark_now(&digest)?,
+                None => lost.push(row),
+            },
         }
     }
     for row in &lost {

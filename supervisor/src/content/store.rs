@@ -1,7 +1,7 @@
 //! The store: blobs at `blobs/<algorithm>/<hex>`, ingests under `ingest/`, records in the metadata.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use longshore_proto::containerd::events;
 use tokio::sync::Notify;
 
 use super::ingest::{IngestDir, IngestInfo, IngestStatus};
+use super::remote::{self, Remote};
 use super::{Blob, BlobInfo, BlobRecord, Digest};
 use crate::config::Sharing;
 use crate::error::{Error, Result};
@@ -19,6 +20,7 @@ use crate::labels::{self, Labels};
 use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::Namespace;
+use crate::plugins::Plugin;
 
 /// Longest reference of an ingest in bytes.
 pub const MAX_REFERENCE: usize = 1024;
@@ -65,15 +67,19 @@ pub struct ContentStore {
     open: Mutex<HashSet<(Namespace, String)>>,
     uses: Mutex<HashMap<Digest, Use>>,
     removed: Notify,
+    /// Keeps the bytes, if the configuration names one: what is here is a cache then.
+    pub(super) remote: Option<Arc<Remote>>,
 }
 
 impl ContentStore {
-    /// Opens or creates the store below `root` and brings disk and records together.
+    /// Opens or creates the store below `root` and brings disk and records together. With a plugin, which keeps the bytes then, it
+    /// needs a runtime.
     pub fn open(
         root: &Path,
         db: Arc<Db>,
         events: Arc<EventBus>,
         limits: &crate::config::Content,
+        plugin: Option<Plugin>,
     ) -> Result<Self> {
         let store = Self {
             db,
@@ -86,6 +92,7 @@ impl ContentStore {
             open: Mutex::default(),
             uses: Mutex::default(),
             removed: Notify::new(),
+            remote: plugin.map(|plugin| Remote::open(root, plugin).map(Arc::new)).transpose()?,
         };
         for folder in [store.blobs.join("sha256"), store.blobs.join("sha512"), store.ingests.clone()] {
             fs::create_dir_all(&folder)
@@ -199,20 +206,25 @@ impl ContentStore {
         Ok(())
     }
 
-    /// Opens a blob for reading.
+    /// Opens a blob for reading; one that only the plugin has is fetched first.
     pub async fn reader(&self, namespace: &Namespace, digest: &Digest) -> Result<Blob> {
         let info = self.info(namespace, digest)?;
         let path = self.path(digest);
-        let file = blocking(move || {
-            File::open(&path).map_err(|source| match source.kind() {
-                std::io::ErrorKind::NotFound => Error::Damaged {
+        let wanted = self.remote.as_ref().map(|_| info.size);
+        let here = {
+            let path = path.clone();
+            blocking(move || remote::open(&path, wanted)).await?
+        };
+        let file = match (here, &self.remote) {
+            (Some(file), _) => file,
+            (None, Some(remote)) => remote.fetch(digest, info.size, path).await?,
+            (None, None) => {
+                return Err(Error::Damaged {
                     what: format!("blob {}", path.display()),
                     why: "its file is missing; pull the image again".into(),
-                },
-                _ => Error::io("opening blob", &path, source),
-            })
-        })
-        .await?;
+                });
+            }
+        };
         Ok(Blob { digest: digest.clone(), size: info.size, file: Arc::new(file) })
     }
 
@@ -326,9 +338,13 @@ impl ContentStore {
         Ok(Some(size))
     }
 
-    /// Unlinks the files of blobs that no namespace has a record of; how many, and the bytes that became free. Blocks.
+    /// Unlinks the files of blobs that no namespace has a record of, and deletes them in the plugin; how many, and the bytes that
+    /// became free. Blocks.
     pub fn remove_unrecorded(&self) -> Result<(usize, u64)> {
-        let mut files = Vec::new();
+        let mut files = HashSet::new();
+        if let Some(remote) = &self.remote {
+            files.extend(remote.marked()?);
+        }
         for (algorithm, folder) in self.blob_folders() {
             let at = |source| Error::io("listing blobs in", &folder, source);
             for entry in fs::read_dir(&folder).map_err(at)? {
@@ -347,8 +363,9 @@ impl ContentStore {
             .collect();
         files.retain(|digest| !recorded.contains(digest.as_str()));
         let mut removed = (0, 0);
+        let mut is_reachable = true;
         for digest in &files {
-            if let Some(freed) = self.remove_file(digest)? {
+            if let Some(freed) = self.remove_file(digest, &mut is_reachable)? {
                 removed = (removed.0 + 1, removed.1 + freed);
             }
         }
@@ -356,11 +373,11 @@ impl ContentStore {
     }
 
     /// Unlinks one file unless a record or a commit under way needs it.
-    fn remove_file(&self, digest: &Digest) -> Result<Option<u64>> {
+    fn remove_file(&self, digest: &Digest, is_reachable: &mut bool) -> Result<Option<u64>> {
         if !self.start_removing(digest) {
             return Ok(None);
         }
-        let result = self.unlink(digest);
+        let result = self.unlink(digest, is_reachable);
         lock(&self.uses).remove(digest);
         self.removed.notify_waiters();
         result
@@ -375,10 +392,28 @@ impl ContentStore {
         true
     }
 
-    fn unlink(&self, digest: &Digest) -> Result<Option<u64>> {
+    fn unlink(&self, digest: &Digest, is_reachable: &mut bool) -> Result<Option<u64>> {
         if self.has_record(digest)? {
             return Ok(None);
         }
+        let Some(remote) = &self.remote else { return self.unlink_here(digest) };
+        remote.mark_now(digest)?;
+        let freed = self.unlink_here(digest)?;
+        if *is_reachable {
+            match remote.delete(digest) {
+                Ok(()) => remote.unmark(digest)?,
+                Err(error) => {
+                    tracing::warn!(
+                        "{digest} was not deleted in the content plugin, next time again: {error}"
+                    );
+                    *is_reachable = false;
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    fn unlink_here(&self, digest: &Digest) -> Result<Option<u64>> {
         let path = self.path(digest);
         let size = fs::metadata(&path).map_or(0, |metadata| metadata.len());
         match fs::remove_file(&path) {

@@ -85,7 +85,7 @@ pub struct Writer {
     store: Arc<ContentStore>,
     inner: Arc<Inner>,
     lease: Option<String>,
-    /// The blob is here already, for another namespace: its size, and what keeps it. Nothing needs to be written.
+    /// The blob is here already, for another namespace, or in the plugin: its size, and what keeps it. Nothing needs to be written.
     shared: Option<(u64, Pin)>,
     _lock: RefLock<Arc<ContentStore>>,
 }
@@ -117,7 +117,7 @@ impl ContentStore {
         Ok(Writer { store: Arc::clone(self), inner: Arc::new(inner), lease, shared, _lock: lock })
     }
 
-    /// The expected blob if another namespace shares it; an error if this one has it.
+    /// The expected blob if another namespace or the plugin shares it; an error if this one has it.
     async fn find_expected(
         self: &Arc<Self>,
         namespace: &Namespace,
@@ -135,8 +135,41 @@ impl ContentStore {
         }
         let pin = self.pin(expected).await;
         let path = self.path(expected);
-        let size = blocking(move || Ok(fs::metadata(path).ok().map(|metadata| metadata.len()))).await?;
+        let here = blocking(move || Ok(fs::metadata(path).ok().map(|metadata| metadata.len()))).await?;
+        let size = match (here, &self.remote) {
+            // Not told here: to clients Unavailable means another writer, for which they wait. The commit tells it.
+            (None, Some(remote)) => remote.size(expected).await.unwrap_or_else(|error| {
+                tracing::debug!("whether the plugin has {expected} is not known: {error}");
+                None
+            }),
+            _ => here,
+        };
         Ok(size.map(|size| (size, pin)))
+    }
+
+    /// Whether a blob that was shared is still there, and in the plugin.
+    async fn check_shared(&self, digest: &Digest, size: u64) -> Result<()> {
+        let path = self.path(digest);
+        let here = blocking(move || super::remote::open(&path, Some(size))).await?;
+        let is_there = match (here, &self.remote) {
+            (Some(file), Some(remote)) => {
+                remote.send(digest, size, &Arc::new(file)).await?;
+                true
+            }
+            (None, Some(remote)) => {
+                remote.mark(digest).await?;
+                let is_there = remote.size(digest).await? == Some(size);
+                if is_there {
+                    remote.keep(digest).await?;
+                }
+                is_there
+            }
+            (here, None) => here.is_some(),
+        };
+        if is_there {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!("content {digest}"), "was deleted meanwhile: write it again"))
     }
 }
 
@@ -302,7 +335,7 @@ impl Writer {
         lock(&self.inner.written).updated_at
     }
 
-    /// Whether another namespace has the blob, so that it can be committed without writing anything.
+    /// Whether another namespace or the plugin has the blob, so that it can be committed without writing anything.
     pub fn is_shared(&self) -> bool {
         self.shared.is_some()
     }
@@ -378,13 +411,14 @@ impl Writer {
         labels::settle(&mut options.labels)?;
         let (size, digest) = self.verify(&options).await?;
         let _pin = self.store.pin(&digest).await;
-        let target = self.store.path(&digest);
         if self.shared.is_none() {
-            let (inner, target) = (Arc::clone(&self.inner), target.clone());
+            if let Some(remote) = &self.store.remote {
+                remote.send(&digest, size, &self.inner.file).await?;
+            }
+            let (inner, target) = (Arc::clone(&self.inner), self.store.path(&digest));
             blocking(move || place(&inner, &target, size)).await?;
         } else {
-            let (target, digest) = (target.clone(), digest.clone());
-            blocking(move || check_shared(&target, &digest, size)).await?;
+            self.store.check_shared(&digest, size).await?;
         }
         let info = self.record(&digest, size, options.labels).await;
         let folder = self.inner.folder.clone();
@@ -546,13 +580,6 @@ fn place(inner: &Inner, target: &Path, size: u64) -> Result<()> {
     match target.parent() {
         Some(parent) => File::open(parent).and_then(|folder| folder.sync_all()).map_err(at),
         None => Ok(()),
-    }
-}
-
-fn check_shared(target: &Path, digest: &Digest, size: u64) -> Result<()> {
-    match fs::metadata(target) {
-        Ok(metadata) if metadata.len() == size => Ok(()),
-        _ => Err(Error::unavailable(format!("content {digest}"), "was deleted meanwhile: write it again")),
     }
 }
 

@@ -33,7 +33,8 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let db = Arc::new(Db::open(&folder.path().join("db"), &crate::metadata::Options::default()).unwrap());
         let limits = crate::config::Content::default();
-        let content = ContentStore::open(&folder.path().join("c"), db, Arc::new(EventBus::new()), &limits);
+        let content =
+            ContentStore::open(&folder.path().join("c"), db, Arc::new(EventBus::new()), &limits, None);
         for name in ["low", "upper", "work"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
