@@ -129,7 +129,11 @@ pub fn command(folder: &Path, config: &str) -> Command {
 }
 
 pub async fn channel(socket: &Path) -> Channel {
-    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap().connect().await.unwrap()
+    endpoint(socket).connect().await.unwrap()
+}
+
+pub fn endpoint(socket: &Path) -> Endpoint {
+    Endpoint::from_shared(format!("unix://{}", socket.display())).unwrap()
 }
 
 /// Clients of every service, in one namespace.
