@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{Output, PATIENCE, program, run};
+use crate::daemon::{Output, PATIENCE, answering, program, run};
 use crate::registry::Registry;
 use crate::{image, leaks};
 
@@ -143,25 +143,14 @@ impl Containerd {
             std::iter::once(self.path().join("bin")).chain(std::env::split_paths(&path)),
         )?;
         command.arg("--config").arg(self.path().join("config.toml")).env("PATH", path).env(leaks::MARK, "1");
-        let mut child = command
+        let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .context("starting containerd")?;
-        let deadline = Instant::now() + PATIENCE;
-        while self.ctr(&["version"]).code != 0 {
-            if let Some(status) = child.try_wait()? {
-                bail!("containerd ended with {status}:\n{}", self.log());
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("containerd does not answer:\n{}", self.log());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        self.child = Some(child);
+        let answers = || self.ctr(&["version"]).code == 0;
+        self.child = Some(answering(child, "containerd", answers, || self.log())?);
         Ok(())
     }
 

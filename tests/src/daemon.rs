@@ -112,6 +112,28 @@ pub fn finish(mut child: Child) -> Result<Output> {
     Ok(Output::of(std::process::Output { status, stdout, stderr }))
 }
 
+/// Waits until a server that was started answers; one that does not is ended, and its log told.
+pub fn answering(
+    mut child: Child,
+    name: &str,
+    answers: impl Fn() -> bool,
+    log: impl Fn() -> String,
+) -> Result<Child> {
+    let deadline = Instant::now() + PATIENCE;
+    while !answers() {
+        if let Some(status) = child.try_wait()? {
+            bail!("{name} ended with {status}:\n{}", log());
+        }
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            bail!("{name} does not answer:\n{}", log());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(child)
+}
+
 /// Waits until `condition` holds.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
@@ -224,21 +246,10 @@ impl Daemon {
     /// Starts the daemon and waits until it answers.
     pub fn launch(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.log())?;
-        let mut child =
+        let child =
             self.command().stdout(log.try_clone()?).stderr(log).spawn().context("starting longshored")?;
-        let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(self.socket()).is_err() {
-            if let Some(status) = child.try_wait()? {
-                bail!("longshored ended with {status}:\n{}", self.log_text());
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("longshored does not answer:\n{}", self.log_text());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.child = Some(child);
+        let answers = || UnixStream::connect(self.socket()).is_ok();
+        self.child = Some(answering(child, "longshored", answers, || self.log_text())?);
         Ok(())
     }
 

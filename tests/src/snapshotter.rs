@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::daemon::{PATIENCE, program};
+use crate::daemon::{PATIENCE, answering, program};
 use crate::leaks;
 
 /// The running plugin.
@@ -43,7 +43,7 @@ impl Snapshotter {
 
     pub fn launch(&mut self) -> Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.path().join("log"))?;
-        let mut child = Command::new(program("longshore-snapshotter"))
+        let child = Command::new(program("longshore-snapshotter"))
             .arg("--root")
             .arg(self.path().join("root"))
             .arg("--address")
@@ -55,19 +55,8 @@ impl Snapshotter {
             .stderr(log)
             .spawn()
             .context("starting longshore-snapshotter")?;
-        let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(self.socket()).is_err() {
-            if let Some(status) = child.try_wait()? {
-                bail!("longshore-snapshotter ended with {status}:\n{}", self.log());
-            }
-            if Instant::now() > deadline {
-                child.kill()?;
-                child.wait()?;
-                bail!("longshore-snapshotter does not answer:\n{}", self.log());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        self.child = Some(child);
+        let answers = || UnixStream::connect(self.socket()).is_ok();
+        self.child = Some(answering(child, "longshore-snapshotter", answers, || self.log())?);
         Ok(())
     }
 

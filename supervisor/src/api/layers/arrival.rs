@@ -14,11 +14,11 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use http_body::Body as _;
 use prost::Message;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::limits::Bound;
 use super::{Answer, Boxed};
 use crate::error::Error;
 
@@ -31,8 +31,7 @@ const PREFIX: usize = 5;
 
 #[derive(Clone)]
 pub struct ArrivalLayer {
-    places: Arc<Semaphore>,
-    max_places: usize,
+    places: Bound,
     max_message: usize,
     bytes: Arc<AtomicUsize>,
     /// Paths of the methods whose request is one message.
@@ -42,8 +41,7 @@ pub struct ArrivalLayer {
 impl ArrivalLayer {
     pub fn new(config: &crate::config::Grpc) -> Self {
         Self {
-            places: Arc::new(Semaphore::new(config.max_streams)),
-            max_places: config.max_streams,
+            places: Bound::new("grpc.max_streams (requests that arrive)", config.max_streams),
             max_message: config.max_message_bytes,
             bytes: Arc::default(),
             methods: Arc::new(methods()),
@@ -188,13 +186,9 @@ where
         if !self.layer.methods.contains(request.uri().path()) {
             return Answer::Inner(Box::pin(self.inner.call(request)));
         }
-        let Ok(place) = Arc::clone(&self.layer.places).try_acquire_owned() else {
-            let error = Error::ResourceExhausted {
-                what: request.uri().path().to_owned(),
-                limit: "grpc.max_streams (requests that arrive)",
-                max: self.layer.max_places as u64,
-            };
-            return Answer::refused(error.into());
+        let place = match self.layer.places.take(request.uri().path()) {
+            Ok(place) => place,
+            Err(error) => return Answer::refused(error.into()),
         };
         // The one that said it is ready is used; its copy takes its place.
         let copy = self.inner.clone();

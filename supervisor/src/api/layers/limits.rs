@@ -71,16 +71,26 @@ pub struct LimitsLayer {
     long: Bound,
 }
 
+/// So many at one time, and the name under which a refusal tells it.
 #[derive(Clone)]
-struct Bound {
+pub(super) struct Bound {
     permits: Arc<Semaphore>,
     name: &'static str,
     max: usize,
 }
 
 impl Bound {
-    fn new(name: &'static str, max: usize) -> Self {
+    pub(super) fn new(name: &'static str, max: usize) -> Self {
         Self { permits: Arc::new(Semaphore::new(max)), name, max }
+    }
+
+    /// A place for a request to `path`, or the refusal.
+    pub(super) fn take(&self, path: &str) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Error::ResourceExhausted {
+            what: path.to_owned(),
+            limit: self.name,
+            max: self.max as u64,
+        })
     }
 }
 
@@ -123,10 +133,9 @@ where
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let bound = if LONG.contains(&path) { &self.limits.long } else { &self.limits.short };
-        let Ok(permit) = Arc::clone(&bound.permits).try_acquire_owned() else {
-            let error =
-                Error::ResourceExhausted { what: path.to_owned(), limit: bound.name, max: bound.max as u64 };
-            return Answer::refused(error.into());
+        let permit = match bound.take(path) {
+            Ok(permit) => permit,
+            Err(error) => return Answer::refused(error.into()),
         };
         let future = self.inner.call(request);
         Answer::Inner(Box::pin(async move {
