@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::process::Command;
 
 const TOOLS: [&str; 19] = [
     "mkfs.ext4",
@@ -25,9 +26,14 @@ const TOOLS: [&str; 19] = [
     "qemu-system-x86_64",
 ];
 
-/// Newer programs than the host's, given by path: containerd-shim-runc-v2 and ctr.
-const NEWER: [(&str, &str); 2] =
-    [("LONGSHORE_NEWER_SHIM", "have_newer_shim"), ("LONGSHORE_NEWER_CTR", "have_newer_ctr")];
+/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folder of
+/// buildkitd and buildctl.
+const NEWER: [(&str, &str); 4] = [
+    ("LONGSHORE_NEWER_SHIM", "have_newer_shim"),
+    ("LONGSHORE_NEWER_CTR", "have_newer_ctr"),
+    ("LONGSHORE_NEWER_DOCKERD", "have_newer_dockerd"),
+    ("LONGSHORE_BUILDKIT", "have_buildkit"),
+];
 
 fn main() {
     for (variable, cfg) in NEWER {
@@ -52,6 +58,25 @@ fn main() {
         }
     }
     find_clients();
+    find_buildkit_client(&folders);
+}
+
+/// A docker command that can speak to BuildKit: an old one has it within, a newer one only with the buildx plugin.
+fn find_buildkit_client(folders: &[PathBuf]) {
+    println!("cargo::rustc-check-cfg=cfg(have_docker_buildkit)");
+    let found = folders.iter().map(|folder| folder.join("docker")).find(|path| {
+        let output =
+            |args: &[&str]| Command::new(path).args(args).output().ok().filter(|o| o.status.success());
+        let old = output(&["--version"]).is_some_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).replace("Docker version ", "");
+            text.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 23)
+        });
+        old || output(&["buildx", "version"]).is_some()
+    });
+    if let Some(path) = found {
+        println!("cargo::rustc-cfg=have_docker_buildkit");
+        println!("cargo::rustc-env=LONGSHORE_DOCKER_BUILDKIT={}", path.display());
+    }
 }
 
 /// The libraries of other languages, where `make clients` puts them: beside the profile's folder in the target folder.

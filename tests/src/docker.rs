@@ -14,6 +14,45 @@ use nix::unistd::Pid;
 use crate::daemon::{Daemon, Output, PATIENCE, run};
 use crate::leaks;
 
+/// Which dockerd it is, and who keeps its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edition {
+    /// The distribution's, with a graph driver of its own.
+    Distribution,
+    /// The one that `LONGSHORE_NEWER_DOCKERD` named at build time, with a graph driver of its own, and the host's runc,
+    /// which may not know time namespaces yet.
+    Newer,
+    /// The same, with images and snapshots in our daemon, and our own runtime.
+    NewerImageStore,
+}
+
+impl Edition {
+    fn program(self) -> &'static str {
+        match self {
+            Edition::Distribution => "dockerd",
+            Edition::Newer | Edition::NewerImageStore => {
+                option_env!("LONGSHORE_NEWER_DOCKERD").unwrap_or_default()
+            }
+        }
+    }
+
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Edition::Distribution => &[],
+            Edition::Newer => &[
+                "--feature=containerd-snapshotter=false",
+                "--feature=time-namespaces=false",
+                "--storage-driver=overlay2",
+            ],
+            Edition::NewerImageStore => &[
+                "--feature=containerd-snapshotter=true",
+                "--feature=time-namespaces=false",
+                "--default-runtime=io.containerd.longshore.v1",
+            ],
+        }
+    }
+}
+
 /// Which networks it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Networks {
@@ -26,6 +65,7 @@ pub enum Networks {
 /// A running dockerd; gone with its containers when dropped. Drop it before its [`Daemon`].
 pub struct Dockerd {
     folder: PathBuf,
+    cgroup_parent: String,
     child: Child,
 }
 
@@ -34,14 +74,15 @@ impl Dockerd {
     ///
     /// # Errors
     /// It ends or does not answer; the end of its log is in the message.
-    pub fn start(daemon: &Daemon, networks: Networks, more: &[&str]) -> Result<Dockerd> {
+    pub fn start(daemon: &Daemon, edition: Edition, networks: Networks, more: &[&str]) -> Result<Dockerd> {
         let folder = daemon.path().join("docker");
         fs::create_dir_all(&folder)?;
         let mut command = match networks {
-            Networks::None => Command::new("dockerd"),
+            Networks::None => Command::new(edition.program()),
             Networks::Own => {
                 let mut command = Command::new("unshare");
-                command.args(["--net", "sh", "-c", "ip link set lo up && exec dockerd \"$@\"", "dockerd"]);
+                let script = "ip link set lo up && exec \"$0\" \"$@\"";
+                command.args(["--net", "sh", "-c", script, edition.program()]);
                 command
             }
         };
@@ -59,9 +100,12 @@ impl Dockerd {
         }
         fs::write(folder.join("daemon.json"), "{}")?;
         let log = fs::File::options().create(true).append(true).open(folder.join("log"))?;
-        command.args(more).env(leaks::MARK, "1").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.args(edition.options()).args(more).env(leaks::MARK, "1");
+        // docker-compose asks for the version that its file format came with.
+        command.env("DOCKER_MIN_API_VERSION", "1.24");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("starting dockerd")?;
-        let mut dockerd = Dockerd { folder, child };
+        let mut dockerd = Dockerd { folder, cgroup_parent: daemon.cgroup_parent().to_owned(), child };
         dockerd.wait_until_it_answers()?;
         Ok(dockerd)
     }
@@ -117,6 +161,7 @@ impl Dockerd {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        leaks::remove_group(&self.cgroup_parent, "buildkit");
     }
 }
 

@@ -90,6 +90,13 @@ pub fn sweep(folder: &Path, cgroup_parent: &str, shims: &[i32]) -> Vec<String> {
     left
 }
 
+/// Removes an empty group below a cgroup parent: BuildKit leaves the one that the groups of its steps were in.
+pub fn remove_group(parent: &str, name: &str) {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join(parent).join(name));
+    }
+}
+
 /// Everything on the host that could be ours, as lines that can be compared between two moments.
 pub fn inventory() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();

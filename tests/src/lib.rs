@@ -2,6 +2,7 @@
 //! of one's own, and the check that nothing of ours is left on the host.
 
 pub mod api;
+pub mod buildkit;
 pub mod containerd;
 pub mod ctr;
 pub mod daemon;

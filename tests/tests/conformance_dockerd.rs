@@ -1,6 +1,5 @@
-//! Debian's dockerd, unmodified, with our socket in containerd's place.
-#![cfg_attr(not(have_dockerd), allow(dead_code, unused_imports))]
-
+//! dockerd, unmodified, with our socket in containerd's place: the distribution's, and a newer one that
+//! `LONGSHORE_NEWER_DOCKERD` names at build time, both with its own graph driver and with its images in our daemon.
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +8,73 @@ use std::time::{Duration, Instant};
 
 use longshore_tests::Fixture;
 use longshore_tests::daemon::{eventually, run};
-use longshore_tests::docker::{Dockerd, Networks};
+use longshore_tests::docker::{Dockerd, Edition, Networks};
 use longshore_tests::image;
 use longshore_tests::pty::Terminal;
 
 /// Counts lines until it is told to stop, and then ends with 5.
 const COUNTER: &str = "trap 'exit 5' TERM; i=0; while :; do echo line $i; i=$((i+1)); sleep 0.1; done";
+
+/// One test of each kind for one dockerd; `$has` says whether it is there.
+macro_rules! with {
+    ($module:ident, $has:ident, $edition:expr) => {
+        mod $module {
+            use super::Edition;
+
+            #[test]
+            #[cfg_attr(not($has), ignore = "needs dockerd (package docker.io, or LONGSHORE_NEWER_DOCKERD)")]
+            fn containers_run_and_images_are_built() {
+                super::containers_run_and_images_are_built($edition);
+            }
+
+            #[test]
+            #[cfg_attr(
+                not(all($has, have_docker_buildkit, have_ip)),
+                ignore = "needs dockerd and a docker that speaks to BuildKit (docker.io before 23, or docker-buildx)"
+            )]
+            fn buildkit_in_dockerd_builds_images() {
+                super::buildkit_in_dockerd_builds_images($edition);
+            }
+
+            #[test]
+            #[cfg_attr(not($has), ignore = "needs dockerd (package docker.io, or LONGSHORE_NEWER_DOCKERD)")]
+            fn a_container_is_driven_to_its_end() {
+                super::a_container_is_driven_to_its_end($edition);
+            }
+
+            #[test]
+            #[cfg_attr(not(all($has, have_runc)), ignore = "needs dockerd and runc (packages docker.io, runc)")]
+            fn a_runtime_that_was_added_runs_the_container() {
+                super::a_runtime_that_was_added_runs_the_container($edition);
+            }
+
+            #[test]
+            #[cfg_attr(not($has), ignore = "needs dockerd (package docker.io, or LONGSHORE_NEWER_DOCKERD)")]
+            fn restart_policies_hold() {
+                super::restart_policies_hold($edition);
+            }
+
+            #[test]
+            #[cfg_attr(not($has), ignore = "needs dockerd (package docker.io, or LONGSHORE_NEWER_DOCKERD)")]
+            fn a_killed_daemon_loses_no_docker_container() {
+                super::a_killed_daemon_loses_no_docker_container($edition);
+            }
+
+            #[test]
+            #[cfg_attr(
+                not(all($has, have_docker_compose, have_ip)),
+                ignore = "needs dockerd, docker-compose and ip (packages docker.io, docker-compose, iproute2)"
+            )]
+            fn two_services_of_a_compose_file_find_each_other() {
+                super::two_services_of_a_compose_file_find_each_other($edition);
+            }
+        }
+    };
+}
+
+with!(distribution, have_dockerd, Edition::Distribution);
+with!(newer, have_newer_dockerd, Edition::Newer);
+with!(newer_with_images_in_our_daemon, have_newer_dockerd, Edition::NewerImageStore);
 
 /// dockerd is dropped first.
 struct Setup {
@@ -22,11 +82,22 @@ struct Setup {
     fixture: Fixture,
 }
 
-fn setup() -> Setup {
+fn setup(edition: Edition) -> Setup {
     let fixture = Fixture::new();
-    let docker = Dockerd::start(&fixture.daemon, Networks::None, &[]).expect("dockerd starts");
+    let docker = Dockerd::start(&fixture.daemon, edition, Networks::None, &[]).expect("dockerd starts");
     docker.docker(&["pull", "-q", &fixture.busybox]).ok();
     docker.docker(&["tag", &fixture.busybox, "busybox"]).ok();
+    Setup { docker, fixture }
+}
+
+/// With networks of its own.
+fn networked(edition: Edition) -> Setup {
+    let fixture = Fixture::new();
+    let docker = Dockerd::start(&fixture.daemon, edition, Networks::Own, &[]).expect("dockerd starts");
+    // The registry is not in dockerd's network.
+    let archive = fixture.daemon.path().join("busybox.tar");
+    fs::write(&archive, image::busybox_layer().expect("busybox").bytes()).expect("a file");
+    docker.docker(&["import", &archive.display().to_string(), "busybox"]).ok();
     Setup { docker, fixture }
 }
 
@@ -37,10 +108,8 @@ impl Setup {
     }
 }
 
-#[test]
-#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
-fn containers_run_and_images_are_built() {
-    let setup = setup();
+fn containers_run_and_images_are_built(edition: Edition) {
+    let setup = setup(edition);
     let docker = &setup.docker;
     let output = docker.docker(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (7, "out\n", "err\n"));
@@ -53,19 +122,27 @@ fn containers_run_and_images_are_built() {
     let shown = terminal.shown();
     assert!(shown.contains("33 91") && shown.contains("/dev/pts/0"), "{shown}");
 
+    builds(&setup, "docker", "0");
+}
+
+fn buildkit_in_dockerd_builds_images(edition: Edition) {
+    builds(&networked(edition), option_env!("LONGSHORE_DOCKER_BUILDKIT").unwrap_or_default(), "1");
+}
+
+fn builds(setup: &Setup, program: &str, buildkit: &str) {
     let context = setup.fixture.daemon.path().join("context");
     fs::create_dir(&context).expect("a folder");
     fs::write(context.join("file"), "copied\n").expect("a file");
     let dockerfile = "FROM busybox\nRUN echo built >/built\nCOPY file /file\nCMD cat /built /file\n";
     fs::write(context.join("Dockerfile"), dockerfile).expect("a file");
-    docker.docker(&["build", "-q", "-t", "mine", &context.display().to_string()]).ok();
-    assert_eq!(docker.docker(&["run", "--rm", "mine"]).ok().stdout, "built\ncopied\n");
+    let words = ["build", "-q", "-t", "mine", &context.display().to_string()];
+    run(setup.docker.client(program, &words).env("DOCKER_BUILDKIT", buildkit)).expect("docker runs").ok();
+    let output = setup.docker.docker(&["run", "--rm", "mine"]).ok();
+    assert_eq!(output.stdout, "built\ncopied\n");
 }
 
-#[test]
-#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
-fn a_container_is_driven_to_its_end() {
-    let setup = setup();
+fn a_container_is_driven_to_its_end(edition: Edition) {
+    let setup = setup(edition);
     let docker = &setup.docker;
     docker.docker(&["run", "-d", "--name", "web", "busybox", "sh", "-c", COUNTER]).ok();
     let executed = docker.docker(&["exec", "-e", "A=b", "web", "sh", "-c", "echo $A; exit 9"]);
@@ -100,9 +177,7 @@ fn a_container_is_driven_to_its_end() {
     eventually("it is killed", || setup.inspect("web", "{{.State.ExitCode}}") == "137");
 }
 
-#[test]
-#[cfg_attr(not(all(have_dockerd, have_runc)), ignore = "needs dockerd and runc (packages docker.io, runc)")]
-fn a_runtime_that_was_added_runs_the_container() {
+fn a_runtime_that_was_added_runs_the_container(edition: Edition) {
     let fixture = Fixture::new();
     let mark = fixture.daemon.path().join("called");
     let wrapper = fixture.daemon.path().join("wrapped-runc");
@@ -110,7 +185,7 @@ fn a_runtime_that_was_added_runs_the_container() {
         .expect("a file");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("a mode");
     let added = format!("--add-runtime=mine={}", wrapper.display());
-    let docker = Dockerd::start(&fixture.daemon, Networks::None, &[&added]).expect("dockerd starts");
+    let docker = Dockerd::start(&fixture.daemon, edition, Networks::None, &[&added]).expect("dockerd starts");
     docker.docker(&["pull", "-q", &fixture.busybox]).ok();
     let run = ["run", "--rm", "--runtime", "mine", &fixture.busybox, "sh", "-c", "echo out; exit 6"];
     let output = docker.docker(&run);
@@ -118,10 +193,8 @@ fn a_runtime_that_was_added_runs_the_container() {
     assert!(fs::read_to_string(&mark).expect("it was called").contains(" create "));
 }
 
-#[test]
-#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
-fn restart_policies_hold() {
-    let setup = setup();
+fn restart_policies_hold(edition: Edition) {
+    let setup = setup(edition);
     let run = |policy: &str, name: &str, script: &str| {
         let words = ["run", "-d", "--restart", policy, "--name", name, "busybox", "sh", "-c", script];
         setup.docker.docker(&words).ok();
@@ -136,10 +209,8 @@ fn restart_policies_hold() {
     eventually("it is started again and again", || restarts() >= 2);
 }
 
-#[test]
-#[cfg_attr(not(have_dockerd), ignore = "needs dockerd (package docker.io)")]
-fn a_killed_daemon_loses_no_docker_container() {
-    let mut setup = setup();
+fn a_killed_daemon_loses_no_docker_container(edition: Edition) {
+    let mut setup = setup(edition);
     let run = |setup: &Setup, name: &str, script: &str| {
         setup.docker.docker(&["run", "-d", "--name", name, "busybox", "sh", "-c", script]).ok();
     };
@@ -171,18 +242,9 @@ fn a_killed_daemon_loses_no_docker_container() {
     assert_eq!(state("lasting"), "exited 5");
 }
 
-#[test]
-#[cfg_attr(
-    not(all(have_dockerd, have_docker_compose, have_ip)),
-    ignore = "needs dockerd, docker-compose and ip (packages docker.io, docker-compose, iproute2)"
-)]
-fn two_services_of_a_compose_file_find_each_other() {
-    let fixture = Fixture::new();
-    let docker = Dockerd::start(&fixture.daemon, Networks::Own, &[]).expect("dockerd starts");
-    // The registry is not in dockerd's network.
-    let archive = fixture.daemon.path().join("busybox.tar");
-    fs::write(&archive, image::busybox_layer().expect("busybox").bytes()).expect("a file");
-    docker.docker(&["import", &archive.display().to_string(), "busybox"]).ok();
+fn two_services_of_a_compose_file_find_each_other(edition: Edition) {
+    let setup = networked(edition);
+    let Setup { docker, fixture } = &setup;
     let file = fixture.daemon.path().join("docker-compose.yml");
     let text = "services:\n\
         \x20 web:\n    image: busybox\n    stop_grace_period: 1s\n\
