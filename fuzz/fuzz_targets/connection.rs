@@ -1,5 +1,9 @@
 //! What a connection begins with.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|bytes: Vec<u8>| longshored::fuzz::connection(&mut { bytes }));
+fn connection(bytes: &[u8]) {
+    longshored::fuzz::connection(&mut bytes.to_vec());
+}
+
+longshore_fuzz::target!(connection);

@@ -1,5 +1,11 @@
 //! The filter grammar.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|text: &str| longshored::fuzz::filter(text));
+fn filter(bytes: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        longshored::fuzz::filter(text);
+    }
+}
+
+longshore_fuzz::target!(filter);

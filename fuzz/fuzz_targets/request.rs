@@ -1,5 +1,5 @@
 //! The decoding of requests.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| longshored::fuzz::request(bytes));
+longshore_fuzz::target!(longshored::fuzz::request);

@@ -1,6 +1,6 @@
 //! What fuzzers enter the daemon by: functions of bytes that anybody may send. They answer nothing; they must end, without a panic.
 //!
-//! `fuzz/` drives them with libFuzzer, the tests below with what proptest makes of the grammars.
+//! `fuzz/` drives them with libFuzzer (`cargo +nightly fuzz run fuzz-filter`), the tests below with what proptest makes of the grammars.
 
 use longshore_proto::containerd::services as wire;
 use longshore_proto::containerd::types;
