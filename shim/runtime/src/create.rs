@@ -29,7 +29,7 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     let namespaces = Namespaces::plan(linux)?;
     let seccomp = match linux.seccomp() {
-        Some(profile) => seccomp::plan(profile, options.seccomp_cache)?,
+        Some(profile) => Some(seccomp::plan(profile, options.seccomp_cache)?),
         None => None,
     };
     let hooks = Hooks::prepare(&options)?;

@@ -14,33 +14,36 @@ use oci_spec::runtime::{
 };
 use rustix::fd::AsFd;
 use rustix::fs::{MemfdFlags, SeekFrom};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 /// Longest program that the kernel takes, in instructions.
 const PROGRAM_MAX: usize = 4096;
 /// Changes whenever the same profile would compile to another program.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
+/// From how many rules on libseccomp makes a tree of them. It makes a wrong one of none at all.
+const TREE_FROM: usize = 32;
 
-/// The step that loads the program of a config; `None` if it asks for no filtering.
-pub(crate) fn plan(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Option<Step>> {
-    if seccomp.default_action() == LinuxSeccompAction::ScmpActAllow
-        && seccomp.syscalls().as_ref().is_none_or(|rules| rules.is_empty())
-    {
-        return Ok(None);
-    }
+/// The step that loads the program of a config. Also a profile that allows everything is loaded: it still refuses the
+/// machine's other architectures, and `/proc/PID/status` says so.
+pub(crate) fn plan(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Step> {
     let program = load_or_compile(seccomp, cache)?;
-    Ok(Some(Step::Seccomp { program, flags: flags(seccomp)? }))
+    Ok(Step::Seccomp { program, flags: flags(seccomp)? })
 }
 
+/// The kernel's bits. A profile that does not speak of flags leaves speculation as it is: the mitigation is costly, and
+/// kernels that want it for every filtered process need no flag.
 fn flags(seccomp: &LinuxSeccomp) -> Result<u32> {
+    const SPEC_ALLOW: u32 = 1 << 2;
+    let Some(flags) = seccomp.flags() else { return Ok(SPEC_ALLOW) };
     let mut bits = 0;
-    for flag in seccomp.flags().iter().flatten() {
+    for flag in flags {
         bits |= match flag {
             // There is one thread only.
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => 1 << 2,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
             LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
                 return Err(Error::NotBuilt {
                     feature: "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into(),
@@ -198,8 +201,10 @@ fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<u8>, CompileError> {
     let default = action(seccomp.default_action(), seccomp.default_errno_ret());
     let mut filter = ScmpFilterContext::new(default)?;
     filter.set_ctl_nnp(false)?;
-    // A binary tree: about ten comparisons for any syscall rather than hundreds. Not in every libseccomp.
-    let _ = filter.set_ctl_optimize(2);
+    if seccomp.syscalls().iter().flatten().map(|rule| rule.names().len()).sum::<usize>() > TREE_FROM {
+        // A binary tree: about ten comparisons for any syscall rather than hundreds. Not in every libseccomp.
+        let _ = filter.set_ctl_optimize(2);
+    }
     for arch in seccomp.architectures().iter().flatten() {
         filter.add_arch(architecture(*arch).ok_or(CompileError::Architecture(*arch))?)?;
     }
@@ -312,54 +317,138 @@ fn architecture(arch: Arch) -> Option<ScmpArch> {
     })
 }
 
-/// Puts a prologue in front of the program: a native syscall with a higher number than any that the profile names did not
-/// exist when the profile was written, and fails with `ENOSYS`. Only if the profile denies by errno at all.
+/// Puts a prologue in front of the program, if the profile refuses what it does not name: a syscall with a higher number
+/// than any that the profile names did not exist when the profile was written, and fails with `ENOSYS`. Of every
+/// architecture on its own, as the numbers differ.
 fn with_unknown_syscalls(
     seccomp: &LinuxSeccomp,
     default: ScmpAction,
     program: Vec<Instruction>,
 ) -> Vec<Instruction> {
-    let Some(native) = native_audit_arch().filter(|_| matches!(default, ScmpAction::Errno(_))) else {
+    // A tracer answers for new syscalls itself.
+    let permissive = matches!(default, ScmpAction::Allow | ScmpAction::Log | ScmpAction::Trace(_));
+    if permissive || seccomp.default_errno_ret() == Some(libc::ENOSYS as u32) {
         return program;
-    };
-    let names = seccomp.syscalls().iter().flatten().flat_map(|rule| rule.names());
-    let numbers = names.filter_map(|name| ScmpSyscall::from_name(name).ok()).map(i32::from);
-    let Some(highest) = numbers.filter(|number| (0..X32_BIT as i32).contains(number)).max() else {
-        return program;
-    };
-    const LOAD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_GREATER: u16 = 0x25;
-    const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    const ERRNO: u32 = 0x0005_0000;
-    let op = |code, k, jt, jf| Instruction { code, jt, jf, k };
-    let mut whole = vec![
-        op(LOAD, 4, 0, 0),
-        op(JUMP_EQUAL, native, 0, 4),
-        op(LOAD, 0, 0, 0),
-        // The x32 variant of the architecture has its own numbers, from here on.
-        op(JUMP_GREATER_OR_EQUAL, X32_BIT, 2, 0),
-        op(JUMP_GREATER, highest as u32, 0, 1),
-        op(RETURN, ERRNO | libc::ENOSYS as u32, 0, 0),
-    ];
+    }
+    // Of each architecture: the test of it, its section, and the jump over what is behind it; so made from the end.
+    let mut prologue = Vec::new();
+    for (audit, highest) in highest_numbers(seccomp) {
+        let section = section(audit, &highest);
+        let mut part = vec![op(JUMP_EQUAL, audit, 0, section.len() as u8 + 1)];
+        part.extend(section);
+        part.push(op(JUMP, prologue.len() as u32, 0, 0));
+        part.append(&mut prologue);
+        prologue = part;
+    }
+    let mut whole = vec![op(LOAD, OFFSET_ARCH, 0, 0)];
+    whole.extend(prologue);
     whole.extend(program);
     whole
 }
 
-/// First syscall number of x32.
+/// Refuses syscalls above the highest number; falls through its end for all others.
+fn section(audit: u32, highest: &Highest) -> Vec<Instruction> {
+    let enosys = op(RETURN, RETURN_ERRNO | libc::ENOSYS as u32, 0, 0);
+    let mut section = vec![op(LOAD, OFFSET_NUMBER, 0, 0)];
+    if matches!(audit, AUDIT_S390 | AUDIT_S390X) {
+        // Numbers that the kernel does not know arrive as this one, which nobody has used for decades.
+        section.extend([op(JUMP_EQUAL, 0, 0, 1), enosys]);
+    }
+    if let Some(number) = highest.ordinary {
+        if audit == AUDIT_X86_64 {
+            section.push(op(JUMP_BITS, X32_BIT, 2, 0));
+        }
+        section.extend([op(JUMP_GREATER, number, 0, 1), enosys]);
+    }
+    if let Some(number) = highest.x32 {
+        section.extend([op(JUMP_BITS, X32_BIT, 0, 2), op(JUMP_GREATER, number, 0, 1), enosys]);
+    }
+    section
+}
+
+/// The highest numbers that a profile names on an architecture; x32 is x86-64 with numbers of its own.
+#[derive(Default)]
+struct Highest {
+    ordinary: Option<u32>,
+    x32: Option<u32>,
+}
+
+/// Of the architectures of the profile and of the machine's own, by their `AUDIT_ARCH_*`.
+fn highest_numbers(seccomp: &LinuxSeccomp) -> BTreeMap<u32, Highest> {
+    let named = seccomp.architectures().iter().flatten().filter_map(|arch| architecture(*arch));
+    let named = named.filter(|arch| *arch != ScmpArch::Native);
+    let mut found: BTreeMap<u32, Highest> = BTreeMap::new();
+    for arch in named.chain(native()) {
+        let Some(audit) = audit_arch(arch) else { continue };
+        let names = seccomp.syscalls().iter().flatten().flat_map(|rule| rule.names());
+        let numbers = names.filter_map(|name| ScmpSyscall::from_name_by_arch(name, arch).ok()).map(i32::from);
+        // Those that the architecture does not have are negative.
+        let highest = numbers.filter(|number| *number > 0).max().map(|number| number as u32);
+        if highest.is_some() {
+            let entry = found.entry(audit).or_default();
+            *(if arch == ScmpArch::X32 { &mut entry.x32 } else { &mut entry.ordinary }) = highest;
+        }
+    }
+    found
+}
+
+fn op(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
+    Instruction { code, jt, jf, k }
+}
+
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const JUMP_BITS: u16 = 0x45;
+const RETURN: u16 = 0x06;
+const RETURN_ERRNO: u32 = 0x0005_0000;
+/// Where the kernel's `seccomp_data` has them.
+const OFFSET_NUMBER: u32 = 0;
+const OFFSET_ARCH: u32 = 4;
+
+/// Set in every syscall number of x32.
 const X32_BIT: u32 = 0x4000_0000;
 
-/// This machine's architecture as seccomp programs see it (AUDIT_ARCH_*).
-fn native_audit_arch() -> Option<u32> {
+const AUDIT_X86_64: u32 = 0xc000_003e;
+const AUDIT_S390: u32 = 0x16;
+const AUDIT_S390X: u32 = 0x8000_0016;
+
+/// This machine's architecture.
+fn native() -> Option<ScmpArch> {
     match std::env::consts::ARCH {
-        "x86_64" => Some(0xc000_003e),
-        "aarch64" => Some(0xc000_00b7),
-        "riscv64" => Some(0xc000_00f3),
-        "s390x" => Some(0x8000_0016),
-        "powerpc64" if cfg!(target_endian = "little") => Some(0xc000_0015),
+        "x86_64" => Some(ScmpArch::X8664),
+        "aarch64" => Some(ScmpArch::Aarch64),
+        "riscv64" => Some(ScmpArch::Riscv64),
+        "s390x" => Some(ScmpArch::S390X),
+        "powerpc64" if cfg!(target_endian = "little") => Some(ScmpArch::Ppc64Le),
+        "loongarch64" => Some(ScmpArch::Loongarch64),
         _ => None,
     }
+}
+
+/// An architecture as seccomp programs see it (`AUDIT_ARCH_*`), of those that Linux runs containers on.
+fn audit_arch(arch: ScmpArch) -> Option<u32> {
+    Some(match arch {
+        ScmpArch::X86 => 0x4000_0003,
+        ScmpArch::X8664 | ScmpArch::X32 => AUDIT_X86_64,
+        ScmpArch::Arm => 0x4000_0028,
+        ScmpArch::Aarch64 => 0xc000_00b7,
+        ScmpArch::Mips => 0x0000_0008,
+        ScmpArch::Mips64 => 0x8000_0008,
+        ScmpArch::Mips64N32 => 0xa000_0008,
+        ScmpArch::Mipsel => 0x4000_0008,
+        ScmpArch::Mipsel64 => 0xc000_0008,
+        ScmpArch::Mipsel64N32 => 0xe000_0008,
+        ScmpArch::Ppc => 0x0000_0014,
+        ScmpArch::Ppc64 => 0x8000_0015,
+        ScmpArch::Ppc64Le => 0xc000_0015,
+        ScmpArch::S390 => AUDIT_S390,
+        ScmpArch::S390X => AUDIT_S390X,
+        ScmpArch::Riscv64 => 0xc000_00f3,
+        ScmpArch::Loongarch64 => 0xc000_0102,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
