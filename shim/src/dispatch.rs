@@ -4,6 +4,7 @@ use longshore_proto::longshore::shim::v1::AttachInput;
 use longshore_proto::ttrpc::{self, Flags, Request};
 use prost::Message;
 
+use crate::commands::Turn;
 use crate::connection::{Incoming, Open};
 use crate::error::{Error, Result};
 use crate::process::Caller;
@@ -15,12 +16,17 @@ const SANDBOX: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages on the wire.
 const TASK: [&str; 2] = ["containerd.task.v3.Task", "containerd.task.v2.Task"];
 
+/// Methods that only look.
+const LOOKS: [&str; 3] = ["State", "Pids", "Stats"];
+
 /// How a method answers.
 pub enum Answer {
     /// With this encoded message.
     Now(Vec<u8>),
     /// By itself, later, on the caller's stream.
     Later,
+    /// Not yet: what another OCI runtime does comes first.
+    InTurn(Turn),
 }
 
 impl Shim {
@@ -37,11 +43,20 @@ impl Shim {
         }
     }
 
-    fn on_request(&mut self, caller: Caller, flags: Flags, request: &Request) {
+    /// Handles a request, perhaps one that had to wait.
+    pub fn on_request(&mut self, caller: Caller, flags: Flags, request: &Request) {
         let answer = if request.service == SHIM {
             self.shim_method(caller, flags, request)
         } else if TASK.contains(&request.service.as_str()) {
-            self.task_method(caller, request)
+            match self.task_method(caller, request) {
+                // What is to be done with a container that is being made comes after that; how it is can be told now.
+                Err(Error::NoTask { id })
+                    if self.commands.makes(&id) && !LOOKS.contains(&request.method.as_str()) =>
+                {
+                    Ok(Answer::InTurn(Turn::Creation(id.into())))
+                }
+                answer => answer,
+            }
         } else if request.service == SANDBOX {
             self.sandbox_method(caller, request)
         } else {
@@ -54,6 +69,10 @@ impl Shim {
                 }
             }
             Ok(Answer::Later) => self.defer(caller, request.timeout_nano),
+            Ok(Answer::InTurn(turn)) => match self.wait_for_turn(caller, flags, request, turn) {
+                Ok(()) => self.defer(caller, request.timeout_nano),
+                Err(error) => self.fail(caller, &error),
+            },
             Err(error) => self.fail(caller, &error),
         }
     }
@@ -95,18 +114,18 @@ impl Shim {
         let payload = request.payload.as_slice();
         match request.method.as_str() {
             "State" => self.unary(payload, Self::state),
-            "Create" => self.unary(payload, Self::create),
-            "Start" => self.unary(payload, Self::start),
+            "Create" => self.create(caller, ttrpc::decode(payload, "CreateTaskRequest")?),
+            "Start" => self.start(caller, ttrpc::decode(payload, "StartRequest")?),
             "Delete" => self.delete(caller, &ttrpc::decode(payload, "DeleteRequest")?),
             "Pids" => self.unary(payload, Self::pids),
-            "Pause" => self.unary(payload, Self::pause),
-            "Resume" => self.unary(payload, Self::resume),
-            "Checkpoint" => self.unary(payload, Self::checkpoint),
-            "Kill" => self.unary(payload, Self::kill),
+            "Pause" => self.pause(caller, ttrpc::decode(payload, "PauseRequest")?),
+            "Resume" => self.resume(caller, ttrpc::decode(payload, "ResumeRequest")?),
+            "Checkpoint" => self.checkpoint(caller, ttrpc::decode(payload, "CheckpointTaskRequest")?),
+            "Kill" => self.kill(caller, &ttrpc::decode(payload, "KillRequest")?),
             "Exec" => self.unary(payload, Self::exec),
             "ResizePty" => self.unary(payload, Self::resize_pty),
             "CloseIO" => self.unary(payload, Self::close_io),
-            "Update" => self.unary(payload, Self::update),
+            "Update" => self.update(caller, &ttrpc::decode(payload, "UpdateTaskRequest")?),
             "Wait" => self.wait(caller, &ttrpc::decode(payload, "WaitRequest")?),
             "Stats" => self.unary(payload, Self::stats),
             "Connect" => self.unary(payload, Self::connect),
@@ -163,6 +182,7 @@ impl Shim {
             process.deleters.retain(|deleter| *deleter != caller);
         }
         self.forget_sandbox_callers(|waiting| *waiting == caller);
+        self.commands.forget(|waiting| *waiting == caller);
         self.fail(caller, &Error::Deadline);
     }
 

@@ -7,8 +7,10 @@ use std::time::{Instant, SystemTime};
 
 use longshore_proto::containerd::events::{TaskExit, TaskOom};
 use longshore_proto::longshore::shim::v1::ExitRecord;
-use rustix::process::{WaitOptions, WaitStatus};
+use rustix::process::WaitStatus;
 
+use crate::commands::Turn;
+use crate::driver::Step;
 use crate::events::What;
 use crate::poll::Stream;
 use crate::process::{Phase, Process};
@@ -30,8 +32,10 @@ impl Shim {
                 self.life = Life::Done;
             }
         }
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            let pid = pid.as_raw_nonzero().get();
+        while let Some((pid, status)) = self.next_ended() {
+            if self.is_commands_end(pid, status) {
+                continue;
+            }
             let ended = |(_, process): &(&u32, &Process)| process.pid == pid && process.is_alive();
             let found = self.processes.iter().find(ended).map(|(serial, _)| *serial);
             if let (Some(serial), Some(code)) = (found, exit_code(status)) {
@@ -85,19 +89,25 @@ impl Shim {
     /// Processes that share someone else's pid namespace do not end with the first one by themselves.
     fn end_the_others(&mut self, container: &str) {
         let Some(task) = self.tasks.get(container).filter(|task| task.shares_pids) else { return };
-        if let Some(driver) = &task.driver {
-            let _ = driver.kill_all(libc::SIGKILL);
+        if let Some(Ok(Step::Run(order))) = task.driver.as_ref().map(|driver| driver.kill_all(libc::SIGKILL))
+        {
+            // What it cannot end ends with the container's deletion.
+            self.launch(order, Turn::None, |_, _| {});
         }
     }
 
     /// Tells every exit of a container that is still to be told: execs first, and the first process's after all of them.
-    fn announce_what_may_be(&mut self, container: &str) {
+    pub fn announce_what_may_be(&mut self, container: &str) {
         let is_untold = |process: &Process| process.exit_record().is_some() && !process.announced;
         let theirs = self.processes.iter().filter(|(_, process)| *process.container == *container);
         let execs = theirs.filter(|(_, process)| !process.is_init());
         let untold: Vec<u32> =
             execs.clone().filter_map(|(serial, process)| is_untold(process).then_some(*serial)).collect();
-        let others_live = execs.into_iter().any(|(_, process)| process.is_alive());
+        // One that another runtime is starting lives, as far as is known.
+        let lives = |serial: u32, process: &Process| {
+            process.is_alive() || self.commands.is_busy(&Turn::Process(serial))
+        };
+        let others_live = execs.into_iter().any(|(serial, process)| lives(*serial, process));
         untold.iter().for_each(|serial| self.announce(*serial));
         let Some(init) = self.tasks.get(container).map(|task| task.init) else { return };
         if !others_live && self.processes.get(&init).is_some_and(is_untold) {

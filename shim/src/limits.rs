@@ -82,11 +82,26 @@ pub const LOGGER_STOP: Duration = Duration::from_secs(12);
 /// How long one command of another OCI runtime may take.
 pub const RUNTIME_COMMAND: Duration = Duration::from_secs(60);
 
+/// How long a command that was killed may take to end before it is given up.
+pub const RUNTIME_END: Duration = Duration::from_secs(5);
+
+/// Commands of other OCI runtimes that run at once; what kills may use as many again. Further ones wait.
+pub const COMMANDS: usize = 64;
+
+/// Commands that wait to be run, and requests that wait for their turn with a process.
+pub const COMMANDS_WAITING: usize = 1024;
+
+/// Bytes of the requests that wait for their turn with a process.
+pub const WAITING_REQUESTS: usize = 1 << 20;
+
 /// How long a checkpoint or restore by another OCI runtime may take.
 pub const RUNTIME_CHECKPOINT: Duration = Duration::from_secs(600);
 
-/// Bytes that are kept of what a command of another OCI runtime says.
+/// Bytes that are read of the log of a command of another OCI runtime.
 pub const RUNTIME_TEXT: u64 = 1 << 20;
+
+/// Bytes that are kept of what such a command says on stderr, or on stdout if that was asked for.
+pub const RUNTIME_SAID: usize = 64 << 10;
 
 /// Bytes on the stdin of `start` and `-info`.
 pub const BOOTSTRAP: u64 = 10 << 20;

@@ -9,6 +9,7 @@
 mod assign;
 mod attach;
 mod bundle;
+mod commands;
 mod connection;
 mod dispatch;
 mod driver;

@@ -21,6 +21,8 @@ pub enum Token {
     /// The connection to the daemon that events are sent to.
     Publisher,
     Connection(u32),
+    /// What the command with this number says.
+    Command(u32),
     /// A descriptor of a process's stdio.
     Stdio(u32, Channel),
 }
@@ -63,6 +65,7 @@ impl Token {
             Self::Stdio(id, Channel::Sink(Stream::Stderr)) => (7, id),
             Self::Stdio(id, Channel::Stdin) => (8, id),
             Self::Stdio(id, Channel::StdinFifo) => (9, id),
+            Self::Command(id) => (11, id),
         };
         kind << 32 | u64::from(id)
     }
@@ -74,6 +77,7 @@ impl Token {
             1 => Self::Listener,
             2 => Self::Oom(id),
             10 => Self::Publisher,
+            11 => Self::Command(id),
             3 => Self::Connection(id),
             4 => Self::Stdio(id, Channel::Source(Stream::Stdout)),
             5 => Self::Stdio(id, Channel::Source(Stream::Stderr)),

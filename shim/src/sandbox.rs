@@ -203,7 +203,7 @@ impl Shim {
         let inits: Vec<u32> = self.tasks.values().map(|task| task.init).collect();
         for init in inits {
             // One that has ended needs no signal.
-            let _ = self.kill_process(init, signal);
+            let _ = self.kill_process(init, signal, |_, _| {});
         }
     }
 

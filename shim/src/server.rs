@@ -1,7 +1,7 @@
 //! The shim itself: its state and its one loop.
 //!
-//! What always holds: one thread, and nothing in the loop waits for anybody but the kernel (epoll) and the runtime's
-//! own steps; answers go out together at the end of a turn; the loss of any connection changes nothing for the
+//! What always holds: one thread, and nothing in the loop waits for anybody but the kernel (epoll) and the runtime
+//! library's own steps; answers go out together at the end of a turn; the loss of any connection changes nothing for the
 //! container.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
+use crate::commands::Commands;
 use crate::connection::{Connection, Open, Progress};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -103,6 +104,8 @@ pub struct Shim {
     pub publisher: Option<Box<Publisher>>,
     /// By serial number.
     pub processes: BTreeMap<u32, Process>,
+    /// What other OCI runtimes are doing for them.
+    pub commands: Commands,
     pub next_serial: u32,
     pub events: EventLog,
     scratch: Vec<u8>,
@@ -137,6 +140,7 @@ impl Shim {
             sandbox: None,
             publisher: None,
             processes: BTreeMap::new(),
+            commands: Commands::default(),
             next_serial: 0,
             events: EventLog::default(),
             scratch: Vec::new(),
@@ -170,6 +174,7 @@ impl Shim {
             Token::Oom(serial) => self.on_oom(serial),
             Token::Publisher => self.on_publisher(flags),
             Token::Connection(id) => self.on_connection(id, flags),
+            Token::Command(number) => self.on_command(number),
             Token::Stdio(serial, Channel::Source(stream)) => self.on_output(serial, stream),
             Token::Stdio(serial, Channel::Sink(stream)) => self.on_room(serial, stream),
             Token::Stdio(serial, Channel::Stdin) => self.feed_input(serial),
@@ -188,6 +193,7 @@ impl Shim {
             Timer::Publish => self.publish(),
             Timer::Logger(serial) => self.end_logger(serial),
             Timer::Sandbox => self.kill_sandbox(),
+            Timer::Command(number) => self.on_command_timeout(number),
         }
     }
 
@@ -289,6 +295,7 @@ impl Shim {
             process.deleters.retain(|caller| caller.connection != id);
         }
         self.forget_sandbox_callers(|caller| caller.connection == id);
+        self.commands.forget(|caller| caller.connection == id);
         if self.life == Life::Waiting {
             self.life = Life::Done;
         }
@@ -315,7 +322,7 @@ impl Shim {
     }
 
     fn is_lonely(&self) -> bool {
-        self.connections.is_empty() && self.tasks.is_empty()
+        self.connections.is_empty() && self.tasks.is_empty() && self.commands.is_idle()
     }
 
     fn bundle_is_gone(&self) -> bool {

@@ -100,6 +100,25 @@ pub fn hand_over<const N: usize>(command: &mut std::process::Command, fds: [i32;
     }
 }
 
+/// Makes a command's child die when this process does.
+pub fn die_with_this_process(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    // SAFETY: the closure only makes system calls on integers, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            // It may have died before.
+            match libc::getppid().unsigned_abs() == parent {
+                true => Ok(()),
+                false => Err(std::io::ErrorKind::NotFound.into()),
+            }
+        });
+    }
+}
+
 /// Gives this process the score for the out-of-memory killer that it has inherited from the daemon, and one more: as a
 /// daemon expects of its shims. The inherited one, if that could be done.
 pub fn raise_oom_score() -> Option<i32> {

@@ -23,6 +23,8 @@ pub enum Timer {
     Publish,
     /// The logging program of a process must end now.
     Logger(u32),
+    /// The time of the command with this number is up.
+    Command(u32),
     /// A sandbox was told to stop, and its containers have had their time.
     Sandbox,
 }

@@ -1,13 +1,11 @@
 //! Checkpoint and restore by another OCI runtime, which calls criu.
 
-use std::os::fd::OwnedFd;
-
 use longshore_proto::containerd::runc::v1::CheckpointOptions;
 use longshore_runtime::Stdio;
 
 use super::command::{Command, Making, give_stdio};
 use super::console::Console;
-use super::oci::say_criu;
+use super::order::Order;
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -27,9 +25,11 @@ pub struct Restore {
 
 impl Command {
     /// Dumps the container; with `exit` it ends by that.
-    pub fn checkpoint(&self, what: &Checkpoint) -> Result<()> {
+    pub fn checkpoint(&self, what: &Checkpoint) -> Order {
         let options = &what.options;
-        let mut command = self.oci().command("checkpoint");
+        let mut order = self.oci().order("checkpoint");
+        order.limit = limits::RUNTIME_CHECKPOINT;
+        let command = &mut order.command;
         command.arg("--image-path").arg(&what.image);
         let work = [&options.work_path, &what.criu_work].into_iter().find(|path| !path.is_empty());
         if let Some(work) = work {
@@ -53,39 +53,37 @@ impl Command {
             command.arg("--manage-cgroups-mode").arg(&options.cgroups_mode);
         }
         command.arg(self.id());
-        let dumped = self.oci().finish("checkpoint", command, limits::RUNTIME_CHECKPOINT);
-        // Where criu does not work at all, its own reason says more than the runtime's.
-        dumped.or_else(|error| say_criu().and(Err(error)))
+        order
     }
 }
 
 impl Restore {
     /// Keeps what `start` needs. A terminal would have to exist before the restore makes it.
-    pub fn prepare(making: Making) -> Result<(Self, Option<OwnedFd>)> {
+    pub fn prepare(making: Making) -> Result<Self> {
         if matches!(making.stdio, Stdio::Terminal) {
             return Err(Error::NotBuilt {
                 what: "restoring a container with a terminal",
                 why: "its terminal would not be there before it is started; restore it without".into(),
             });
         }
-        Ok((Self { making }, None))
+        Ok(Self { making })
     }
 
-    pub fn run(self, container: &mut Command) -> Result<()> {
+    pub fn order(self, container: &Command) -> Result<Order> {
         let making = self.making;
-        let mut command = container.oci().command("restore");
-        command.arg("--detach").arg("--bundle").arg(container.oci().bundle());
-        command.arg("--image-path").arg(&making.checkpoint);
+        let mut order = container.oci().order("restore");
+        order.limit = limits::RUNTIME_CHECKPOINT;
+        order.command.arg("--detach").arg("--bundle").arg(container.oci().bundle());
+        order.command.arg("--image-path").arg(&making.checkpoint);
         if !making.criu_work.is_empty() {
-            command.arg("--work-path").arg(&making.criu_work);
+            order.command.arg("--work-path").arg(&making.criu_work);
         }
         if !making.parent_checkpoint.is_empty() {
-            command.arg("--parent-path").arg(&making.parent_checkpoint);
+            order.command.arg("--parent-path").arg(&making.parent_checkpoint);
         }
-        container.add_common(&mut command, making.no_pivot, false);
-        let _: Option<Console> = give_stdio(&mut command, making.stdio, container.oci().bundle())?;
-        command.arg(container.id());
-        container.oci().finish("restore", command, limits::RUNTIME_CHECKPOINT)?;
-        container.adopt()
+        container.add_common(&mut order, making.no_pivot, false);
+        let _: Option<Console> = give_stdio(&mut order, making.stdio, container.oci())?;
+        order.command.arg(container.id());
+        Ok(order)
     }
 }

@@ -1,12 +1,11 @@
-//! A container of another OCI runtime, such as runc or crun.
+//! A container of another OCI runtime, such as runc or crun: which commands its steps are.
 //!
-//! What always holds: the shim reaps its processes (they come to it when the runtime's command has exited); its cgroups
-//! are the other runtime's, and only read here.
+//! What always holds: nothing here runs a command or waits; the shim reaps the container's processes (they come to it when the
+//! runtime's command has exited); its cgroups are the other runtime's, and only read here.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::process;
 
 use longshore_runtime::Stdio;
 use longshore_runtime::cgroups::CgroupPaths;
@@ -14,10 +13,11 @@ use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::checkpoint::Restore;
-use super::console::{self, Console};
+use super::console::Console;
 use super::oci::Oci;
+use super::order::{Hears, Leaves, Order, Scratch, Step};
+use crate::bundle;
 use crate::error::{Error, Result};
-use crate::{bundle, limits};
 
 /// What a container is made from.
 pub struct Making {
@@ -30,6 +30,9 @@ pub struct Making {
     pub parent_checkpoint: String,
     pub criu_work: String,
 }
+
+/// The verb that waits for no other.
+pub const KILL: &str = "kill";
 
 /// The container.
 pub struct Command {
@@ -49,51 +52,86 @@ pub struct ExecByCommand {
     pub terminal: Option<OwnedFd>,
 }
 
-impl Command {
-    /// Makes the container, or prepares its restore. Gives back its terminal, too.
-    pub fn create(oci: Oci, making: Making) -> Result<(Self, Option<OwnedFd>)> {
-        oci.record()?;
-        let mut made = Self { oci, id: making.id.clone(), pid: 0, cgroups: None, oom: None, restore: None };
-        if !making.checkpoint.is_empty() {
-            let (restore, terminal) = Restore::prepare(making)?;
-            made.restore = Some(Box::new(restore));
-            return Ok((made, terminal));
-        }
-        let mut command = made.oci.command("create");
-        command.arg("--bundle").arg(made.oci.bundle());
-        made.add_common(&mut command, making.no_pivot, making.no_new_keyring);
-        let console = give_stdio(&mut command, making.stdio, made.oci.bundle())?;
-        command.arg(&made.id);
-        let created = made.oci.finish("create", command, limits::RUNTIME_COMMAND);
-        let opened = created.and_then(|()| console.map(Console::receive).transpose()).and_then(|terminal| {
-            made.adopt()?;
-            Ok(terminal)
-        });
-        match opened {
-            Ok(terminal) => Ok((made, terminal)),
+/// What is needed to take over a container that is being made.
+pub struct Creation {
+    pub container: Command,
+    console: Option<Console>,
+}
+
+/// What is needed to take over a process that is being added.
+pub struct Addition {
+    console: Option<Console>,
+    pid_file: Scratch,
+}
+
+impl Creation {
+    /// The command has worked: the container, and its terminal.
+    pub fn finish(&mut self) -> Result<Option<OwnedFd>> {
+        let terminal = self.console.take().map(Console::receive).transpose()?;
+        self.container.adopt()?;
+        Ok(terminal)
+    }
+}
+
+impl Addition {
+    /// The command has worked: the process, which runs.
+    pub fn finish(self) -> Result<ExecByCommand> {
+        let terminal = self.console.map(Console::receive).transpose();
+        let pid = read_pid(self.pid_file.path())?;
+        let pidfd = open_pidfd(pid)?;
+        match terminal {
+            Ok(terminal) => Ok(ExecByCommand { pid, pidfd, terminal }),
             Err(error) => {
-                let _ = made.oci.run("delete", &["--force", &made.id], limits::RUNTIME_COMMAND);
-                made.oci.forget();
+                let _ = signal(&pidfd, libc::SIGKILL);
                 Err(error)
             }
         }
     }
 
-    pub(super) fn add_common(&self, command: &mut process::Command, no_pivot: bool, no_new_keyring: bool) {
-        command.arg("--pid-file").arg(self.oci.bundle().join(bundle::INIT_PID));
+    /// The command has failed: ends the process that it may have made all the same.
+    pub fn abandon(self) {
+        if let Ok(pidfd) = read_pid(self.pid_file.path()).and_then(open_pidfd) {
+            let _ = signal(&pidfd, libc::SIGKILL);
+        }
+    }
+}
+
+impl Command {
+    /// How the container is made, or, with nothing to run yet, restored.
+    pub fn create(oci: Oci, making: Making) -> Result<(Creation, Step)> {
+        let mut made = Self { oci, id: making.id.clone(), pid: 0, cgroups: None, oom: None, restore: None };
+        if !making.checkpoint.is_empty() {
+            made.restore = Some(Box::new(Restore::prepare(making)?));
+            made.oci.record()?;
+            return Ok((Creation { container: made, console: None }, Step::Done));
+        }
+        let mut order = made.oci.order("create");
+        order.leaves = Leaves::Process;
+        order.command.arg("--bundle").arg(made.oci.bundle());
+        made.add_common(&mut order, making.no_pivot, making.no_new_keyring);
+        let console = give_stdio(&mut order, making.stdio, &made.oci)?;
+        order.command.arg(&made.id);
+        made.oci.record()?;
+        Ok((Creation { container: made, console }, Step::Run(Box::new(order))))
+    }
+
+    pub(super) fn add_common(&self, order: &mut Order, no_pivot: bool, no_new_keyring: bool) {
+        order.command.arg("--pid-file").arg(self.oci.bundle().join(bundle::INIT_PID));
         if no_pivot {
-            command.arg("--no-pivot");
+            order.command.arg("--no-pivot");
         }
         if no_new_keyring {
-            command.arg("--no-new-keyring");
+            order.command.arg("--no-new-keyring");
         }
     }
 
-    /// Finds the first process, which the runtime has left to us.
-    pub(super) fn adopt(&mut self) -> Result<()> {
-        self.pid = read_pid(&self.oci.bundle().join(bundle::INIT_PID))?;
-        self.cgroups = CgroupPaths::of_process(self.pid).ok();
-        self.oom = self.cgroups.as_ref().and_then(CgroupPaths::oom_fd);
+    /// Finds the first process, which the runtime has left to us, unless it is known.
+    pub fn adopt(&mut self) -> Result<()> {
+        if self.pid == 0 {
+            self.pid = read_pid(&self.oci.bundle().join(bundle::INIT_PID))?;
+            self.cgroups = CgroupPaths::of_process(self.pid).ok();
+            self.oom = self.cgroups.as_ref().and_then(CgroupPaths::oom_fd);
+        }
         Ok(())
     }
 
@@ -109,46 +147,53 @@ impl Command {
         self.pid
     }
 
-    pub fn start(&mut self) -> Result<()> {
-        match self.restore.take() {
-            Some(restore) => restore.run(self),
+    pub fn start(&mut self) -> Result<Step> {
+        let mut order = match self.restore.take() {
+            Some(restore) => restore.order(self)?,
             None => self.verb("start"),
-        }
+        };
+        order.leaves = Leaves::Process;
+        Ok(Step::Run(Box::new(order)))
     }
 
     /// A verb that takes the container's id alone.
-    pub fn verb(&self, verb: &'static str) -> Result<()> {
-        self.oci.run(verb, &[&self.id], limits::RUNTIME_COMMAND)
+    pub fn verb(&self, verb: &'static str) -> Order {
+        let mut order = self.oci.order(verb);
+        order.command.arg(&self.id);
+        order
     }
 
-    pub fn kill(&self, signal: i32) -> Result<()> {
+    pub fn kill(&self, signal: i32) -> Order {
         self.kill_by(&[self.id.clone(), signal.to_string()])
     }
 
-    pub fn kill_all(&self, signal: i32) -> Result<()> {
+    pub fn kill_all(&self, signal: i32) -> Order {
         self.kill_by(&["--all".to_owned(), self.id.clone(), signal.to_string()])
     }
 
-    fn kill_by(&self, args: &[String]) -> Result<()> {
-        self.oci.run("kill", args, limits::RUNTIME_COMMAND).map_err(|error| match error {
+    fn kill_by(&self, args: &[String]) -> Order {
+        let mut order = self.oci.order(KILL);
+        order.command.args(args);
+        order.judge = |error| match error {
             Error::Command { why, .. }
                 if ["not running", "already finished", "No such process", "does not exist"]
                     .iter()
                     .any(|words| why.contains(words)) =>
             {
-                Error::Finished
+                Err(Error::Finished)
             }
-            other => other,
-        })
+            other => Err(other),
+        };
+        order
     }
 
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
-        let path = self.oci.bundle().join("resources.json");
-        write_json(&path, resources)?;
-        let file = path.to_string_lossy().into_owned();
-        let updated = self.oci.run("update", &["--resources", &file, &self.id], limits::RUNTIME_COMMAND);
-        let _ = fs::remove_file(&path);
-        updated
+    pub fn update(&self, resources: &LinuxResources) -> Result<Order> {
+        let file = Scratch::new(self.oci.scratch("resources", "json"));
+        write_json(file.path(), resources)?;
+        let mut order = self.oci.order("update");
+        order.command.arg("--resources").arg(file.path()).arg(&self.id);
+        order.files.push(file);
+        Ok(order)
     }
 
     pub fn cgroups(&self) -> Result<&CgroupPaths> {
@@ -159,55 +204,51 @@ impl Command {
         self.oom.as_ref().map(AsFd::as_fd)
     }
 
-    /// Adds a process, which runs at once. `name` is safe as a file name.
-    pub fn exec(&self, name: &str, process: &ProcessSpec, stdio: Stdio) -> Result<ExecByCommand> {
-        let folder = self.oci.bundle();
-        let (spec, pid_file) =
-            (folder.join(format!("exec-{name}.json")), folder.join(format!("exec-{name}.pid")));
-        write_json(&spec, process)?;
-        let mut command = self.oci.command("exec");
-        command.arg("--process").arg(&spec).arg("--pid-file").arg(&pid_file).arg("--detach");
-        let console = give_stdio(&mut command, stdio, folder);
-        command.arg(&self.id);
-        let run = console.and_then(|console| {
-            self.oci.finish("exec", command, limits::RUNTIME_COMMAND)?;
-            let terminal = console.map(Console::receive).transpose()?;
-            let pid = read_pid(&pid_file)?;
-            Ok(ExecByCommand { pid, pidfd: open_pidfd(pid)?, terminal })
-        });
-        let _ = fs::remove_file(&spec);
-        let _ = fs::remove_file(&pid_file);
-        run
+    /// How a process is added, which runs at once.
+    pub fn exec(&self, process: &ProcessSpec, stdio: Stdio) -> Result<(Addition, Order)> {
+        let spec = Scratch::new(self.oci.scratch("exec", "json"));
+        let pid_file = Scratch::new(self.oci.scratch("exec", "pid"));
+        write_json(spec.path(), process)?;
+        let mut order = self.oci.order("exec");
+        order.leaves = Leaves::Process;
+        order
+            .command
+            .arg("--process")
+            .arg(spec.path())
+            .arg("--pid-file")
+            .arg(pid_file.path())
+            .arg("--detach");
+        let console = give_stdio(&mut order, stdio, &self.oci)?;
+        order.command.arg(&self.id);
+        order.files.push(spec);
+        Ok((Addition { console, pid_file }, order))
     }
 
-    pub fn delete(&self) -> Result<()> {
+    pub fn delete(&self) -> Step {
         // A container that was never restored is not known to the runtime.
-        if self.restore.is_none() {
-            delete(&self.oci, &self.id)?;
+        match &self.restore {
+            Some(_) => Step::Done,
+            None => Step::Run(Box::new(self.oci.delete(&self.id))),
         }
-        self.oci.forget();
-        Ok(())
     }
-}
 
-/// Deletes a container with whatever still runs in it; one that is not there is fine.
-pub fn delete(oci: &Oci, id: &str) -> Result<()> {
-    match oci.run("delete", &["--force", id], limits::RUNTIME_COMMAND) {
-        Err(Error::Command { why, .. }) if why.contains("does not exist") => Ok(()),
-        other => other,
+    /// Forgets the container once it is deleted.
+    pub fn forget(&self) {
+        self.oci.forget();
     }
 }
 
 /// Gives a command the process's stdio, or the socket for its terminal.
-pub fn give_stdio(command: &mut process::Command, stdio: Stdio, folder: &Path) -> Result<Option<Console>> {
+pub fn give_stdio(order: &mut Order, stdio: Stdio, oci: &Oci) -> Result<Option<Console>> {
     match stdio {
         Stdio::Fds { stdin, stdout, stderr } => {
-            command.stdin(stdin).stdout(stdout).stderr(stderr);
+            order.command.stdin(stdin).stdout(stdout).stderr(stderr);
+            order.hears = Hears::Nothing;
             Ok(None)
         }
         Stdio::Terminal => {
-            let console = Console::open(folder)?;
-            command.arg("--console-socket").arg(console::NAME);
+            let console = Console::open(oci.bundle(), oci.scratch("pty", "sock"))?;
+            order.command.arg("--console-socket").arg(console.name());
             Ok(Some(console))
         }
     }

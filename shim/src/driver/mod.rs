@@ -1,10 +1,11 @@
 //! What makes and holds a container: the runtime library in this process, or another OCI runtime by its command line
-//! (`BinaryName` of runc's options).
+//! (`BinaryName` of runc's options). What the latter is asked for comes back as a command that is still to be run.
 
 mod checkpoint;
 mod command;
 mod console;
 mod oci;
+mod order;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -13,8 +14,9 @@ use longshore_runtime::{Container, Process};
 use oci_spec::runtime::LinuxResources;
 
 pub use checkpoint::Checkpoint;
-pub use command::{Command, Making, delete};
-pub use oci::{Oci, say_criu};
+pub use command::{Command, ExecByCommand, KILL, Making};
+pub use oci::Oci;
+pub use order::{Heard, Leaves, Order, Running, Step, criu_check};
 
 use crate::error::{Error, Result};
 
@@ -49,38 +51,38 @@ impl Driver {
         }
     }
 
-    pub fn kill(&self, signal: i32) -> Result<()> {
+    pub fn kill(&self, signal: i32) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.kill(signal)?),
-            Self::Command(command) => command.kill(signal),
+            Self::Library(container) => done(container.kill(signal)),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.kill(signal)))),
         }
     }
 
-    pub fn kill_all(&self, signal: i32) -> Result<()> {
+    pub fn kill_all(&self, signal: i32) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.kill_all(signal)?),
-            Self::Command(command) => command.kill_all(signal),
+            Self::Library(container) => done(container.kill_all(signal)),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.kill_all(signal)))),
         }
     }
 
-    pub fn pause(&self) -> Result<()> {
+    pub fn pause(&self) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.pause()?),
-            Self::Command(command) => command.verb("pause"),
+            Self::Library(container) => done(container.pause()),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.verb("pause")))),
         }
     }
 
-    pub fn resume(&self) -> Result<()> {
+    pub fn resume(&self) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.resume()?),
-            Self::Command(command) => command.verb("resume"),
+            Self::Library(container) => done(container.resume()),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.verb("resume")))),
         }
     }
 
-    pub fn update(&self, resources: &LinuxResources) -> Result<()> {
+    pub fn update(&self, resources: &LinuxResources) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.update(resources)?),
-            Self::Command(command) => command.update(resources),
+            Self::Library(container) => done(container.update(resources)),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.update(resources)?))),
         }
     }
 
@@ -115,33 +117,33 @@ impl Driver {
     }
 
     /// Opens the gate of the first process.
-    pub fn start(&mut self) -> Result<()> {
+    pub fn start(&mut self) -> Result<Step> {
         match self {
-            Self::Library(container) => Ok(container.start()?),
+            Self::Library(container) => done(container.start()),
             Self::Command(command) => command.start(),
         }
     }
 
-    pub fn delete(self) -> Result<()> {
+    /// The first process was started: a restored one exists only now.
+    pub fn started(&mut self) -> Result<()> {
         match self {
-            Self::Library(container) => Ok(container.delete()?),
-            Self::Command(command) => command.delete(),
+            Self::Library(_) => Ok(()),
+            Self::Command(command) => command.adopt(),
         }
     }
+}
 
-    /// Dumps the container by criu.
-    pub fn checkpoint(&self, what: &Checkpoint) -> Result<()> {
-        match self {
-            Self::Command(command) => command.checkpoint(what),
-            Self::Library(_) => {
-                say_criu()?;
-                Err(Error::NotBuilt {
-                    what: "checkpointing a container of this shim's own runtime",
-                    why: "criu works on this host, but its use is built for other OCI runtimes only; set \
-                          BinaryName (for example runc) in the runtime's options"
-                        .into(),
-                })
-            }
-        }
+fn done(result: Result<(), longshore_runtime::Error>) -> Result<Step> {
+    Ok(result.map(|()| Step::Done)?)
+}
+
+/// Why a container of our own runtime is not dumped or restored, where criu works.
+pub fn no_checkpoint(what: &'static str) -> Error {
+    Error::NotBuilt {
+        what,
+        why:
+            "criu works on this host, but its use is built for other OCI runtimes only; set BinaryName (for \
+              example runc) in the runtime's options"
+                .into(),
     }
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::flags::Flags;
 use super::start::bundle_of;
 use super::{say, socket};
-use crate::driver::{self, Oci};
+use crate::driver::Oci;
 use crate::error::{Error, Result};
 use crate::rootfs;
 use crate::{bundle, names};
@@ -54,7 +54,7 @@ pub fn delete(flags: &Flags) -> Result<()> {
 fn clean_up(path: &Path, id: &str, failures: &mut Vec<Error>) -> Option<ExitRecord> {
     let mut note = |result: Result<()>| failures.extend(result.err());
     match Oci::recorded(path) {
-        Some(oci) => note(driver::delete(&oci, id)),
+        Some(oci) => note(oci.delete(id).run().map(drop)),
         None => note(end_own(path, id)),
     }
     let record = await_record(path);

@@ -219,6 +219,10 @@ impl Io {
         self.logger.is_some()
     }
 
+    pub fn logger_pid(&self) -> Option<i32> {
+        self.logger.as_ref().map(|logger| logger.pid)
+    }
+
     pub fn logger_mut(&mut self) -> &mut Option<Logger> {
         &mut self.logger
     }

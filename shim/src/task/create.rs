@@ -12,11 +12,13 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::options::Options;
 use super::state_folder;
-use crate::driver::{Command, Driver, Making, Oci, say_criu};
+use crate::commands::Turn;
+use crate::dispatch::Answer;
+use crate::driver::{Command, Driver, Making, Oci, Step, criu_check, no_checkpoint};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::poll::{Flags, Token};
-use crate::process::{Phase, Process};
+use crate::process::{Caller, Phase, Process};
 use crate::rootfs::{self, HostRootfs};
 use crate::server::{Origin, Place, Shim, Task};
 use crate::stdio::{Identity, Io, Paths};
@@ -29,13 +31,96 @@ struct Made {
     rootfs: Option<HostRootfs>,
 }
 
+/// What is known of a container while it is made.
+struct Draft {
+    request: CreateTaskRequest,
+    options: Options,
+    place: Rc<Place>,
+    shares_pids: bool,
+    oom_score: Option<i32>,
+    paths: Paths,
+    io: Io,
+}
+
 impl Shim {
-    pub fn create(&mut self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
-        if self.tasks.contains_key(&request.id) {
+    pub fn create(&mut self, caller: Caller, request: CreateTaskRequest) -> Result<Answer> {
+        if self.tasks.contains_key(&request.id) || self.commands.makes(&request.id) {
             return Err(Error::Exists { what: "task", id: request.id });
         }
         let place = self.place_of(&request)?;
-        let pid = self.create_container(&request, place)?;
+        let options = Options::read(request.options.as_ref())?;
+        let spec = self.read_spec(&request, &place)?;
+        join_cgroup(&options.runc.shim_cgroup)?;
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let other = other_runtime(&options).map(str::to_owned);
+        if other.is_none() && !request.checkpoint.is_empty() {
+            let step = Step::Run(Box::new(criu_check()));
+            return self.after(caller, Turn::Creation(request.id.into()), step, |_, works| {
+                works.and(Err::<(), _>(no_checkpoint("restoring a container with this shim's own runtime")))
+            });
+        }
+        let identity = Identity { id: &request.id, namespace: &self.assigned()?.namespace };
+        let (io, stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
+        let oom_score = spec.process().as_ref().and_then(|process| process.oom_score_adj());
+        let shares_pids = shares_pids(&spec);
+        let draft = Draft { request, options, place, shares_pids, oom_score, paths, io };
+        match other {
+            None => {
+                let made = self.create_by_library(&draft, &spec, stdio)?;
+                let answer = self.keep_open(caller);
+                self.take_over(caller, draft, made);
+                Ok(answer)
+            }
+            Some(name) => self.create_by_command(caller, draft, &name, stdio),
+        }
+    }
+
+    /// Makes the container the shim's, or takes it back.
+    fn take_over(&mut self, caller: Caller, draft: Draft, mut made: Made) {
+        let mut process =
+            Process::new(draft.request.id.as_str().into(), String::new(), draft.paths, Phase::Created);
+        process.pid = made.driver.pid();
+        process.io = draft.io;
+        process.stdin_once = draft.options.own.stdin_once;
+        let pid = process.wire_pid();
+        let serial = self.take_serial();
+        let (options, place) = (draft.options, draft.place);
+        let state = match self.adopt(&draft.request, &options, &place, serial, &mut made, &mut process) {
+            Ok(state) => state,
+            Err(error) => return self.undo(caller, &draft.request.id, made, place, error),
+        };
+        self.tasks.insert(
+            draft.request.id.clone(),
+            Task {
+                place,
+                init: serial,
+                cgroup: match &made.driver {
+                    Driver::Library(container) => container.cgroups().path().to_owned(),
+                    Driver::Command(_) => String::new(),
+                },
+                ooms: made.driver.oom_kills(),
+                driver: Some(made.driver),
+                rootfs: made.rootfs,
+                state,
+                owner: options.owner,
+                criu_work: options.runc.criu_work_path,
+                paused: false,
+                shares_pids: draft.shares_pids,
+                oom_score: draft.oom_score,
+            },
+        );
+        self.processes.insert(serial, process);
+        self.resume_output(serial);
+        self.tell_created(draft.request, pid);
+        self.reply(caller, Ok(CreateTaskResponse { pid }));
+    }
+
+    fn tell_created(&mut self, request: CreateTaskRequest, pid: u32) {
         self.emit(&What::Create(TaskCreate {
             container_id: request.id,
             bundle: request.bundle,
@@ -49,7 +134,6 @@ impl Shim {
             checkpoint: request.checkpoint,
             pid,
         }));
-        Ok(CreateTaskResponse { pid })
     }
 
     /// Where the container is: in the bundle that this shim was assigned, or, in a pod of a foreign daemon, in its own.
@@ -78,78 +162,8 @@ impl Shim {
         Ok(Rc::new(Place { bundle: path.into(), folder }))
     }
 
-    fn create_container(&mut self, request: &CreateTaskRequest, place: Rc<Place>) -> Result<u32> {
-        let options = Options::read(request.options.as_ref())?;
-        let spec = self.read_spec(request, &place)?;
-        join_cgroup(&options.runc.shim_cgroup)?;
-        let paths = Paths {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let namespace = &self.assigned()?.namespace;
-        let identity = Identity { id: &request.id, namespace };
-        let (io, child_stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
-        let mut made = match other_runtime(&options) {
-            None => self.create_by_library(request, &place, &options, &spec, child_stdio)?,
-            Some(name) => self.create_by_command(request, &place, &options, name, child_stdio)?,
-        };
-        let mut process = Process::new(request.id.as_str().into(), String::new(), paths, Phase::Created);
-        process.pid = made.driver.pid();
-        process.io = io;
-        process.stdin_once = options.own.stdin_once;
-        let pid = process.wire_pid();
-        let serial = self.take_serial();
-        let state = match self.adopt(request, &options, &place, serial, &mut made, &mut process) {
-            Ok(state) => state,
-            Err(error) => {
-                self.undo(made, &place);
-                return Err(error);
-            }
-        };
-        self.tasks.insert(
-            request.id.clone(),
-            Task {
-                place,
-                init: serial,
-                cgroup: match &made.driver {
-                    Driver::Library(container) => container.cgroups().path().to_owned(),
-                    Driver::Command(_) => String::new(),
-                },
-                ooms: made.driver.oom_kills(),
-                driver: Some(made.driver),
-                rootfs: made.rootfs,
-                state,
-                owner: options.owner,
-                criu_work: options.runc.criu_work_path,
-                paused: false,
-                shares_pids: shares_pids(&spec),
-                oom_score: spec.process().as_ref().and_then(|process| process.oom_score_adj()),
-            },
-        );
-        self.processes.insert(serial, process);
-        self.resume_output(serial);
-        Ok(pid)
-    }
-
-    fn create_by_library(
-        &self,
-        request: &CreateTaskRequest,
-        place: &Place,
-        options: &Options,
-        spec: &Spec,
-        stdio: Stdio,
-    ) -> Result<Made> {
-        if !request.checkpoint.is_empty() {
-            say_criu()?;
-            return Err(Error::NotBuilt {
-                what: "restoring a container with this shim's own runtime",
-                why: "criu works on this host, but its use is built for other OCI runtimes only; set BinaryName \
-                      (for example runc) in the runtime's options"
-                    .into(),
-            });
-        }
+    fn create_by_library(&self, draft: &Draft, spec: &Spec, stdio: Stdio) -> Result<Made> {
+        let Draft { request, options, place, .. } = draft;
         let mut mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
         let foreign = self.assigned()?.origin != Origin::Pool;
         let rootfs = match foreign && rootfs::is_looked_at(spec) {
@@ -183,14 +197,13 @@ impl Shim {
     }
 
     fn create_by_command(
-        &self,
-        request: &CreateTaskRequest,
-        place: &Place,
-        options: &Options,
+        &mut self,
+        caller: Caller,
+        draft: Draft,
         name: &str,
         stdio: Stdio,
-    ) -> Result<Made> {
-        let runc = &options.runc;
+    ) -> Result<Answer> {
+        let Draft { request, options: Options { runc, .. }, place, .. } = &draft;
         let oci = Oci::new(
             name,
             &runc.root,
@@ -210,15 +223,27 @@ impl Shim {
             parent_checkpoint: request.parent_checkpoint.clone(),
             criu_work: runc.criu_work_path.clone(),
         };
-        match Command::create(oci, making) {
-            Ok((command, terminal)) => {
-                Ok(Made { driver: Driver::Command(Box::new(command)), terminal, rootfs })
+        let turn = Turn::Creation(request.id.as_str().into());
+        let prepared =
+            Command::create(oci, making).inspect_err(|_| drop(rootfs.as_ref().map(HostRootfs::unmount)))?;
+        let (mut creation, step) = prepared;
+        let answer = self.keep_open(caller);
+        let go_on = move |shim: &mut Self, result: Result<()>| {
+            let terminal = result.and_then(|()| creation.finish());
+            let driver = Driver::Command(Box::new(creation.container));
+            match terminal {
+                Ok(terminal) => shim.take_over(caller, draft, Made { driver, terminal, rootfs }),
+                Err(error) => {
+                    let made = Made { driver, terminal: None, rootfs };
+                    shim.undo(caller, &draft.request.id, made, draft.place, error);
+                }
             }
-            Err(error) => {
-                let _ = rootfs.as_ref().map(HostRootfs::unmount);
-                Err(error)
-            }
+        };
+        match step {
+            Step::Done => go_on(self, Ok(())),
+            Step::Run(order) => self.launch(order, turn, go_on),
         }
+        Ok(answer)
     }
 
     /// The last steps that can fail, after which the container is the shim's.
@@ -248,14 +273,37 @@ impl Shim {
         }
     }
 
-    /// Takes back a container that could not be adopted. Its zombie is reaped as one that nobody knows.
-    fn undo(&self, made: Made, place: &Place) {
+    /// Takes back a container that could not be made or adopted, and then says why. Its zombie is reaped as one that nobody knows.
+    fn undo(&mut self, caller: Caller, id: &str, made: Made, place: Rc<Place>, error: Error) {
         if let Some(oom) = made.driver.oom_fd() {
             self.poll.remove(oom);
         }
-        let _ = made.driver.delete();
-        let _ = made.rootfs.as_ref().map(HostRootfs::unmount);
-        bundle::remove(&place.folder, bundle::INIT_PID);
+        let rootfs = made.rootfs;
+        let finish = move |shim: &mut Self, error: Error| {
+            let _ = rootfs.as_ref().map(HostRootfs::unmount);
+            bundle::remove(&place.folder, bundle::INIT_PID);
+            shim.reply(caller, Err::<(), _>(error));
+        };
+        let command = match made.driver {
+            Driver::Library(container) => {
+                let _ = container.delete();
+                return finish(self, error);
+            }
+            Driver::Command(command) => command,
+        };
+        match command.delete() {
+            Step::Done => {
+                command.forget();
+                finish(self, error);
+            }
+            Step::Run(order) => self.launch(order, Turn::Creation(id.into()), move |shim, result| {
+                // What could not be deleted is still noted, for `delete`.
+                if result.is_ok() {
+                    command.forget();
+                }
+                finish(shim, error);
+            }),
+        }
     }
 
     fn read_spec(&self, request: &CreateTaskRequest, place: &Place) -> Result<Spec> {

@@ -4,8 +4,9 @@
 use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
 
+use crate::commands::Turn;
 use crate::dispatch::Answer;
-use crate::driver::Driver;
+use crate::driver::{Driver, Step};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::process::{Caller, Phase};
@@ -13,9 +14,20 @@ use crate::server::Shim;
 use crate::timers::Timer;
 use crate::{bundle, limits, report};
 
+/// A process that was deleted, and who has asked for that.
+struct Deleted {
+    response: DeleteResponse,
+    callers: Vec<Caller>,
+}
+
 impl Shim {
     pub fn delete(&mut self, caller: Caller, request: &DeleteRequest) -> Result<Answer> {
-        let (serial, process) = self.named(&request.id, &request.exec_id)?;
+        let serial = self.serial(&request.id, &request.exec_id)?;
+        let turn = Turn::Process(serial);
+        if self.commands.is_busy(&turn) {
+            return Ok(Answer::InTurn(turn));
+        }
+        let (_, process) = self.named(&request.id, &request.exec_id)?;
         match &process.phase {
             Phase::Running => return Err(Error::WrongState { operation: "delete", state: "running" }),
             Phase::Added(_) => {
@@ -24,9 +36,7 @@ impl Shim {
             }
             // A container that was to be restored has no process yet.
             Phase::Created if process.pid == 0 => self.exited(serial, 128 + 9),
-            // Never started: it ends here, and its exit answers this call.
-            Phase::Created => self.kill_process(serial, libc::SIGKILL)?,
-            Phase::Stopped(_) => {}
+            Phase::Created | Phase::Stopped(_) => {}
         }
         let answer = self.keep_open(caller);
         if let Some(process) = self.processes.get_mut(&serial) {
@@ -35,52 +45,96 @@ impl Shim {
                 self.timers.set(limits::LOGGER_GRACE, Timer::Logger(serial));
             }
         }
+        self.end_what_never_ran(serial);
         self.delete_if_settled(serial);
         Ok(answer)
+    }
+
+    /// A process that was never started ends when it is deleted, and its exit answers that call.
+    fn end_what_never_ran(&mut self, serial: u32) {
+        if !matches!(self.processes.get(&serial).map(|process| &process.phase), Some(Phase::Created)) {
+            return;
+        }
+        let tell = move |shim: &mut Self, result| match result {
+            Ok(()) | Err(Error::Finished) => {}
+            Err(error) => shim.fail_deleters(serial, &error),
+        };
+        if let Err(error) = self.kill_process(serial, libc::SIGKILL, tell) {
+            tell(self, Err(error));
+        }
     }
 
     /// Answers the `Delete` calls of a process once it has ended in every respect.
     pub fn delete_if_settled(&mut self, serial: u32) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        if process.deleters.is_empty() || !process.announced || !process.io.is_drained() {
+        let is_settled = process.announced && process.io.is_drained();
+        let turn = Turn::Process(serial);
+        if process.deleters.is_empty() || !is_settled || self.commands.is_busy(&turn) {
             return;
         }
-        let callers = std::mem::take(&mut process.deleters);
-        let result = if process.is_init() { self.delete_container(serial) } else { self.delete_exec(serial) };
-        for caller in callers {
-            match &result {
-                Ok(response) => self.answer(caller, response),
-                Err(error) => self.fail(caller, error),
+        if !process.is_init() {
+            let deleted = self.delete_exec(serial);
+            return self.deleted(serial, deleted);
+        }
+        let container = process.container.clone();
+        let driver = self.tasks.get(&*container).and_then(|task| task.driver.as_ref());
+        let step = match driver {
+            Some(Driver::Command(command)) => command.delete(),
+            Some(Driver::Library(_)) | None => Step::Done,
+        };
+        match step {
+            Step::Done => {
+                let deleted = self.delete_container(serial);
+                self.deleted(serial, deleted);
             }
+            // Another runtime can be asked again if it fails.
+            Step::Run(order) => self.launch(order, turn, move |shim, result| {
+                let deleted = result.and_then(|()| shim.delete_container(serial));
+                shim.deleted(serial, deleted);
+            }),
+        }
+    }
+
+    /// Answers the `Delete` calls of a process.
+    fn deleted(&mut self, serial: u32, result: Result<Deleted>) {
+        match result {
+            Ok(Deleted { response, callers }) => {
+                callers.into_iter().for_each(|caller| self.reply(caller, Ok(response.clone())));
+            }
+            Err(error) => self.fail_deleters(serial, &error),
         }
         self.watch_loneliness();
     }
 
-    fn delete_exec(&mut self, serial: u32) -> Result<DeleteResponse> {
-        let response = self.last_words(serial)?;
+    fn fail_deleters(&mut self, serial: u32, error: &Error) {
+        let Some(process) = self.processes.get_mut(&serial) else { return };
+        let callers = std::mem::take(&mut process.deleters);
+        callers.into_iter().for_each(|caller| self.fail(caller, error));
+    }
+
+    fn delete_exec(&mut self, serial: u32) -> Result<Deleted> {
+        let deleted = self.last_words(serial)?;
         if let Some(process) = self.processes.get(&serial)
             && let Some(task) = self.tasks.get(&*process.container)
         {
             bundle::remove_exit(&task.place.folder, &process.exec_id);
         }
         self.forget_process(serial);
-        Ok(response)
+        Ok(deleted)
     }
 
-    fn delete_container(&mut self, serial: u32) -> Result<DeleteResponse> {
-        let response = self.last_words(serial)?;
+    /// Forgets a container, which another runtime has deleted already.
+    fn delete_container(&mut self, serial: u32) -> Result<Deleted> {
+        let deleted = self.last_words(serial)?;
+        let response = deleted.response.clone();
         let id = self.processes.get(&serial).ok_or(Error::Finished)?.container.clone();
         let task = self.tasks.get_mut(&*id).ok_or(Error::Finished)?;
         if let Some(oom) = task.driver.as_ref().and_then(Driver::oom_fd) {
             self.poll.remove(oom);
         }
-        // Another runtime can be asked again if it fails.
-        if let Some(Driver::Command(command)) = &task.driver {
-            command.delete()?;
-        }
         match task.driver.take() {
             Some(Driver::Library(container)) => container.delete()?,
-            Some(Driver::Command(_)) => {}
+            Some(Driver::Command(command)) => command.forget(),
             None if task.cgroup.is_empty() => {}
             None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,
         }
@@ -104,16 +158,17 @@ impl Shim {
             // As containerd's own shim has it for the first process.
             id: String::new(),
         }));
-        Ok(response)
+        Ok(deleted)
     }
 
-    fn last_words(&self, serial: u32) -> Result<DeleteResponse> {
+    fn last_words(&self, serial: u32) -> Result<Deleted> {
         let process = self.processes.get(&serial).ok_or(Error::Finished)?;
         let record = process.exit_record().ok_or(Error::Finished)?;
-        Ok(DeleteResponse {
+        let response = DeleteResponse {
             pid: process.wire_pid(),
             exit_status: record.exit_status,
             exited_at: record.exited_at,
-        })
+        };
+        Ok(Deleted { response, callers: process.deleters.clone() })
     }
 }

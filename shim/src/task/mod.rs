@@ -25,6 +25,7 @@ pub use options::Options;
 pub use resize_pty::resize;
 pub use wait::response as wait_response;
 
+use crate::commands::Turn;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::process::Process;
@@ -51,6 +52,11 @@ impl Shim {
     /// The runtime's container, while it can still be used.
     fn driver(&mut self, id: &str) -> Result<&mut Driver> {
         self.task(id)?.driver.as_mut().ok_or(Error::Finished)
+    }
+
+    /// The turn of the container's first process.
+    fn turn_of(&mut self, id: &str) -> Result<Turn> {
+        Ok(Turn::Process(self.task(id)?.init))
     }
 
     /// The serial number of a process; an empty exec id is the first one.

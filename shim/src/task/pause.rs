@@ -3,19 +3,28 @@
 use longshore_proto::containerd::events::TaskPaused;
 use longshore_proto::containerd::task::v3::PauseRequest;
 
+use crate::dispatch::Answer;
 use crate::error::{Error, Result};
 use crate::events::What;
+use crate::process::Caller;
 use crate::server::Shim;
 
 impl Shim {
-    pub fn pause(&mut self, request: PauseRequest) -> Result<()> {
+    pub fn pause(&mut self, caller: Caller, request: PauseRequest) -> Result<Answer> {
+        let turn = self.turn_of(&request.id)?;
+        if self.commands.is_busy(&turn) {
+            return Ok(Answer::InTurn(turn));
+        }
         if self.task(&request.id)?.paused {
             return Err(Error::WrongState { operation: "pause", state: "paused" });
         }
         self.named(&request.id, "")?.1.must_run("pause")?;
-        self.driver(&request.id)?.pause()?;
-        self.task(&request.id)?.paused = true;
-        self.emit(&What::Paused(TaskPaused { container_id: request.id }));
-        Ok(())
+        let step = self.driver(&request.id)?.pause()?;
+        self.after(caller, turn, step, |shim, result| {
+            result?;
+            shim.task(&request.id)?.paused = true;
+            shim.emit(&What::Paused(TaskPaused { container_id: request.id }));
+            Ok(())
+        })
     }
 }

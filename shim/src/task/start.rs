@@ -5,21 +5,29 @@ use std::time::SystemTime;
 
 use longshore_proto::containerd::events::{TaskExecStarted, TaskStart};
 use longshore_proto::containerd::task::v3::{StartRequest, StartResponse};
-use longshore_runtime::{Error as RuntimeError, ExecOptions, Stdio};
+use longshore_runtime::{Container, Error as RuntimeError, ExecOptions, Stdio};
 use oci_spec::runtime::Process as ProcessSpec;
+use prost::Message;
 use rustix::termios::Winsize;
 
-use crate::driver::{Driver, ExecHandle};
+use crate::commands::Turn;
+use crate::dispatch::Answer;
+use crate::driver::{Driver, ExecByCommand, ExecHandle, Step};
 use crate::error::{Error, Result};
 use crate::events::What;
-use crate::process::Phase;
+use crate::process::{Caller, Phase};
 use crate::server::Shim;
 use crate::stdio::{Attachable, Identity, Io};
 use crate::{exit, poll};
 
 impl Shim {
-    pub fn start(&mut self, request: StartRequest) -> Result<StartResponse> {
-        let (serial, process) = self.named(&request.id, &request.exec_id)?;
+    pub fn start(&mut self, caller: Caller, request: StartRequest) -> Result<Answer> {
+        let serial = self.serial(&request.id, &request.exec_id)?;
+        let turn = Turn::Process(serial);
+        if self.commands.is_busy(&turn) {
+            return Ok(Answer::InTurn(turn));
+        }
+        let (_, process) = self.named(&request.id, &request.exec_id)?;
         match &process.phase {
             Phase::Created | Phase::Added(_) => {}
             Phase::Running | Phase::Stopped(_) => {
@@ -27,71 +35,91 @@ impl Shim {
             }
         }
         if process.is_init() {
-            return self.start_init(serial, request.id);
+            return self.start_init(caller, serial, request.id);
         }
-        match self.start_exec(serial, &request.id) {
-            Ok(pid) => {
-                let StartRequest { id: container_id, exec_id } = request;
-                self.emit(&What::ExecStarted(TaskExecStarted { container_id, exec_id, pid }));
-                Ok(StartResponse { pid })
+        self.start_exec(caller, serial, request)
+    }
+
+    fn start_init(&mut self, caller: Caller, serial: u32, id: String) -> Result<Answer> {
+        let step = self.driver(&id)?.start().inspect_err(|error| self.start_failed(serial, error))?;
+        self.after(caller, Turn::Process(serial), step, move |shim, result| {
+            let started = result.and_then(|()| {
+                let driver = shim.driver(&id)?;
+                driver.started()?;
+                Ok(driver.pid())
+            });
+            let pid = started.inspect_err(|error| shim.start_failed(serial, error))?;
+            if let Some(process) = shim.processes.get_mut(&serial) {
+                process.pid = pid;
             }
-            Err(error) => {
-                self.start_failed(serial, &error);
-                Err(error)
+            let pid = shim.mark_running(serial);
+            shim.emit(&What::Start(TaskStart { container_id: id, pid }));
+            Ok(StartResponse { pid })
+        })
+    }
+
+    fn start_exec(&mut self, caller: Caller, serial: u32, request: StartRequest) -> Result<Answer> {
+        let (io, stdio) =
+            self.open_exec(serial, &request.id).inspect_err(|error| self.start_failed(serial, error))?;
+        let task = self.tasks.get_mut(&request.id).ok_or(Error::Finished)?;
+        let driver = task.driver.as_mut().ok_or(Error::Finished)?;
+        let process = self.processes.get(&serial).ok_or(Error::Finished)?;
+        let Phase::Added(spec) = &process.phase else { return Err(Error::Finished) };
+        match driver {
+            Driver::Library(container) => {
+                let made = make_by_library(container, spec, stdio, process.console);
+                let started = made.and_then(|made| self.exec_made(serial, io, made));
+                let answer = self.exec_started(serial, request, started)?;
+                Ok(Answer::Now(answer.encode_to_vec()))
+            }
+            Driver::Command(command) => {
+                let (addition, order) =
+                    command.exec(spec, stdio).inspect_err(|error| self.start_failed(serial, error))?;
+                let step = Step::Run(Box::new(order));
+                self.after(caller, Turn::Process(serial), step, move |shim, result| {
+                    let made = match result {
+                        Ok(()) => addition.finish(),
+                        Err(error) => {
+                            addition.abandon();
+                            Err(error)
+                        }
+                    };
+                    let started = made.and_then(|made| shim.exec_made(serial, io, made.into()));
+                    shim.exec_started(serial, request, started)
+                })
             }
         }
     }
 
-    fn start_init(&mut self, serial: u32, id: String) -> Result<StartResponse> {
-        let driver = self.driver(&id)?;
-        if let Err(error) = driver.start() {
-            self.start_failed(serial, &error);
-            return Err(error);
-        }
-        // A restored process exists only now.
-        let pid = driver.pid();
-        if let Some(process) = self.processes.get_mut(&serial) {
-            process.pid = pid;
-        }
-        let pid = self.mark_running(serial);
-        self.emit(&What::Start(TaskStart { container_id: id, pid }));
-        Ok(StartResponse { pid })
-    }
-
-    fn mark_running(&mut self, serial: u32) -> u32 {
-        let Some(process) = self.processes.get_mut(&serial) else { return 0 };
-        let ooms = self.tasks.get(&*process.container).map_or(0, |task| task.ooms);
-        process.phase = Phase::Running;
-        process.started_at = Some(SystemTime::now());
-        process.ooms_before = ooms;
-        process.wire_pid()
-    }
-
-    fn start_exec(&mut self, serial: u32, id: &str) -> Result<u32> {
-        let missing = || Error::NoProcess { id: id.to_owned(), exec_id: serial.to_string() };
-        let init = self.task(id)?.init;
-        if !self.processes.get(&init).is_some_and(|init| init.is_running()) {
+    /// Opens the stdio of an exec: the shim's side, and its own.
+    fn open_exec(&mut self, serial: u32, id: &str) -> Result<(Io, Stdio)> {
+        let task = self.tasks.get(id).ok_or(Error::Finished)?;
+        if !self.processes.get(&task.init).is_some_and(|init| init.is_running()) {
             return Err(RuntimeError::NotRunning.into());
         }
-        let namespace =
-            self.assigned.as_ref().map(|assigned| assigned.namespace.as_str()).unwrap_or_default();
-        let task = self.tasks.get_mut(id).ok_or(Error::Finished)?;
-        let driver = task.driver.as_mut().ok_or(Error::Finished)?;
-        let process = self.processes.get_mut(&serial).ok_or_else(missing)?;
-        let Phase::Added(spec) = &process.phase else { return Err(Error::Finished) };
+        let process = self.processes.get(&serial).ok_or(Error::Finished)?;
         let wanted = Attachable {
             stdin: process.attachments.iter().any(|client| client.stdin),
             stdout: process.attachments.iter().any(|client| client.wants(poll::Stream::Stdout)),
             stderr: process.attachments.iter().any(|client| client.wants(poll::Stream::Stderr)),
         };
-        let identity = Identity { id, namespace };
-        let (io, child_stdio) = Io::open(&process.paths, wanted, task.owner, &identity)?;
-        let mut made = make_exec(driver, &process.exec_id, spec, child_stdio, process.console)?;
+        let namespace =
+            self.assigned.as_ref().map(|assigned| assigned.namespace.as_str()).unwrap_or_default();
+        Io::open(&process.paths, wanted, task.owner, &Identity { id, namespace })
+    }
+
+    /// The process of an exec is there. If nobody wants it any more, it ends.
+    fn exec_made(&mut self, serial: u32, io: Io, mut made: MadeExec) -> Result<u32> {
+        let Some(process) = self.processes.get_mut(&serial) else {
+            let _ = made.handle.kill(libc::SIGKILL);
+            return Err(Error::Finished);
+        };
         process.io = io;
         process.pid = made.pid;
         process.phase = Phase::Created;
         let adopted = match made.terminal.take() {
-            Some(terminal) => process.io.adopt_terminal(terminal),
+            Some(terminal) => set_size(&terminal, process.console, &made.handle)
+                .and_then(|()| process.io.adopt_terminal(terminal)),
             None => Ok(()),
         };
         process.push_early_stdin();
@@ -107,7 +135,30 @@ impl Shim {
         Ok(self.mark_running(serial))
     }
 
-    /// A process that could not be started ends: with the code that shells give, if its program is the reason.
+    /// An exec was started, or could not be.
+    fn exec_started(
+        &mut self,
+        serial: u32,
+        request: StartRequest,
+        started: Result<u32>,
+    ) -> Result<StartResponse> {
+        let pid = started.inspect_err(|error| self.start_failed(serial, error))?;
+        let StartRequest { id: container_id, exec_id } = request;
+        self.emit(&What::ExecStarted(TaskExecStarted { container_id, exec_id, pid }));
+        Ok(StartResponse { pid })
+    }
+
+    fn mark_running(&mut self, serial: u32) -> u32 {
+        let Some(process) = self.processes.get_mut(&serial) else { return 0 };
+        let ooms = self.tasks.get(&*process.container).map_or(0, |task| task.ooms);
+        process.phase = Phase::Running;
+        process.started_at = Some(SystemTime::now());
+        process.ooms_before = ooms;
+        process.wire_pid()
+    }
+
+    /// A process that could not be started ends: with the code that shells give, if its program is the reason. An exec that another
+    /// runtime could not make stays what it was, as with containerd's own shim.
     fn start_failed(&mut self, serial: u32, error: &Error) {
         let code = match error {
             Error::Runtime(error) => error.exit_code(),
@@ -115,13 +166,25 @@ impl Shim {
         };
         let code = code.unwrap_or(exit::NOT_STARTED);
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        process.unusable = Some(code);
-        if matches!(process.phase, Phase::Added(_)) {
-            // There never was a process: nothing will be reaped.
-            self.exited(serial, code.into());
-        } else {
-            // Often it has ended by itself; it is reaped like any other.
-            let _ = self.kill_process(serial, libc::SIGKILL);
+        let container = process.container.clone();
+        let driver = self.tasks.get(&*container).and_then(|task| task.driver.as_ref());
+        match process.phase {
+            Phase::Added(_) if matches!(driver, Some(Driver::Command(_))) => {
+                let waiters = std::mem::take(&mut process.waiters);
+                waiters.into_iter().for_each(|waiter| self.fail(waiter, error));
+                // The first process's end may have waited for it.
+                self.announce_what_may_be(&container);
+            }
+            Phase::Added(_) => {
+                process.unusable = Some(code);
+                // There never was a process: nothing will be reaped.
+                self.exited(serial, code.into());
+            }
+            _ => {
+                process.unusable = Some(code);
+                // Often it has ended by itself; it is reaped like any other.
+                let _ = self.kill_process(serial, libc::SIGKILL, |_, _| {});
+            }
         }
     }
 }
@@ -133,28 +196,27 @@ struct MadeExec {
     terminal: Option<OwnedFd>,
 }
 
-fn make_exec(
-    driver: &mut Driver,
-    exec_id: &str,
+impl From<ExecByCommand> for MadeExec {
+    fn from(made: ExecByCommand) -> Self {
+        Self { pid: made.pid, handle: ExecHandle::Command(made.pidfd), terminal: made.terminal }
+    }
+}
+
+fn make_by_library(
+    container: &mut Container,
     spec: &ProcessSpec,
     stdio: Stdio,
     console_size: Option<(u16, u16)>,
 ) -> Result<MadeExec> {
-    match driver {
-        Driver::Library(container) => {
-            let mut handle =
-                container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
-            let terminal = handle.take_terminal();
-            Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
-        }
-        Driver::Command(command) => {
-            let made = command.exec(exec_id, spec, stdio)?;
-            if let (Some(terminal), Some((ws_col, ws_row))) = (&made.terminal, console_size) {
-                let size = Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
-                rustix::termios::tcsetwinsize(terminal, size)
-                    .map_err(Error::system("resize the terminal"))?;
-            }
-            Ok(MadeExec { pid: made.pid, terminal: made.terminal, handle: ExecHandle::Command(made.pidfd) })
-        }
-    }
+    let mut handle =
+        container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
+    let terminal = handle.take_terminal();
+    Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
+}
+
+/// Gives a terminal that another runtime has made its size.
+fn set_size(terminal: &OwnedFd, size: Option<(u16, u16)>, made_by: &ExecHandle) -> Result<()> {
+    let (Some((ws_col, ws_row)), ExecHandle::Command(_)) = (size, made_by) else { return Ok(()) };
+    let size = Winsize { ws_col, ws_row, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(terminal, size).map_err(Error::system("resize the terminal"))
 }

@@ -3,15 +3,21 @@
 use longshore_proto::containerd::task::v3::UpdateTaskRequest;
 use oci_spec::runtime::LinuxResources;
 
+use crate::dispatch::Answer;
 use crate::error::{Error, Result};
+use crate::process::Caller;
 use crate::server::Shim;
 
 impl Shim {
-    pub fn update(&mut self, request: UpdateTaskRequest) -> Result<()> {
-        let driver = self.driver(&request.id)?;
+    pub fn update(&mut self, caller: Caller, request: &UpdateTaskRequest) -> Result<Answer> {
+        let turn = self.turn_of(&request.id)?;
+        if self.commands.is_busy(&turn) {
+            return Ok(Answer::InTurn(turn));
+        }
         let json = request.resources.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
         let resources: LinuxResources = serde_json::from_slice(json)
             .map_err(|source| Error::Json { what: "read the resources of an update", source })?;
-        driver.update(&resources)
+        let step = self.driver(&request.id)?.update(&resources)?;
+        self.after(caller, turn, step, |_, result| result)
     }
 }

@@ -48,7 +48,7 @@ fn connect(address: &str) -> Client {
 }
 
 /// A shim that `start` has left behind in a bundle with this configuration.
-fn started(want: &Want, env: &[(&str, &str)]) -> Shim {
+pub fn started(want: &Want, env: &[(&str, &str)]) -> Shim {
     let nobody = Command::new("true").spawn().unwrap();
     let mut shim = Shim::with_child(nobody, UnixStream::pair().unwrap().0);
     shim.write_config(want);
@@ -58,16 +58,16 @@ fn started(want: &Want, env: &[(&str, &str)]) -> Shim {
     shim
 }
 
-fn shim_pid(shim: &Shim) -> u32 {
+pub fn shim_pid(shim: &Shim) -> u32 {
     fs::read_to_string(shim.bundle.join("shim.pid")).unwrap().parse().unwrap()
 }
 
-fn lives(pid: u32) -> bool {
+pub fn lives(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-fn delete(shim: &Shim) -> task::DeleteResponse {
+pub fn delete(shim: &Shim) -> task::DeleteResponse {
     let output = run(&shim.bundle, &["-bundle", shim.bundle.to_str().unwrap(), "delete"], b"", &[]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     task::DeleteResponse::decode(output.stdout.as_slice()).unwrap()

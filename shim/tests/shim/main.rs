@@ -11,4 +11,5 @@ mod hostile;
 mod life;
 mod logs;
 mod memory;
+mod slow_runtime;
 mod stdio;

@@ -1,0 +1,300 @@
+//! Commands of other OCI runtimes, which run while the loop goes on, and the requests that wait for them.
+//!
+//! What always holds: a process has one command at a time, except that nothing makes a SIGKILL wait; what is asked of it meanwhile is
+//! done afterwards, in the order in which it came; a command ends by itself, or is killed when its time is up; what was to
+//! come after it comes in any case, whether its caller is still there or not.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use longshore_proto::ttrpc::{Flags, Request};
+use prost::Message;
+use rustix::process::{Pid, WaitOptions, WaitStatus};
+
+use crate::connection::Open;
+use crate::dispatch::Answer;
+use crate::driver::{Heard, KILL, Leaves, Order, Running, Step};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::poll::{Flags as Ready, Token};
+use crate::process::{Caller, Process};
+use crate::server::Shim;
+use crate::timers::Timer;
+
+/// Whose turn it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A container's that is being made.
+    Creation(Rc<str>),
+    /// A process's, by its serial number; the first one's is its container's.
+    Process(u32),
+    /// Nobody's: what cannot wait.
+    None,
+}
+
+/// What comes after a command.
+type Then = Box<dyn FnOnce(&mut Shim, Result<()>)>;
+
+enum State {
+    Waiting(Box<Order>),
+    Running(Box<Running>),
+}
+
+struct Job {
+    state: State,
+    turn: Turn,
+    leaves: Leaves,
+    then: Then,
+}
+
+/// A request that is not handled yet.
+struct Waiting {
+    turn: Turn,
+    caller: Caller,
+    flags: Flags,
+    request: Request,
+}
+
+/// Every command and what waits for it.
+#[derive(Default)]
+pub struct Commands {
+    /// By number, in the order in which they were asked for.
+    jobs: BTreeMap<u32, Job>,
+    next: u32,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Commands {
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    /// Whether a command has this turn.
+    pub fn is_busy(&self, turn: &Turn) -> bool {
+        *turn != Turn::None && self.jobs.values().any(|job| job.turn == *turn)
+    }
+
+    /// Whether a container of this name is being made.
+    pub fn makes(&self, id: &str) -> bool {
+        self.jobs.values().any(|job| matches!(&job.turn, Turn::Creation(made) if **made == *id))
+    }
+
+    /// Whether a process is being started.
+    fn starts(&self, serial: u32) -> bool {
+        let is_it = |job: &Job| job.turn == Turn::Process(serial) && job.leaves == Leaves::Process;
+        self.jobs.values().any(is_it)
+    }
+
+    fn running(&self) -> impl Iterator<Item = (u32, &Running)> {
+        self.jobs.iter().filter_map(|(number, job)| match &job.state {
+            State::Running(running) => Some((*number, &**running)),
+            State::Waiting(_) => None,
+        })
+    }
+
+    /// Forgets requests of callers that are gone.
+    pub fn forget(&mut self, which: impl Fn(&Caller) -> bool) {
+        self.waiting.retain(|waiting| !which(&waiting.caller));
+    }
+
+    fn next_waiting(&mut self, turn: &Turn) -> Option<Waiting> {
+        let at = self.waiting.iter().position(|waiting| waiting.turn == *turn)?;
+        self.waiting.remove(at)
+    }
+}
+
+impl Shim {
+    /// Goes on after a step: at once, or when its command has ended. Answers the caller.
+    pub fn after<A: Message>(
+        &mut self,
+        caller: Caller,
+        turn: Turn,
+        step: Step,
+        then: impl FnOnce(&mut Self, Result<()>) -> Result<A> + 'static,
+    ) -> Result<Answer> {
+        match step {
+            Step::Done => then(self, Ok(())).map(|answer| Answer::Now(answer.encode_to_vec())),
+            Step::Run(order) => {
+                let answer = self.keep_open(caller);
+                self.launch(order, turn, move |shim, result| {
+                    let answer = then(shim, result);
+                    shim.reply(caller, answer);
+                });
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Answers a call that was kept open, unless its caller has given up.
+    pub fn reply<A: Message>(&mut self, caller: Caller, answer: Result<A>) {
+        let open = self.connections.get(&caller.connection).and_then(|c| c.streams.get(&caller.stream));
+        if open != Some(&Open::Call) {
+            return;
+        }
+        match answer {
+            Ok(answer) => self.answer(caller, &answer),
+            Err(error) => self.fail(caller, &error),
+        }
+    }
+
+    /// Runs a command as soon as there is room for it; `then` comes in any case, at once if it cannot be run.
+    pub fn launch(
+        &mut self,
+        order: Box<Order>,
+        turn: Turn,
+        then: impl FnOnce(&mut Self, Result<()>) + 'static,
+    ) {
+        let running = self.commands.running().count();
+        if self.commands.jobs.len() - running >= limits::COMMANDS_WAITING {
+            let limit = limits::COMMANDS_WAITING;
+            return then(self, Err(Error::Limit { what: "commands of OCI runtimes that wait", limit }));
+        }
+        while self.commands.jobs.contains_key(&self.commands.next) {
+            self.commands.next = self.commands.next.wrapping_add(1);
+        }
+        let number = self.commands.next;
+        self.commands.next = number.wrapping_add(1);
+        let room = if order.verb == KILL { 2 * limits::COMMANDS } else { limits::COMMANDS };
+        let leaves = order.leaves;
+        let job = Job { state: State::Waiting(order), turn, leaves, then: Box::new(then) };
+        self.commands.jobs.insert(number, job);
+        if running < room {
+            self.run_command(number);
+        }
+    }
+
+    fn run_command(&mut self, number: u32) {
+        let Some(Job { state: State::Waiting(order), turn, leaves, then }) =
+            self.commands.jobs.remove(&number)
+        else {
+            return;
+        };
+        let running = match order.spawn() {
+            Ok(running) => running,
+            Err(error) => {
+                then(self, Err(error));
+                return self.turn_is_over(&turn);
+            }
+        };
+        if let Some(said) = running.said() {
+            // Not heard, it is as if it had said nothing.
+            let _ = self.poll.add(said, Token::Command(number), Ready::IN);
+        }
+        self.timers.set(running.limit(), Timer::Command(number));
+        let state = State::Running(Box::new(running));
+        self.commands.jobs.insert(number, Job { state, turn, leaves, then });
+    }
+
+    /// A command says something.
+    pub fn on_command(&mut self, number: u32) {
+        let mut scratch = self.take_scratch();
+        if let Some(Job { state: State::Running(running), .. }) = self.commands.jobs.get_mut(&number)
+            && running.hear(&mut scratch) == Heard::All
+            && let Some(said) = running.said()
+        {
+            self.poll.remove(said);
+        }
+        self.return_scratch(scratch);
+    }
+
+    /// The time of a command is up.
+    pub fn on_command_timeout(&mut self, number: u32) {
+        let Some(Job { state: State::Running(running), .. }) = self.commands.jobs.get_mut(&number) else {
+            return;
+        };
+        if running.kill() {
+            // It does not even die. Whenever it does, it is reaped as somebody unknown.
+            self.command_ended(number, None);
+            self.reap();
+        } else {
+            self.timers.set(limits::RUNTIME_END, Timer::Command(number));
+        }
+    }
+
+    /// Goes on after a command, and then with what had to wait for it.
+    fn command_ended(&mut self, number: u32, status: Option<WaitStatus>) {
+        self.on_command(number);
+        let Some(Job { state: State::Running(running), turn, then, .. }) = self.commands.jobs.remove(&number)
+        else {
+            return;
+        };
+        if let Some(said) = running.said() {
+            self.poll.remove(said);
+        }
+        then(self, running.verdict(status));
+        self.turn_is_over(&turn);
+        let is_waiting = |(_, job): &(&u32, &Job)| matches!(job.state, State::Waiting(_));
+        let next = self.commands.jobs.iter().find(is_waiting).map(|(number, _)| *number);
+        if let Some(next) = next
+            && self.commands.running().count() < limits::COMMANDS
+        {
+            self.run_command(next);
+        }
+    }
+
+    /// Handles the requests that have waited for this turn, until one takes it again.
+    fn turn_is_over(&mut self, turn: &Turn) {
+        while !self.commands.is_busy(turn) {
+            let Some(waiting) = self.commands.next_waiting(turn) else { break };
+            self.on_request(waiting.caller, waiting.flags, &waiting.request);
+        }
+        if let Turn::Process(serial) = turn {
+            self.delete_if_settled(*serial);
+        }
+        self.watch_loneliness();
+    }
+
+    /// Keeps a request until its turn has come.
+    pub fn wait_for_turn(
+        &mut self,
+        caller: Caller,
+        flags: Flags,
+        request: &Request,
+        turn: Turn,
+    ) -> Result<()> {
+        let waiting = &mut self.commands.waiting;
+        let bytes: usize = waiting.iter().map(|waiting| waiting.request.payload.len()).sum();
+        if waiting.len() >= limits::COMMANDS_WAITING
+            || bytes + request.payload.len() > limits::WAITING_REQUESTS
+        {
+            let limit = limits::COMMANDS_WAITING;
+            return Err(Error::Limit { what: "requests that wait for an OCI runtime", limit });
+        }
+        let mut request = request.clone();
+        request.metadata = Vec::new();
+        waiting.push_back(Waiting { turn, caller, flags, request });
+        self.keep_open(caller);
+        Ok(())
+    }
+
+    /// Takes a child that has ended, and whose end may be told.
+    ///
+    /// While a command may leave a process that is not known yet, only known ones are taken: the end of a process that is known
+    /// too late would be lost. One that is being started ends, for us, after that.
+    pub fn next_ended(&self) -> Option<(i32, WaitStatus)> {
+        if self.commands.running().all(|(_, running)| running.leaves() == Leaves::Nothing) {
+            let ended = rustix::process::wait(WaitOptions::NOHANG).ok().flatten();
+            return ended.map(|(pid, status)| (pid.as_raw_nonzero().get(), status));
+        }
+        let has_started =
+            |(serial, process): &(&u32, &Process)| process.is_alive() && !self.commands.starts(**serial);
+        let processes = self.processes.iter().filter(has_started).map(|(_, process)| process.pid);
+        let loggers = self.processes.values().filter_map(|process| process.io.logger_pid());
+        let commands = self.commands.running().map(|(_, running)| running.pid());
+        processes.chain(loggers).chain(commands).find_map(|pid| {
+            let number = Pid::from_raw(pid)?;
+            let ended = rustix::process::waitpid(Some(number), WaitOptions::NOHANG).ok().flatten()?;
+            Some((pid, ended.1))
+        })
+    }
+
+    /// Whether a child that has ended was a command; then it is seen to.
+    pub fn is_commands_end(&mut self, pid: i32, status: WaitStatus) -> bool {
+        let found = self.commands.running().find(|(_, running)| running.pid() == pid);
+        let number = found.map(|(number, _)| number);
+        if let Some(number) = number {
+            self.command_ended(number, Some(status));
+        }
+        number.is_some()
+    }
+}
