@@ -15,9 +15,10 @@ STATIC := LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell dirname "$$(gc
 PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 PACKAGES_HELLO := busybox-static
 PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
+PACKAGES_VM := busybox-static e2fsprogs qemu-system-x86
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 
-.PHONY: help hello test clients bench lint install build release shim-release packages-build packages-hello packages-test packages-bench nextest
+.PHONY: help hello test clients bench lint install build release shim-release packages-build packages-hello packages-test packages-bench packages-vm nextest test-vm
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +38,8 @@ packages-hello: packages-build
 	$(call packages,$(PACKAGES_HELLO))
 packages-test: packages-build
 	$(call packages,$(PACKAGES_TEST))
+packages-vm: packages-build
+	$(call packages,$(PACKAGES_VM))
 packages-bench: packages-build
 	$(call packages,$(PACKAGES_BENCH))
 
@@ -77,6 +80,14 @@ test: packages-test nextest clients ## Build and run every test, then check that
 	$(TARGET)/debug/leakcheck before $(TARGET)/test/host-before
 	$(CARGO) nextest run --workspace --no-fail-fast
 	$(TARGET)/debug/leakcheck after $(TARGET)/test/host-before
+
+# Their kernel and everything else in them are Debian packages, fetched into target/vm. FLAVOUR=v2 or systemd: one alone.
+test-vm: packages-vm nextest ## Test what needs a pure cgroup v2 host or a booted systemd, in small virtual machines
+	$(CARGO) build --workspace --bins
+	@mkdir -p $(TARGET)/vm
+	$(CARGO) nextest list --workspace --list-type binaries-only --message-format json > $(TARGET)/vm/binaries.json
+	$(CARGO) metadata --format-version 1 > $(TARGET)/vm/cargo.json
+	$(TARGET)/debug/longshore-vm $(TARGET)/vm $(TARGET)/vm/binaries.json $(TARGET)/vm/cargo.json $(FLAVOUR)
 
 bench: packages-bench shim-release ## Measure ourselves and every installed peer in one interleaved run
 	$(CARGO) build --release -p longshored -p longshore -p longshore-tests

@@ -1,0 +1,146 @@
+//! One machine: qemu with an emulated processor, its serial line copied to our output, and its time limits.
+
+use crate::{Flavour, guest};
+use anyhow::{Context, Result};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// Longest life of a machine, and longest silence on its serial line.
+const LIFE_MAX: Duration = Duration::from_secs(480);
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How long a machine may be silent after it was switched on, and how often it is switched on if it stays so: emulated
+/// processors of a busy host sometimes miss each other in the kernel's first moments.
+const BOOT_MAX: Duration = Duration::from_secs(60);
+const BOOT_TRIES: u32 = 4;
+/// What is said if a machine does not say how its tests ended.
+pub const DIED: i32 = 124;
+
+pub struct Machine {
+    pub kernel: PathBuf,
+    pub image: PathBuf,
+    pub flavour: Flavour,
+    /// For nextest; the flavour's own if there are none.
+    pub arguments: Vec<String>,
+}
+
+/// A machine that is on; dropped, it loses its power.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots it, waits for its tests, and answers their exit code. The disk is as before afterwards.
+pub fn run(machine: &Machine) -> Result<i32> {
+    for _ in 1..BOOT_TRIES {
+        if let Some(code) = boot(machine)? {
+            return Ok(code);
+        }
+        eprintln!("longshore-vm: the kernel did not come up in {} s; once more", BOOT_MAX.as_secs());
+    }
+    Ok(boot(machine)?.unwrap_or(DIED))
+}
+
+/// `None` if the kernel does not come up.
+fn boot(machine: &Machine) -> Result<Option<i32>> {
+    let mut child = command(machine)?.spawn().context("run qemu-system-x86_64 (Debian's qemu-system-x86)")?;
+    let output = child.stdout.take();
+    let _running = Running(child);
+    let (send, lines) = channel();
+    let output = BufReader::new(output.context("no output of qemu")?);
+    std::thread::spawn(move || {
+        for line in output.split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if send.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    follow(&lines)
+}
+
+fn follow(lines: &Receiver<String>) -> Result<Option<i32>> {
+    let deadline = Instant::now() + LIFE_MAX;
+    let mut booted = false;
+    let mut code = None;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).min(if booted {
+            SILENCE_MAX
+        } else {
+            BOOT_MAX
+        });
+        match lines.recv_timeout(left) {
+            Ok(line) => {
+                booted = true;
+                code = guest::exit_code(&line).or(code);
+                let mut out = std::io::stdout().lock();
+                let _ = writeln!(out, "  {line}").and_then(|()| out.flush());
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                if code.is_none() {
+                    eprintln!("longshore-vm: the machine went off before its tests were over");
+                }
+                return Ok(Some(code.unwrap_or(DIED)));
+            }
+            // Its tests are over, it only does not go off by itself.
+            Err(RecvTimeoutError::Timeout) if code.is_some() => return Ok(code),
+            Err(RecvTimeoutError::Timeout) if !booted => return Ok(None),
+            Err(RecvTimeoutError::Timeout) => {
+                eprintln!("longshore-vm: the machine hangs, or takes longer than {} s", LIFE_MAX.as_secs());
+                return Ok(Some(DIED));
+            }
+        }
+    }
+}
+
+fn command(machine: &Machine) -> Result<Command> {
+    let init = match machine.flavour {
+        Flavour::V2 => "init=/longshore/longshore-vm -- guest init",
+        Flavour::Systemd => {
+            "systemd.unit=longshore-tests.service systemd.unified_cgroup_hierarchy=1 systemd.show_status=no"
+        }
+    };
+    let arguments = guest::wrap(&machine.arguments);
+    let line = format!(
+        "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off \
+         random.trust_cpu=on no_timer_check tsc=reliable cgroup_no_v1=all longshore={arguments} {init}"
+    );
+    let drive =
+        format!("file={},if=none,id=disk,format=raw,snapshot=on,cache=unsafe", machine.image.display());
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args([
+            "-accel",
+            "tcg,thread=multi",
+            "-machine",
+            "q35",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "1536",
+            "-nodefaults",
+        ])
+        .args(["-display", "none", "-serial", "stdio", "-no-reboot", "-kernel"])
+        .arg(&machine.kernel)
+        .args(["-drive", &drive, "-device", "nvme,drive=disk,serial=longshore", "-append", &line])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    // SAFETY: prctl with integers only, between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    Ok(command)
+}
