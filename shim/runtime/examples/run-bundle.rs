@@ -79,6 +79,8 @@ fn run() -> Result<i32, Box<dyn std::error::Error>> {
             seccomp_cache: args.cache.as_deref(),
             no_pivot: false,
             no_new_keyring: false,
+            hand_over: None,
+            preserve_fds: 0,
             systemd_cgroup: false,
         })?;
         marks.push(start.elapsed());

@@ -151,6 +151,8 @@ impl Builder<'_> {
             working_directory: Missing::Create,
             origin: self.origin(),
             after_stdio: self.plan_read_only()?,
+            hand_over: self.options.hand_over.take(),
+            preserve_fds: self.options.preserve_fds,
             last: self.hooks.start_container.take().map(Step::Hooks),
         };
         let mut plan = process::plan(steps, context, warnings)?;

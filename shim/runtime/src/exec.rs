@@ -67,6 +67,8 @@ fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<Stri
         working_directory: Missing::Fail,
         origin: if user_namespace { Origin::UserNamespace } else { Origin::Runtime },
         after_stdio: Vec::new(),
+        hand_over: None,
+        preserve_fds: options.preserve_fds,
         last: None,
     };
     process::plan(steps, context, warnings)

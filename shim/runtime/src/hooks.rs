@@ -148,6 +148,19 @@ pub fn run_poststop(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path) -> 
     }
 }
 
+/// Runs the poststart hooks of a container whose gate was opened by [`crate::handover::open_gate`].
+///
+/// # Errors
+/// The first hook that fails; such a container is not wanted, and the caller kills it.
+pub fn run_poststart(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path, pid: i32) -> Result<()> {
+    let about = About { id, bundle, annotations: spec.annotations().as_ref() };
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    match prepare(Moment::Poststart, hooks, &about)? {
+        Some(hooks) => hooks.run(pid),
+        None => Ok(()),
+    }
+}
+
 impl HookList {
     /// Runs the hooks in the host's namespaces, one after the other, until one fails.
     pub(crate) fn run(&self, pid: i32) -> Result<()> {
@@ -195,23 +208,34 @@ impl HookList {
 
     /// The text for a failure, made by the parent.
     pub(crate) fn error(&self, failure: HookFailure) -> Error {
-        let hook = self.hooks.get(failure.index as usize);
-        let why = match failure.how {
-            How::HookExit => format!("exited with code {}", failure.value),
-            How::HookSignal => format!("was ended by signal {}", failure.value),
-            How::HookTimeout => match hook.and_then(|hook| hook.timeout) {
-                Some(timeout) => {
-                    format!("ran longer than its timeout of {} s and was killed", timeout.as_secs())
-                }
-                None => "ran too long".into(),
-            },
-            _ => format!("cannot be executed: {}", crate::error::errno_text(failure.value)),
-        };
-        Error::Hook { kind: self.moment.field(), path: hook.map(|h| h.path.clone()).unwrap_or_default(), why }
+        let (path, timeout) = self
+            .hooks
+            .get(failure.index as usize)
+            .map_or((PathBuf::new(), None), PreparedHook::path_and_timeout);
+        failed(self.moment.field(), path, timeout, failure.how, failure.value)
     }
 }
 
+/// The error of a hook; its timeout is in seconds.
+pub(crate) fn failed(kind: &'static str, path: PathBuf, timeout: Option<u64>, how: How, value: i32) -> Error {
+    let why = match (how, timeout) {
+        (How::HookExit, _) => format!("exited with code {value}"),
+        (How::HookSignal, _) => format!("was ended by signal {value}"),
+        (How::HookTimeout, Some(seconds)) => {
+            format!("ran longer than its timeout of {seconds} s and was killed")
+        }
+        (How::HookTimeout, None) => "ran too long".into(),
+        _ => format!("cannot be executed: {}", crate::error::errno_text(value)),
+    };
+    Error::Hook { kind, path, why }
+}
+
 impl PreparedHook {
+    /// For error texts: the program, and the timeout in seconds.
+    pub(crate) fn path_and_timeout(&self) -> (PathBuf, Option<u64>) {
+        (self.path.clone(), self.timeout.map(|timeout| timeout.as_secs()))
+    }
+
     fn child(&self, stdin: BorrowedFd<'_>, report: BorrowedFd<'_>) -> i32 {
         let errno = match self.set_up(stdin) {
             Ok(()) => process::execve(&self.program, &self.argv, &self.envp),

@@ -20,6 +20,16 @@ pub(crate) struct Namespaces {
     joined: Vec<(OwnedFd, i32, PathBuf)>,
 }
 
+/// Every kind of namespace.
+pub(crate) const ALL: i32 = libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWTIME;
+
 fn flag(kind: LinuxNamespaceType) -> i32 {
     match kind {
         LinuxNamespaceType::Mount => libc::CLONE_NEWNS,

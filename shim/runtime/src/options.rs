@@ -1,5 +1,6 @@
 //! What a caller hands to the runtime: plain data, borrowed for the length of one call.
 
+use crate::handover::Handover;
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -24,6 +25,10 @@ pub struct CreateOptions<'a> {
     pub no_pivot: bool,
     /// Stay in the caller's session keyring.
     pub no_new_keyring: bool,
+    /// The first process waits at this gate rather than for [`crate::Container::start`], and outlives its creator.
+    pub hand_over: Option<Handover>,
+    /// So many open descriptors above stdio stay open in the program; all of them must be.
+    pub preserve_fds: u32,
     /// Make cgroups through systemd. Not built yet: refused.
     pub systemd_cgroup: bool,
 }
@@ -60,4 +65,6 @@ pub struct ExecOptions<'a> {
     pub console_size: Option<(u16, u16)>,
     /// Also start the process although the container is paused (it then waits until the container is resumed).
     pub ignore_paused: bool,
+    /// As in [`CreateOptions::preserve_fds`].
+    pub preserve_fds: u32,
 }

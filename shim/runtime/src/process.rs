@@ -1,6 +1,7 @@
 //! The `process` part of a config as steps: what the first process and every further one go through alike.
 
 use crate::capabilities::{self, Origin};
+use crate::handover::Handover;
 use crate::init::{Console, HOME_SLOT, Missing, Plan, Program, Request, Step};
 use crate::mounts::in_root;
 use crate::sys::cstrings::CStrings;
@@ -28,6 +29,10 @@ pub(crate) struct Context<'a> {
     pub(crate) origin: Origin,
     /// What becomes read-only once the terminal is in place.
     pub(crate) after_stdio: Vec<Step>,
+    /// The gate of a process that outlives its creator.
+    pub(crate) hand_over: Option<Handover>,
+    /// Descriptors above stdio that stay open in the program.
+    pub(crate) preserve_fds: u32,
     /// Runs after the gate, before the program.
     pub(crate) last: Option<Step>,
 }
@@ -85,7 +90,8 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     if let Some(value) = label_value(process)? {
         steps.push(Step::SetLabel { value });
     }
-    steps.push(Step::CloseFds);
+    let keep = context.hand_over.as_ref().map(|gate| gate.fds().to_vec()).unwrap_or_default();
+    steps.push(Step::CloseFds { first: 3 + context.preserve_fds, keep });
     let path = process.cwd().to_str().ok_or_else(|| invalid("process.cwd", "is not UTF-8"))?;
     if !path.starts_with('/') {
         return Err(invalid("process.cwd", format!("{path:?} must be absolute")));
@@ -110,7 +116,7 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     steps.push(Step::User { uid: user.uid(), gid: user.gid(), groups });
     steps.push(capabilities.others);
     steps.push(Step::FindProgram);
-    steps.push(Step::Ask(Request::Gate));
+    steps.push(context.hand_over.map_or(Step::Ask(Request::Gate), Step::Wait));
     steps.extend(context.last);
     steps.extend(late_seccomp);
     steps.push(Step::Execute);

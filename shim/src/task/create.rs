@@ -181,6 +181,8 @@ impl Shim {
             seccomp_cache: cache.map(Path::new),
             no_pivot: options.runc.no_pivot_root,
             no_new_keyring: options.runc.no_new_keyring,
+            hand_over: None,
+            preserve_fds: 0,
             systemd_cgroup: options.systemd_cgroup,
         });
         let mut container = match created {

@@ -209,7 +209,7 @@ fn make_by_library(
     console_size: Option<(u16, u16)>,
 ) -> Result<MadeExec> {
     let mut handle =
-        container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false })?;
+        container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false, preserve_fds: 0 })?;
     let terminal = handle.take_terminal();
     Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
 }

@@ -67,7 +67,10 @@ const WORDS: usize = 5;
 const SIZE: usize = WORDS * 4;
 
 impl Report {
-    fn to_wire(self) -> [u8; SIZE] {
+    /// An empty message, to be read into.
+    pub(crate) const NO_WIRE: [u8; SIZE] = [0; SIZE];
+
+    pub(crate) fn to_wire(self) -> [u8; SIZE] {
         let words: [u32; WORDS] = match self {
             Report::MapIds => [1, 0, 0, 0, 0],
             Report::RunHooks => [2, 0, 0, 0, 0],
@@ -82,7 +85,7 @@ impl Report {
         bytes
     }
 
-    fn from_wire(bytes: &[u8; SIZE]) -> Option<Report> {
+    pub(crate) fn from_wire(bytes: &[u8; SIZE]) -> Option<Report> {
         let word = |i: usize| {
             u32::from_ne_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
         };

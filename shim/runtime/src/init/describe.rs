@@ -14,7 +14,7 @@ impl Plan {
         };
         match step {
             Step::FindProgram => self.program.not_found(failure.errno),
-            Step::Execute => self.program.not_executable(failure.errno),
+            Step::Execute => not_executable(&self.program.name, failure.errno),
             Step::Hooks(hooks) => hooks.error(crate::hooks::HookFailure {
                 index: failure.detail,
                 how: failure.how,
@@ -39,10 +39,12 @@ impl Program {
         Error::Exec { path: name.clone(), errno, message }
     }
 
-    fn not_executable(&self, errno: i32) -> Error {
-        let message = format!("exec {}: {}", self.name, errno_text(errno));
-        Error::Exec { path: self.name.clone(), errno, message }
-    }
+}
+
+/// The error of a program that `execve` refused.
+pub(crate) fn not_executable(name: &str, errno: i32) -> Error {
+    let message = format!("exec {name}: {}", errno_text(errno));
+    Error::Exec { path: name.into(), errno, message }
 }
 
 fn show(text: &CStr) -> std::borrow::Cow<'_, str> {
@@ -53,13 +55,13 @@ fn inside(text: &CStr) -> String {
     format!("/{}", show(text).trim_start_matches('.'))
 }
 
-fn doing(step: &Step) -> String {
+pub(crate) fn doing(step: &Step) -> String {
     match step {
         Step::NewSession => "start a session".into(),
         Step::JoinCgroup { controllers, .. } => format!("join the {controllers} cgroup"),
         Step::JoinNamespaces { what, .. } => format!("join {what}"),
         Step::Unshare { flags } => format!("make new namespaces (flags {flags:#x})"),
-        Step::Ask(_) => "wait for the runtime".into(),
+        Step::Ask(_) | Step::Wait(_) => "wait for the runtime".into(),
         Step::BecomeRoot => "become root of the user namespace (is container id 0 mapped?)".into(),
         Step::LoopbackUp => "bring the loopback interface up".into(),
         Step::Hostname(name) => format!("set the host name {:?}", show(name)),
@@ -82,7 +84,7 @@ fn doing(step: &Step) -> String {
         Step::PivotRoot(_) => "pivot_root into the rootfs".into(),
         Step::Terminal { .. } => "open a terminal at \"/dev/pts/ptmx\"".into(),
         Step::Stdio { .. } => "set up stdin, stdout and stderr".into(),
-        Step::CloseFds => "close inherited file descriptors".into(),
+        Step::CloseFds { .. } => "close inherited file descriptors".into(),
         Step::Keyring(name) => format!("start the session keyring {:?}", show(name)),
         Step::Rlimit { name, soft, hard, .. } => format!("set rlimit {name} to soft {soft}, hard {hard}"),
         Step::Umask(mask) => format!("set the umask {mask:04o}"),

@@ -5,7 +5,7 @@
 
 pub(crate) mod channel;
 mod credentials;
-mod describe;
+pub(crate) mod describe;
 mod mounting;
 mod program;
 pub(crate) use mounting::clone_tree;
@@ -15,6 +15,7 @@ mod terminal;
 
 pub(crate) use run::run;
 
+use crate::handover::Handover;
 use crate::hooks::HookList;
 use crate::paths::{Kind, Links};
 use crate::sys::cstrings::CStrings;
@@ -33,7 +34,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Lets go of the steps that the child has behind it, and with them of the parent's copies of descriptors.
     pub(crate) fn forget_done(&mut self) {
-        let gate = self.steps.iter().position(|step| matches!(step, Step::Ask(Request::Gate))).unwrap_or(0);
+        let gate = self.steps.iter().position(Step::is_gate).unwrap_or(0);
         for step in &mut self.steps[..gate] {
             *step = Step::NewSession;
         }
@@ -136,8 +137,11 @@ pub(crate) enum Step {
         fds: [OwnedFd; 3],
         uid: u32,
     },
-    /// Closes everything but stdio and the channel to the parent.
-    CloseFds,
+    /// Closes every descriptor from `first` on, except the channel to the parent and those to be kept.
+    CloseFds {
+        first: u32,
+        keep: Vec<i32>,
+    },
     Keyring(CString),
     Rlimit {
         resource: u32,
@@ -188,8 +192,17 @@ pub(crate) enum Step {
     },
     /// Looks for the program inside the root.
     FindProgram,
+    /// Tells the parent that everything is ready, and waits at a gate that anybody with access to it may open.
+    Wait(Handover),
     /// Executes the program.
     Execute,
+}
+
+impl Step {
+    /// Whether everything before it belongs to `create`, and everything after it to `start`.
+    pub(crate) fn is_gate(&self) -> bool {
+        matches!(self, Step::Ask(Request::Gate) | Step::Wait(_))
+    }
 }
 
 /// What the child asks of the parent.

@@ -55,10 +55,22 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_
     let Plan { steps, program } = plan;
     for (index, step) in steps.iter().enumerate() {
         if let Err(trouble) = child.step(step, program, channel) {
-            return fail(channel, index, trouble);
+            return fail_late(&steps[..index], channel, index, trouble);
         }
     }
     255
+}
+
+/// Tells whoever opened the gate, if it is behind, or else the parent.
+fn fail_late(done: &[Step], channel: &Channel, step: usize, trouble: Trouble) -> i32 {
+    let gate = done.iter().find_map(|step| match step {
+        Step::Wait(handover) => Some(handover),
+        _ => None,
+    });
+    let Some(gate) = gate else { return fail(channel, step, trouble) };
+    let Trouble { errno, detail, how } = trouble;
+    gate.report(Failure { step: step as u32, errno, detail, how });
+    1
 }
 
 /// Tells the parent, if it still listens, and names the exit code.
@@ -123,7 +135,7 @@ impl Child {
                 self.terminal(terminal::Size { columns: *columns, rows: *rows }, *uid, *console, channel)?
             }
             Step::Stdio { fds, uid } => terminal::use_as_stdio(fds, *uid)?,
-            Step::CloseFds => close_fds(channel)?,
+            Step::CloseFds { first, keep } => close_fds(*first, keep, channel)?,
             Step::Keyring(name) => credentials::new_keyring(name)?,
             Step::Rlimit { resource, soft, hard, .. } => process::set_rlimit(*resource, *soft, *hard)?,
             Step::Umask(mask) => drop(rustix::process::umask(Mode::from_raw_mode(*mask))),
@@ -141,6 +153,10 @@ impl Child {
             Step::WorkingDirectory { path, missing, .. } => self.enter(path, *missing)?,
             Step::Home { uid } => self.find_home(*uid, program)?,
             Step::FindProgram => self.find_program(program)?,
+            Step::Wait(handover) => {
+                channel.send(Report::Ready)?;
+                handover.wait()?
+            }
             Step::Execute => return Err(self.execute(program).into()),
         }
         Ok(())
@@ -160,12 +176,20 @@ fn ask(request: Request, channel: &Channel) -> SysResult<()> {
     }
 }
 
-/// Closes everything above stdio except the channel, so that neither the program's path nor its working directory can
-/// be reached through a descriptor of the host.
-fn close_fds(channel: &Channel) -> SysResult<()> {
-    let keep = channel.fd().as_raw_fd() as u32;
-    process::close_range(3, keep - 1)?;
-    process::close_range(keep + 1, u32::MAX)
+/// Closes everything from `first` on except the channel and what is to be kept, so that neither the program's path nor its
+/// working directory can be reached through a descriptor of the host.
+fn close_fds(first: u32, keep: &[i32], channel: &Channel) -> SysResult<()> {
+    let mut from = first;
+    loop {
+        let kept = keep.iter().copied().chain([channel.fd().as_raw_fd()]);
+        let Some(next) = kept.map(|fd| fd as u32).filter(|fd| *fd >= from).min() else {
+            return process::close_range(from, u32::MAX);
+        };
+        if next > from {
+            process::close_range(from, next - 1)?;
+        }
+        from = next + 1;
+    }
 }
 
 /// Opens a file of the host's `/proc` for writing; it must be one of procfs.

@@ -111,6 +111,8 @@ impl Bundle {
             seccomp_cache: self.seccomp_cache.as_deref(),
             no_pivot: self.no_pivot,
             no_new_keyring: false,
+            hand_over: None,
+            preserve_fds: 0,
             systemd_cgroup: false,
         })
     }
@@ -210,7 +212,7 @@ impl Running {
     pub fn exec_process(&mut self, process: Value) -> Result<(Process, File, File), Error> {
         let (stdio, stdout, stderr) = files();
         let process = serde_json::from_value(process).unwrap();
-        let options = ExecOptions { process: &process, stdio, console_size: None, ignore_paused: false };
+        let options = ExecOptions { process: &process, stdio, console_size: None, ignore_paused: false, preserve_fds: 0 };
         let mut process = self.container().exec(options)?;
         if let Err(error) = process.start() {
             wait(process.pid(), process.pidfd());

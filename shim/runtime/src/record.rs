@@ -1,0 +1,122 @@
+//! What must be remembered of a container so that another process can go on with it.
+
+use crate::cgroups::CgroupPaths;
+use crate::container::SeccompProgram;
+use crate::handover::{self, Late};
+use crate::init::Step;
+use crate::{Container, Error, Process, Result, namespaces, seccomp};
+use oci_spec::runtime::Spec;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A container as plain data. Its first process is named by its id and the moment at which it was made, so that another
+/// one that got the same id later is never mistaken for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Process id of the first process.
+    pub pid: i32,
+    /// When it was made, in clock ticks since the machine started.
+    pub started: u64,
+    /// Its cgroups, as [`CgroupPaths::open`] takes them.
+    pub cgroups: String,
+    /// Flags of the namespaces that are not the host's, as in clone(2).
+    namespaces: i32,
+    personality: Option<u64>,
+    new_keyring: bool,
+    /// What comes after the gate.
+    pub late: Vec<Late>,
+}
+
+impl Record {
+    /// Whether the values can be a container's.
+    pub fn is_sound(&self) -> bool {
+        self.pid > 0 && self.namespaces & !namespaces::ALL == 0 && !self.cgroups.is_empty()
+    }
+
+    /// Its first process; `None` if it has ended, reaped or not.
+    pub fn process(&self) -> Option<OwnedFd> {
+        let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Asked after opening: now the id cannot change its owner.
+        match moment_and_state(self.pid) {
+            Some((started, state)) if started == self.started && !matches!(state, b'Z' | b'X') => Some(pidfd),
+            _ => None,
+        }
+    }
+}
+
+/// Start time and state of a process.
+fn moment_and_state(pid: i32) -> Option<(u64, u8)> {
+    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything.
+    let after = text.iter().rposition(|byte| *byte == b')')? + 2;
+    let fields = std::str::from_utf8(text.get(after..)?).ok()?;
+    let mut fields = fields.split(' ');
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((fields.nth(18)?.parse().ok()?, state))
+}
+
+impl Container {
+    /// What another process needs to go on with this container.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if its first process is gone.
+    pub fn record(&self) -> Result<Record> {
+        let late = self.init.gate.as_ref().map(|gate| handover::late(&gate.plan)).unwrap_or_default();
+        Ok(Record {
+            pid: self.init.pid,
+            started: moment_and_state(self.init.pid).ok_or(Error::NotRunning)?.0,
+            cgroups: self.cgroups.path().to_owned(),
+            namespaces: self.namespaces,
+            personality: self.personality,
+            new_keyring: self.new_keyring,
+            late,
+        })
+    }
+
+    /// A container that another process has made, for [`Container::exec`].
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if its first process is gone.
+    pub fn attach(id: &str, record: &Record, spec: &Spec, seccomp_cache: Option<&Path>) -> Result<Container> {
+        let pidfd = record.process().ok_or(Error::NotRunning)?;
+        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let seccomp = match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()?.flatten() {
+            Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
+            _ => None,
+        };
+        Ok(Container {
+            init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
+            id: id.into(),
+            warnings: Vec::new(),
+            cgroups: CgroupPaths::open(&record.cgroups)?,
+            oom: None,
+            namespaces: record.namespaces,
+            seccomp,
+            personality: record.personality,
+            new_keyring: record.new_keyring,
+            _mount_namespace: None,
+            poststart: None,
+            poststop: None,
+        })
+    }
+}
+
+/// Signals the process behind a pidfd.
+///
+/// # Errors
+/// [`Error::NotRunning`] if it is gone.
+pub fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    match crate::sys::process::pidfd_send_signal(pidfd.as_fd(), signal) {
+        Ok(()) => Ok(()),
+        Err(Errno::SRCH) => Err(Error::NotRunning),
+        Err(Errno::INVAL) => Err(Error::InvalidSpec {
+            field: "signal".into(),
+            why: format!("{signal} is no signal of this kernel"),
+        }),
+        Err(errno) => Err(Error::System { doing: "signal the process", source: errno.into() }),
+    }
+}
