@@ -42,3 +42,4 @@ pub use hooks::{run_poststart, run_poststop};
 pub use options::{CreateOptions, ExecOptions, RootfsMount, Stdio};
 pub use record::{Record, signal};
 pub use rootfs::mount_on_host;
+pub use seccomp::libseccomp_version;

@@ -37,6 +37,11 @@ impl Record {
         self.pid > 0 && self.namespaces & !namespaces::ALL == 0 && !self.cgroups.is_empty()
     }
 
+    /// Whether the end of its first process ends all others.
+    pub fn has_pid_namespace(&self) -> bool {
+        self.namespaces & libc::CLONE_NEWPID != 0
+    }
+
     /// Its first process; `None` if it has ended, reaped or not.
     pub fn process(&self) -> Option<OwnedFd> {
         let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
@@ -84,10 +89,11 @@ impl Container {
     pub fn attach(id: &str, record: &Record, spec: &Spec, seccomp_cache: Option<&Path>) -> Result<Container> {
         let pidfd = record.process().ok_or(Error::NotRunning)?;
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let seccomp = match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()?.flatten() {
-            Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
-            _ => None,
-        };
+        let seccomp =
+            match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()?.flatten() {
+                Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
+                _ => None,
+            };
         Ok(Container {
             init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
             id: id.into(),
@@ -102,6 +108,20 @@ impl Container {
             poststart: None,
             poststop: None,
         })
+    }
+}
+
+impl Container {
+    /// Lets further processes join a cgroup below the container's: `PATH` on cgroup v2, `CONTROLLER,…:PATH` for those of v1.
+    ///
+    /// # Errors
+    /// No such cgroup, or a path that leads out of the container's.
+    pub fn enter_cgroup_below(&mut self, part: &str) -> Result<()> {
+        let (controllers, path) = match part.split_once(':') {
+            Some((controllers, path)) => (controllers, path),
+            None => ("", part),
+        };
+        controllers.split(',').try_for_each(|controller| self.cgroups.go_below(controller, path))
     }
 }
 

@@ -54,6 +54,18 @@ fn flags(seccomp: &LinuxSeccomp) -> Result<u32> {
     Ok(bits)
 }
 
+/// The version of the library that compiles profiles.
+///
+/// # Errors
+/// The library does not say.
+pub fn libseccomp_version() -> Result<String> {
+    let version = libseccomp::ScmpVersion::current().map_err(|_| Error::InvalidSpec {
+        field: "linux.seccomp".into(),
+        why: "libseccomp has no version".into(),
+    })?;
+    Ok(format!("{}.{}.{}", version.major, version.minor, version.micro))
+}
+
 fn load_or_compile(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Vec<Instruction>> {
     refuse_notify(seccomp)?;
     let file = cache.map(|folder| folder.join(cache_name(seccomp)));

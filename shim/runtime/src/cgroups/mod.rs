@@ -117,6 +117,28 @@ impl CgroupPaths {
         Ok(found)
     }
 
+    /// Goes on with a cgroup below, in the hierarchy of one controller; without a name in the unified one.
+    pub(crate) fn go_below(&mut self, controller: &str, path: &str) -> Result<()> {
+        let group = self.groups.iter_mut().find(|group| match controller {
+            "" => group.is_v2(),
+            name => group.has(name),
+        });
+        let group = group.ok_or_else(|| Error::InvalidSpec {
+            field: "--cgroup".into(),
+            why: match controller {
+                "" => "this host has no unified hierarchy: say CONTROLLER:PATH".into(),
+                name => format!("this host has no hierarchy for {name:?}"),
+            },
+        })?;
+        let below = crate::paths::clean(path);
+        let below = if below.is_empty() { "." } else { below.as_str() };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let beneath = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_SYMLINKS;
+        group.dir = rustix::fs::openat2(&group.dir, below, flags, FileMode::empty(), beneath)
+            .map_err(|errno| io("open the cgroup", group.root.join(&self.path).join(below), errno))?;
+        Ok(())
+    }
+
     /// Moves a process into them.
     pub fn join(&self, pid: i32) -> Result<()> {
         for group in &self.groups {

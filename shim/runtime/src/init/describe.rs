@@ -38,7 +38,6 @@ impl Program {
         };
         Error::Exec { path: name.clone(), errno, message }
     }
-
 }
 
 /// The error of a program that `execve` refused.

@@ -212,7 +212,13 @@ impl Running {
     pub fn exec_process(&mut self, process: Value) -> Result<(Process, File, File), Error> {
         let (stdio, stdout, stderr) = files();
         let process = serde_json::from_value(process).unwrap();
-        let options = ExecOptions { process: &process, stdio, console_size: None, ignore_paused: false, preserve_fds: 0 };
+        let options = ExecOptions {
+            process: &process,
+            stdio,
+            console_size: None,
+            ignore_paused: false,
+            preserve_fds: 0,
+        };
         let mut process = self.container().exec(options)?;
         if let Err(error) = process.start() {
             wait(process.pid(), process.pidfd());

@@ -51,7 +51,8 @@ fn waits_at_its_gate() {
     let mut running = ready(&bundle);
     let spec = serde_json::from_value(shell("touch /by-exec")).unwrap();
     let (stdio, _, _) = crate::bundle::files();
-    let options = ExecOptions { process: &spec, stdio, console_size: None, ignore_paused: false, preserve_fds: 0 };
+    let options =
+        ExecOptions { process: &spec, stdio, console_size: None, ignore_paused: false, preserve_fds: 0 };
     let mut process = running.container().exec(options).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(50));
     assert!(!bundle.root().join("by-exec").exists());
@@ -104,7 +105,8 @@ fn in_a_terminal() {
         process: &spec,
         stdio: Stdio::Terminal,
         console_size: Some((101, 33)),
-        ignore_paused: false, preserve_fds: 0,
+        ignore_paused: false,
+        preserve_fds: 0,
     };
     let mut process = running.container().exec(options).unwrap();
     let master = process.take_terminal().unwrap();

@@ -14,8 +14,13 @@ fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
     running.wait_for_output("ready");
     let spec = serde_json::from_value(shell("true")).unwrap();
     let (stdio, _, _) = crate::bundle::files();
-    let options =
-        longshore_runtime::ExecOptions { process: &spec, stdio, console_size: None, ignore_paused: false, preserve_fds: 0 };
+    let options = longshore_runtime::ExecOptions {
+        process: &spec,
+        stdio,
+        console_size: None,
+        ignore_paused: false,
+        preserve_fds: 0,
+    };
     // It waits at its gate, inside the container's pid namespace already.
     let mut waiting = running.container().exec(options).unwrap();
     let process = shell(

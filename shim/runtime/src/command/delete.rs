@@ -1,0 +1,86 @@
+//! `delete`: what is left of a container goes: processes, cgroups, the folder; then the poststop hooks run.
+
+use super::args::{Args, Flag, Reach};
+use super::error::{Error, Result};
+use super::limits;
+use super::store::{self, Folder, State, Status};
+use super::{Global, Verb};
+use longshore_runtime::cgroups;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::AsFd;
+
+pub const VERB: Verb = Verb {
+    name: "delete",
+    about: "delete what is left of a container",
+    operands: "<container-id>",
+    count: (1, 1),
+    flags: &[Flag::switch("force", "also delete a running container (by SIGKILL), or one that is not there")
+        .or('f')],
+    reach: Reach::Anywhere,
+    run,
+};
+
+fn run(global: &Global, args: &Args) -> Result<i32> {
+    let force = args.has("force");
+    match delete(global, args.id()?, force) {
+        Err(Error::NotExist) if force => Ok(0),
+        other => other.map(|()| 0),
+    }
+}
+
+fn delete(global: &Global, id: &str, force: bool) -> Result<()> {
+    let folder = store::open(&global.root, id)?;
+    folder.lock()?;
+    let state = match folder.read() {
+        // Its creator ended before there was anything to remember, or the state cannot be believed.
+        Err(Error::NotExist) => return folder.remove(),
+        Err(error @ Error::State { .. }) if force => {
+            global
+                .log
+                .warn(&format!("{error}; processes and cgroups of the container, if any, are left alone"));
+            return folder.remove();
+        }
+        other => other?,
+    };
+    let status = folder.status(&state)?;
+    if !force && matches!(status, Status::Running | Status::Paused) {
+        return Err(Error::NotStopped { id: id.into(), status: status.name() });
+    }
+    end(&folder, &state)
+}
+
+fn end(folder: &Folder, state: &State) -> Result<()> {
+    let config = folder.config();
+    match &state.container {
+        Some(record) => {
+            let process = record.process();
+            if let Some(pidfd) = &process {
+                let _ = longshore_runtime::signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+            cgroups::remove_orphan(&record.cgroups)?;
+            if let Some(pidfd) = &process {
+                wait(pidfd.as_fd())?;
+            }
+        }
+        None => {
+            // Its creator ended half-way: what it may have made has the name that the config gives.
+            if let Ok(config) = &config {
+                cgroups::remove_orphan(&cgroups::path_of(config, &state.id))?;
+            }
+        }
+    }
+    folder.remove()?;
+    Ok(longshore_runtime::run_poststop(&config?, &state.id, &state.bundle)?)
+}
+
+/// Waits until a killed process has ended, reaped or not.
+fn wait(pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
+    let patience = Timespec { tv_sec: limits::KILL.as_secs() as i64, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&patience)) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Ok(0) => return Err(Error::StillRunning),
+            other => return other.map(drop).map_err(Error::system("wait for the container to end")),
+        }
+    }
+}

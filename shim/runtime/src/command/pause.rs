@@ -1,0 +1,32 @@
+//! `pause`: no process of the container runs until `resume`.
+
+use super::args::{Args, Reach};
+use super::error::{Error, Result};
+use super::store::{self, Status};
+use super::{Global, Verb};
+use longshore_runtime::cgroups::CgroupPaths;
+
+pub const VERB: Verb = Verb {
+    name: "pause",
+    about: "suspend all processes of a container",
+    operands: "<container-id>",
+    count: (1, 1),
+    flags: &[],
+    reach: Reach::Anywhere,
+    run,
+};
+
+fn run(global: &Global, args: &Args) -> Result<i32> {
+    let folder = store::open(&global.root, args.id()?)?;
+    folder.lock()?;
+    let state = folder.read()?;
+    let record = state.container.as_ref().ok_or(Error::NotRunning)?;
+    match folder.status(&state)? {
+        Status::Running | Status::Created => CgroupPaths::open(&record.cgroups)?.freeze()?,
+        Status::Paused => return Err(Error::Status("container not running or created: paused")),
+        Status::Creating | Status::Stopped => {
+            return Err(Error::Status("container not running or created: stopped"));
+        }
+    }
+    Ok(0)
+}

@@ -1,0 +1,32 @@
+//! `resume`: undoes `pause`.
+
+use super::args::{Args, Reach};
+use super::error::{Error, Result};
+use super::store::{self, Status};
+use super::{Global, Verb};
+use longshore_runtime::cgroups::CgroupPaths;
+
+pub const VERB: Verb = Verb {
+    name: "resume",
+    about: "let the processes of a paused container run again",
+    operands: "<container-id>",
+    count: (1, 1),
+    flags: &[],
+    reach: Reach::Anywhere,
+    run,
+};
+
+fn run(global: &Global, args: &Args) -> Result<i32> {
+    let folder = store::open(&global.root, args.id()?)?;
+    folder.lock()?;
+    let state = folder.read()?;
+    let record = state.container.as_ref().ok_or(Error::NotPaused)?;
+    let cgroups = CgroupPaths::open(&record.cgroups)?;
+    match folder.status(&state)? {
+        Status::Paused => cgroups.thaw()?,
+        // Also a container that waits at its gate can be frozen.
+        Status::Created if cgroups.is_frozen() => cgroups.thaw()?,
+        _ => return Err(Error::NotPaused),
+    }
+    Ok(0)
+}
