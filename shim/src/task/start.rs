@@ -208,8 +208,13 @@ fn make_by_library(
     stdio: Stdio,
     console_size: Option<(u16, u16)>,
 ) -> Result<MadeExec> {
-    let mut handle =
-        container.exec(ExecOptions { process: spec, stdio, console_size, ignore_paused: false, preserve_fds: 0 })?;
+    let mut handle = container.exec(ExecOptions {
+        process: spec,
+        stdio,
+        console_size,
+        ignore_paused: false,
+        preserve_fds: 0,
+    })?;
     let terminal = handle.take_terminal();
     Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
 }
