@@ -89,11 +89,10 @@ impl Container {
     pub fn attach(id: &str, record: &Record, spec: &Spec, seccomp_cache: Option<&Path>) -> Result<Container> {
         let pidfd = record.process().ok_or(Error::NotRunning)?;
         let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let seccomp =
-            match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()?.flatten() {
-                Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
-                _ => None,
-            };
+        let seccomp = match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()? {
+            Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
+            _ => None,
+        };
         Ok(Container {
             init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
             id: id.into(),
