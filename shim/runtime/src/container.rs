@@ -3,8 +3,11 @@
 
 use crate::cgroups::{CgroupPaths, OomWatch, Stats};
 use crate::hooks::HookList;
-use crate::init::Plan;
 use crate::init::channel::Channel;
+use crate::init::{Listener, Plan};
+use crate::intel_rdt::Group;
+use crate::scheduling::MemoryPolicy;
+use crate::seccomp_agent::Agent;
 use crate::sys::seccomp::Instruction;
 use crate::{CreateOptions, ExecOptions, Result};
 use oci_spec::runtime::LinuxResources;
@@ -21,6 +24,8 @@ pub struct Container {
     pub(crate) namespaces: i32,
     pub(crate) seccomp: Option<SeccompProgram>,
     pub(crate) personality: Option<u64>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    pub(crate) rdt: Option<Group>,
     pub(crate) new_keyring: bool,
     /// Keeps the mount namespace until the container is deleted: its mounts are taken down then, and not while everybody
     /// waits for the last process to exit.
@@ -33,6 +38,8 @@ pub struct Container {
 pub(crate) struct SeccompProgram {
     pub(crate) program: Vec<Instruction>,
     pub(crate) flags: u32,
+    pub(crate) listener: Listener,
+    pub(crate) agent: Option<Agent>,
 }
 
 /// A process in a container. Dropping it before it was started ends it; afterwards dropping neither kills nor reaps it.
@@ -142,8 +149,8 @@ impl Container {
     }
 
     /// Kills what is left, removes the cgroups, runs the poststop hooks. A first process that was not reaped yet stays
-    /// for the caller to reap.
-    pub fn delete(self) -> Result<()> {
+    /// for the caller to reap. Answers warnings: a poststop hook that fails changes nothing for anybody else.
+    pub fn delete(self) -> Result<Vec<String>> {
         crate::delete::delete(self)
     }
 }

@@ -6,13 +6,18 @@ use crate::cgroups::CgroupPaths;
 use crate::container::{Gate, SeccompProgram};
 use crate::devices::{self, Making};
 use crate::hooks::{self, About, HookList, Moment};
+use crate::idmapped::IdMaps;
 use crate::init::channel::{self, Channel, Report};
-use crate::init::{self, Console, Missing, Pivot, Plan, Request, Step};
+use crate::init::{self, Console, Listener, Missing, Pivot, Plan, Request, Step};
 use crate::namespaces::{self, Namespaces};
+use crate::net_devices::NetDevices;
+use crate::seccomp_agent::Agent;
 use crate::sys::mount::{MountAttr, Reach};
 use crate::sys::process::{self as sys, Exit, Reap};
-use crate::{Container, CreateOptions, Error, Process, Result, mounts, process, rootfs, seccomp};
-use oci_spec::runtime::{Linux, LinuxPersonalityDomain, Process as ProcessSpec, Spec};
+use crate::{
+    Container, CreateOptions, Error, Process, Result, intel_rdt, mounts, process, rootfs, scheduling, seccomp,
+};
+use oci_spec::runtime::{Linux, Process as ProcessSpec, Spec};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -28,20 +33,32 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     // The child starts as a copy of this process: nobody in the container may look into it (CVE-2016-9962, CVE-2019-5736).
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     let namespaces = Namespaces::plan(linux)?;
-    let seccomp = match linux.seccomp() {
-        Some(profile) => Some(seccomp::plan(profile, options.seccomp_cache)?),
-        None => None,
-    };
+    let about =
+        About { id: options.id, bundle: options.bundle, annotations: options.spec.annotations().as_ref() };
+    let (seccomp, agent) = plan_seccomp(linux, options.seccomp_cache, &about)?;
     let hooks = Hooks::prepare(&options)?;
+    let devices = NetDevices::plan(linux, &namespaces)?;
+    let rdt = intel_rdt::plan(linux, options.id)?;
     let path = crate::cgroups::path_of(options.spec, options.id);
     let cgroups = Undo(Some(CgroupPaths::create(&path)?));
     cgroups.get()?.enable_usual_controllers()?;
     let mut warnings = cgroups.get()?.limit_new(linux.resources().as_ref())?;
-    let builder = Builder { options, linux, process, namespaces, seccomp, hooks };
+    let builder = Builder { options, linux, process, namespaces, seccomp, agent, devices, rdt, hooks };
     builder.build(cgroups, &mut warnings).map(|mut container| {
         container.warnings = warnings;
         container
     })
+}
+
+fn plan_seccomp(
+    linux: &Linux,
+    cache: Option<&std::path::Path>,
+    about: &About<'_>,
+) -> Result<(Option<Step>, Option<Agent>)> {
+    let Some(profile) = linux.seccomp() else { return Ok((None, None)) };
+    let agent = Agent::of(profile, about)?;
+    let listener = if agent.is_some() { Listener::Parent } else { Listener::None };
+    Ok((Some(seccomp::plan(profile, cache, listener)?), agent))
 }
 
 /// Cgroups that are removed again unless the container comes to be.
@@ -73,15 +90,7 @@ fn check<'a>(options: &CreateOptions<'a>) -> Result<(&'a Linux, &'a ProcessSpec)
     if options.systemd_cgroup {
         return Err(Error::NotBuilt { feature: "the systemd cgroup driver".into() });
     }
-    let refused = [
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-    ];
-    match refused.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Error::NotBuilt { feature: (*field).into() }),
-        None => Ok((linux, process)),
-    }
+    Ok((linux, process))
 }
 
 /// The hooks of every moment.
@@ -131,6 +140,9 @@ struct Builder<'a> {
     process: &'a ProcessSpec,
     namespaces: Namespaces,
     seccomp: Option<Step>,
+    agent: Option<Agent>,
+    devices: NetDevices,
+    rdt: Option<intel_rdt::Plan>,
     hooks: Hooks,
 }
 
@@ -138,7 +150,8 @@ impl Builder<'_> {
     fn build(mut self, mut cgroups: Undo, warnings: &mut Vec<String>) -> Result<Container> {
         let namespace_flags = self.namespaces.flags();
         let new_keyring = !self.options.no_new_keyring;
-        let personality = personality(self.linux)?;
+        let personality = scheduling::personality(self.linux)?;
+        let memory_policy = scheduling::memory_policy(self.linux)?;
         let steps = self.plan_container(cgroups.get()?)?;
         let context = process::Context {
             process: self.process,
@@ -148,6 +161,7 @@ impl Builder<'_> {
             seccomp: self.seccomp.take(),
             keyring: keyring(self.options.id, new_keyring)?,
             personality,
+            memory_policy: memory_policy.as_ref(),
             working_directory: Missing::Create,
             origin: self.origin(),
             after_stdio: self.plan_read_only()?,
@@ -157,17 +171,18 @@ impl Builder<'_> {
         };
         let mut plan = process::plan(steps, context, warnings)?;
         let (channel, child) = self.spawn(&mut plan, cgroups.get()?)?;
-        let mut setup =
-            Setup { channel: Some(channel), child: Some(child), plan: Some(plan), terminal: None };
-        self.adjust(&setup, warnings)?;
+        let mut setup = Setup::new(channel, child, plan, self.agent.clone(), "creating");
+        let rdt = self.adjust(&setup, warnings)?;
         let oom = cgroups.get()?.watch_oom()?;
         setup.converse(|report, pid| match report {
             Report::MapIds => namespaces::write_id_maps(pid, self.linux),
+            Report::SetClocks => namespaces::write_time_offsets(pid, self.linux),
             Report::RunHooks => self.hooks.runtime.iter().try_for_each(|hooks| hooks.run(pid)),
             _ => Ok(()),
         })?;
         let seccomp = setup.seccomp();
         let mount_namespace = setup.hold_mount_namespace();
+        let rdt = rdt.map(intel_rdt::Group::keep);
         Ok(Container {
             init: setup.finish()?,
             id: self.options.id.into(),
@@ -177,6 +192,8 @@ impl Builder<'_> {
             namespaces: namespace_flags,
             seccomp,
             personality,
+            memory_policy,
+            rdt,
             new_keyring,
             _mount_namespace: mount_namespace,
             poststart: self.hooks.poststart.take(),
@@ -184,12 +201,8 @@ impl Builder<'_> {
         })
     }
 
-    fn new_user_namespace(&self) -> bool {
-        self.namespaces.new & libc::CLONE_NEWUSER != 0
-    }
-
     fn origin(&self) -> Origin {
-        if self.new_user_namespace() { Origin::UserNamespace } else { Origin::Runtime }
+        if self.namespaces.has_user() { Origin::UserNamespace } else { Origin::Runtime }
     }
 
     /// Everything up to and including the pivot.
@@ -210,8 +223,15 @@ impl Builder<'_> {
         }
         let root = spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
         rootfs::plan(&self.root_path(root.path()), self.options.rootfs_mounts, self.linux, &mut steps)?;
-        if self.new_user_namespace() {
-            steps.extend([Step::Ask(Request::MapIds), Step::BecomeRoot]);
+        if self.namespaces.new & libc::CLONE_NEWTIME != 0 {
+            // Its clocks can be set as long as nobody is in it: the process enters it by execve.
+            steps.extend([Step::Unshare { flags: libc::CLONE_NEWTIME }, Step::Ask(Request::SetClocks)]);
+        }
+        if self.namespaces.new & libc::CLONE_NEWUSER != 0 {
+            steps.push(Step::Ask(Request::MapIds));
+        }
+        if self.namespaces.has_user() {
+            steps.push(Step::BecomeRoot);
         }
         steps.extend(settings);
         self.plan_mounts(cgroups, &mut steps)?;
@@ -229,15 +249,17 @@ impl Builder<'_> {
 
     fn plan_mounts(&self, cgroups: &CgroupPaths, steps: &mut Vec<Step>) -> Result<()> {
         let spec_mounts = self.options.spec.mounts().as_deref().unwrap_or_default();
+        let id_maps = IdMaps::of(&self.namespaces, self.linux)?;
         let context = mounts::Context {
             cgroups,
+            id_maps: &id_maps,
             bundle: self.options.bundle,
             mount_label: self.linux.mount_label().as_deref(),
         };
         for (index, mount) in spec_mounts.iter().enumerate() {
             mounts::plan(index, mount, &context, steps)?;
         }
-        let making = if self.new_user_namespace() { Making::Binds } else { Making::Nodes };
+        let making = if self.namespaces.has_user() { Making::Binds } else { Making::Nodes };
         devices::plan(spec_mounts, self.linux.devices().as_deref().unwrap_or_default(), making, steps)?;
         // Made now if it is missing, while the root can be written to.
         let cwd = self.process.cwd().to_string_lossy();
@@ -269,26 +291,23 @@ impl Builder<'_> {
             doing: "make a channel to the container's init",
             source: errno.into(),
         })?;
-        // A cgroup namespace has the cgroups of the moment as its root, so it is made after joining them.
-        let flags = (self.namespaces.new & !libc::CLONE_NEWCGROUP) as u32 as u64;
+        // A cgroup namespace has the cgroups of the moment as its root, so it is made after joining them; a time namespace
+        // would be entered at once.
+        let flags = self.namespaces.new & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME);
         let group = cgroups.v2().map(|group| group.dir());
-        let mut spawn = || {
-            sys::spawn(flags, group, || init::run(plan, &theirs, ours.fd()))
-                .map_err(|errno| Error::System { doing: "clone the container's init", source: errno.into() })
-        };
-        let child = match self.namespaces.pid_to_join() {
-            Some(namespace) => namespaces::born_in(namespace, spawn)?,
-            None => spawn()?,
-        };
+        let run = || init::run(plan, &theirs, ours.fd());
+        let child = self.namespaces.spawn(flags as u32 as u64, group, run)?;
         Ok((ours, child))
     }
 
     /// What the parent can do for the child while the child is busy.
-    fn adjust(&self, setup: &Setup, warnings: &mut Vec<String>) -> Result<()> {
-        match (self.process.oom_score_adj(), &setup.child) {
-            (Some(value), Some(child)) => set_oom_score(child.pid, value, warnings),
-            _ => Ok(()),
+    fn adjust(&self, setup: &Setup, warnings: &mut Vec<String>) -> Result<Option<intel_rdt::Group>> {
+        let Some(child) = &setup.child else { return Ok(None) };
+        if let Some(value) = self.process.oom_score_adj() {
+            set_oom_score(child.pid, value, warnings)?;
         }
+        self.devices.move_to(child.pid)?;
+        self.rdt.as_ref().map(|plan| plan.enter(child.pid)).transpose()
     }
 }
 
@@ -315,27 +334,28 @@ pub(crate) fn keyring(id: &str, new: bool) -> Result<Option<CString>> {
     name.transpose().map_err(|_| invalid("id", "contains a NUL byte"))
 }
 
-fn personality(linux: &Linux) -> Result<Option<u64>> {
-    const PER_LINUX32: u64 = 8;
-    let Some(personality) = linux.personality() else { return Ok(None) };
-    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
-        return Err(Error::NotBuilt { feature: "linux.personality.flags".into() });
-    }
-    Ok(Some(match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-    }))
-}
-
 /// A child that is being set up. Dropped before it is finished, it is killed and reaped.
 pub(crate) struct Setup {
     pub(crate) channel: Option<Channel>,
     pub(crate) child: Option<sys::Child>,
     pub(crate) plan: Option<Plan>,
     pub(crate) terminal: Option<OwnedFd>,
+    agent: Option<Agent>,
+    /// The container's state in the words of the specification, for the agent.
+    status: &'static str,
 }
 
 impl Setup {
+    pub(crate) fn new(
+        channel: Channel,
+        child: sys::Child,
+        plan: Plan,
+        agent: Option<Agent>,
+        status: &'static str,
+    ) -> Setup {
+        Setup { channel: Some(channel), child: Some(child), plan: Some(plan), terminal: None, agent, status }
+    }
+
     /// Serves the child until it waits at its gate.
     pub(crate) fn converse(&mut self, mut serve: impl FnMut(Report, i32) -> Result<()>) -> Result<()> {
         let system = |errno: Errno| Error::System {
@@ -348,6 +368,10 @@ impl Setup {
             match channel.receive() {
                 Ok(Some((Report::Ready, _))) => return Ok(()),
                 Ok(Some((Report::Terminal, fd))) => self.terminal = fd,
+                Ok(Some((Report::Listener(number), _))) => {
+                    self.hand_over(number)?;
+                    channel.answer().map_err(system)?;
+                }
                 Ok(Some((Report::Failed(failure), _))) => {
                     return Err(self.plan.as_ref().map_or(Error::NotRunning, |plan| plan.error(failure)));
                 }
@@ -358,6 +382,15 @@ impl Setup {
                 Ok(None) | Err(Errno::CONNRESET) => return Err(self.died()),
                 Err(errno) => return Err(system(errno)),
             }
+        }
+    }
+
+    fn hand_over(&self, listener: i32) -> Result<()> {
+        match (&self.agent, &self.child) {
+            (Some(agent), Some(child)) => {
+                agent.hand_over(listener, child.pidfd.as_fd(), child.pid, self.status)
+            }
+            _ => Err(Error::NotRunning),
         }
     }
 
@@ -374,9 +407,12 @@ impl Setup {
     /// Takes the seccomp program out of the plan: the child has its copy.
     fn seccomp(&mut self) -> Option<SeccompProgram> {
         self.plan.as_mut()?.steps.iter_mut().find_map(|step| match step {
-            Step::Seccomp { program, flags } => {
-                Some(SeccompProgram { program: std::mem::take(program), flags: *flags })
-            }
+            Step::Seccomp { program, flags, listener } => Some(SeccompProgram {
+                program: std::mem::take(program),
+                flags: *flags,
+                listener: *listener,
+                agent: self.agent.take(),
+            }),
             _ => None,
         })
     }

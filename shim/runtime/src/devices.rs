@@ -1,6 +1,6 @@
 //! The nodes and links of a container's `/dev`.
 
-use crate::init::{Existing, Mount, Source, Step};
+use crate::init::{Existing, Mount, Source, Start, Step};
 use crate::mounts::{self, in_root, open_bind, plan_link};
 use crate::paths::{Kind, Links};
 use crate::sys::mount::MountAttr;
@@ -51,7 +51,7 @@ pub(crate) fn plan(
 fn is_bound(mounts: &[MountSpec]) -> Result<bool> {
     for mount in mounts {
         if crate::paths::clean(&mount.destination().to_string_lossy()) == "dev" {
-            let options = mounts::parse(mount.options().as_deref().unwrap_or_default())?;
+            let options = mounts::parse(mount.options().as_deref().unwrap_or_default());
             return Ok(options.bind.is_some() || mount.typ().as_deref() == Some("bind"));
         }
     }
@@ -112,6 +112,7 @@ fn node(
         links: Links::Refuse,
         attr: MountAttr { propagation: libc::MS_PRIVATE, ..Default::default() },
         recursive: MountAttr::default(),
+        start: Start::Empty,
         shown: format!("device {path:?}"),
     }));
     Ok(())

@@ -5,6 +5,7 @@ use crate::create::{Setup, keyring, set_oom_score};
 use crate::init::channel;
 use crate::init::{self, Console, Missing, Plan, Step};
 use crate::namespaces::born_in;
+use crate::scheduling::ExecAffinity;
 use crate::sys::process as sys;
 use crate::{Container, Error, ExecOptions, Process, Result, process};
 use rustix::fd::AsFd;
@@ -15,7 +16,8 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
     }
     let mut warnings = Vec::new();
     let process = options.process;
-    let mut plan = plan(container, options, &mut warnings)?;
+    let affinity = ExecAffinity::of(process)?;
+    let mut plan = plan(container, options, &affinity, &mut warnings)?;
     let (ours, theirs) = channel::pair()
         .map_err(|errno| Error::System { doing: "make a channel to the process", source: errno.into() })?;
     let group = container.cgroups.v2().map(|group| group.dir());
@@ -23,39 +25,51 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
         sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
             .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
     };
-    let child = match container.namespaces & libc::CLONE_NEWPID {
-        0 => spawn()?,
-        _ => born_in(container.init.pidfd.as_fd(), spawn)?,
-    };
+    let child = affinity.spawn(|| match container.namespaces & libc::CLONE_NEWPID {
+        0 => spawn(),
+        _ => born_in(container.init.pidfd.as_fd(), spawn),
+    })?;
     drop(theirs);
     let pid = child.pid;
-    let mut setup = Setup { channel: Some(ours), child: Some(child), plan: Some(plan), terminal: None };
+    let agent = container.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone());
+    let mut setup = Setup::new(ours, child, plan, agent, "running");
     if let Some(value) = process.oom_score_adj() {
         set_oom_score(pid, value, &mut warnings)?;
+    }
+    if let Some(group) = &container.rdt {
+        group.add(pid)?;
     }
     setup.converse(|_, _| Ok(()))?;
     container.warnings.append(&mut warnings);
     setup.finish()
 }
 
-fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<String>) -> Result<Plan> {
+fn plan(
+    container: &Container,
+    options: ExecOptions<'_>,
+    affinity: &ExecAffinity,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
     let mut steps = Vec::with_capacity(32);
     steps.push(Step::NewSession);
     steps.extend(container.cgroups.plan_joins()?);
-    process::plan_affinity(options.process, &mut steps)?;
+    affinity.plan(&mut steps);
     process::plan_early(options.process, &mut steps)?;
     let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0;
-    let pidfd = container.init.pidfd.try_clone();
-    let pidfd = pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
-    let flags = container.namespaces & !libc::CLONE_NEWPID;
-    steps.push(Step::JoinNamespaces { fd: pidfd, flags, what: "the container's namespaces".into() });
+    for flags in join_order(container.namespaces & !libc::CLONE_NEWPID) {
+        let pidfd = container.init.pidfd.try_clone();
+        let fd =
+            pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
+        steps.push(Step::JoinNamespaces { fd, flags, what: "the container's namespaces".into() });
+    }
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
-    let seccomp = container
-        .seccomp
-        .as_ref()
-        .map(|seccomp| Step::Seccomp { program: seccomp.program.clone(), flags: seccomp.flags });
+    let seccomp = container.seccomp.as_ref().map(|seccomp| Step::Seccomp {
+        program: seccomp.program.clone(),
+        flags: seccomp.flags,
+        listener: seccomp.listener,
+    });
     let context = process::Context {
         process: options.process,
         stdio: options.stdio,
@@ -64,6 +78,7 @@ fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<Stri
         seccomp,
         keyring: keyring(&container.id, container.new_keyring)?,
         personality: container.personality,
+        memory_policy: container.memory_policy.as_ref(),
         working_directory: Missing::Fail,
         origin: if user_namespace { Origin::UserNamespace } else { Origin::Runtime },
         after_stdio: Vec::new(),
@@ -72,4 +87,16 @@ fn plan(container: &Container, options: ExecOptions<'_>, warnings: &mut Vec<Stri
         last: None,
     };
     process::plan(steps, context, warnings)
+}
+
+/// The user namespace comes last where the runtime has privileges that the container's user namespace lacks: others may
+/// belong to the host or to a pod. Without them it is what gives the right to join the others.
+fn join_order(flags: i32) -> impl Iterator<Item = i32> {
+    let privileged = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    let (first, second) = match privileged && flags & libc::CLONE_NEWUSER != 0 {
+        true => (flags & !libc::CLONE_NEWUSER, libc::CLONE_NEWUSER),
+        false => (flags, 0),
+    };
+    [first, second].into_iter().filter(|flags| *flags != 0)
 }

@@ -4,64 +4,10 @@
 
 use serde_json::{Value, json};
 
-const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"];
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
 
 const HOOKS: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
-
-/// Options of mounts that have a meaning of their own; others go to the file system.
-const MOUNT_OPTIONS: [&str; 30] = [
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "exec",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "private",
-    "rbind",
-    "relatime",
-    "ro",
-    "rprivate",
-    "rshared",
-    "rslave",
-    "runbindable",
-    "rw",
-    "shared",
-    "slave",
-    "strictatime",
-    "suid",
-    "symfollow",
-    "unbindable",
-    "loud",
-];
-
-/// Those that also exist for everything below a mount, with an `r` before them.
-const RECURSIVE: [&str; 16] = [
-    "atime",
-    "dev",
-    "diratime",
-    "exec",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "relatime",
-    "ro",
-    "rw",
-    "suid",
-];
 
 const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
@@ -107,13 +53,14 @@ const CAPABILITIES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-const SECCOMP_ACTIONS: [&str; 8] = [
+const SECCOMP_ACTIONS: [&str; 9] = [
     "SCMP_ACT_ALLOW",
     "SCMP_ACT_ERRNO",
     "SCMP_ACT_KILL",
     "SCMP_ACT_KILL_PROCESS",
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_LOG",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_TRACE",
     "SCMP_ACT_TRAP",
 ];
@@ -128,41 +75,123 @@ const SECCOMP_OPERATORS: [&str; 7] = [
     "SCMP_CMP_NE",
 ];
 
+const SECCOMP_FLAGS: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
+const SECCOMP_ARCHITECTURES: [&str; 23] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+
+const MEMORY_POLICY_MODES: [&str; 7] = [
+    "MPOL_BIND",
+    "MPOL_DEFAULT",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+];
+
+const MEMORY_POLICY_FLAGS: [&str; 3] =
+    ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"];
+
 /// The document.
 pub fn features() -> Value {
-    let recursive = RECURSIVE.iter().map(|option| format!("r{option}"));
-    let mut options: Vec<String> =
-        MOUNT_OPTIONS.iter().map(|option| (*option).to_owned()).chain(recursive).collect();
-    options.sort();
+    let mut options: Vec<&str> = crate::mount_options::names().collect();
+    options.sort_unstable();
     json!({
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": crate::SPEC_VERSION,
         "hooks": HOOKS,
         "mountOptions": options,
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": CAPABILITIES.as_slice(),
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true },
-            "seccomp": { "enabled": true, "actions": SECCOMP_ACTIONS, "operators": SECCOMP_OPERATORS },
+            "seccomp": {
+                "enabled": true,
+                "actions": SECCOMP_ACTIONS,
+                "operators": SECCOMP_OPERATORS,
+                "archs": SECCOMP_ARCHITECTURES,
+                "knownFlags": SECCOMP_FLAGS,
+                "supportedFlags": supported_seccomp_flags(),
+            },
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
-            "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "intelRdt": { "enabled": true, "schemata": true, "monitoring": true },
+            "memoryPolicy": { "modes": MEMORY_POLICY_MODES, "flags": MEMORY_POLICY_FLAGS },
+            "mountExtensions": { "idmap": { "enabled": true } },
+            "netDevices": { "enabled": true },
         },
     })
+}
+
+/// Those of [`SECCOMP_FLAGS`] that this kernel takes: it is asked to load no program at all, and what it complains of
+/// first tells whether it knows the flag.
+fn supported_seccomp_flags() -> Vec<&'static str> {
+    const NEW_LISTENER: u32 = 1 << 3;
+    let bits = [1 << 1, 1 << 2, 1, 1 << 5 | NEW_LISTENER];
+    let known = |bits: &u32| crate::sys::seccomp::knows(*bits);
+    SECCOMP_FLAGS.iter().zip(bits).filter(|(_, bits)| known(bits)).map(|(name, _)| *name).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use oci_spec::runtime::{Arch, LinuxSeccompAction, LinuxSeccompFilterFlag, MemoryPolicyModeType};
+
+    fn all<T: serde::de::DeserializeOwned>(names: &[&str]) {
+        for name in names {
+            assert!(serde_json::from_value::<T>(json!(name)).is_ok(), "{name}");
+        }
+    }
 
     #[test]
-    fn every_mount_option_that_is_named_is_understood() {
+    fn every_name_is_one_that_a_config_can_have() {
+        all::<LinuxSeccompAction>(&SECCOMP_ACTIONS);
+        all::<LinuxSeccompFilterFlag>(&SECCOMP_FLAGS);
+        all::<Arch>(&SECCOMP_ARCHITECTURES);
+        all::<MemoryPolicyModeType>(&MEMORY_POLICY_MODES);
+        all::<oci_spec::runtime::Capability>(&CAPABILITIES);
+    }
+
+    #[test]
+    fn mount_options_are_those_of_the_parser() {
         let document = features();
         for option in document["mountOptions"].as_array().unwrap() {
             let option = option.as_str().unwrap().to_owned();
-            let parsed = crate::mounts::parse(std::slice::from_ref(&option)).unwrap();
-            assert!(parsed.data.is_empty(), "{option} would go to the file system");
+            assert!(crate::mounts::parse(std::slice::from_ref(&option)).data.is_empty(), "{option}");
         }
+    }
+
+    #[test]
+    fn this_kernel_knows_some_seccomp_flags() {
+        assert!(supported_seccomp_flags().contains(&"SECCOMP_FILTER_FLAG_LOG"));
     }
 }

@@ -123,8 +123,12 @@ fn prepare_one(moment: Moment, hook: &Hook) -> Result<PreparedHook> {
 /// The state of runtime-spec's "State" section, cut where the process id goes.
 fn state_json(moment: Moment, about: &About<'_>) -> (Vec<u8>, Vec<u8>) {
     let text = |value: &str| serde_json::Value::from(value).to_string();
-    let before =
-        format!(r#"{{"ociVersion":"1.2.0","id":{},"status":"{}","pid":"#, text(about.id), moment.status());
+    let before = format!(
+        r#"{{"ociVersion":"{}","id":{},"status":"{}","pid":"#,
+        crate::SPEC_VERSION,
+        text(about.id),
+        moment.status()
+    );
     let mut after = format!(r#","bundle":{}"#, text(&about.bundle.to_string_lossy()));
     if let Some(annotations) = about.annotations.filter(|a| !a.is_empty()) {
         let annotations =
@@ -135,15 +139,15 @@ fn state_json(moment: Moment, about: &About<'_>) -> (Vec<u8>, Vec<u8>) {
     (before.into_bytes(), after.into_bytes())
 }
 
-/// Runs the poststop hooks of a container whose shim is gone.
+/// Runs the poststop hooks of a container whose shim is gone, all of them.
 ///
 /// # Errors
-/// The first hook that fails.
+/// Hooks that cannot be, and the first hook that fails.
 pub fn run_poststop(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path) -> Result<()> {
     let about = About { id, bundle, annotations: spec.annotations().as_ref() };
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
     match prepare(Moment::Poststop, hooks, &about)? {
-        Some(hooks) => hooks.run(0),
+        Some(hooks) => hooks.each(0).fold(Ok(()), |all, one| all.and(one)),
         None => Ok(()),
     }
 }
@@ -162,6 +166,15 @@ pub fn run_poststart(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path, pi
 }
 
 impl HookList {
+    /// Runs every hook, whatever becomes of the others, and answers what failed.
+    pub(crate) fn run_each(&self, pid: i32) -> Vec<String> {
+        self.each(pid).filter_map(|outcome| outcome.err().map(|error| error.to_string())).collect()
+    }
+
+    fn each(&self, pid: i32) -> impl Iterator<Item = Result<()>> {
+        (0..self.hooks.len()).map(move |index| self.run_at(index, pid).map_err(|failure| self.error(failure)))
+    }
+
     /// Runs the hooks in the host's namespaces, one after the other, until one fails.
     pub(crate) fn run(&self, pid: i32) -> Result<()> {
         self.run_all(pid).map_err(|failure| self.error(failure))
@@ -173,17 +186,18 @@ impl HookList {
     }
 
     fn run_all(&self, pid: i32) -> Result<(), HookFailure> {
-        for (index, hook) in self.hooks.iter().enumerate() {
-            let fail = |how, value| HookFailure { index: index as u32, how, value };
-            match self.run_one(hook, pid) {
-                Err(Errno::TIMEDOUT) => return Err(fail(How::HookTimeout, 0)),
-                Err(errno) => return Err(fail(How::Errno, errno.raw_os_error())),
-                Ok(Exit::Code(0)) => {}
-                Ok(Exit::Code(code)) => return Err(fail(How::HookExit, code)),
-                Ok(Exit::Signal(signal)) => return Err(fail(How::HookSignal, signal)),
-            }
+        (0..self.hooks.len()).try_for_each(|index| self.run_at(index, pid))
+    }
+
+    fn run_at(&self, index: usize, pid: i32) -> Result<(), HookFailure> {
+        let fail = |how, value| Err(HookFailure { index: index as u32, how, value });
+        match self.run_one(&self.hooks[index], pid) {
+            Err(Errno::TIMEDOUT) => fail(How::HookTimeout, 0),
+            Err(errno) => fail(How::Errno, errno.raw_os_error()),
+            Ok(Exit::Code(0)) => Ok(()),
+            Ok(Exit::Code(code)) => fail(How::HookExit, code),
+            Ok(Exit::Signal(signal)) => fail(How::HookSignal, signal),
         }
-        Ok(())
     }
 
     fn run_one(&self, hook: &PreparedHook, pid: i32) -> SysResult<Exit> {

@@ -30,13 +30,14 @@ pub(crate) fn mount(mount: &RootfsMount, options: &Options) -> Result<OwnedFd> {
     // The descriptor table is shared with the helper: it puts the tree in the place of this one.
     let slot =
         rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(system("open /"))?;
+    let flags_of_mount = options.flags.iter().fold(0, |flags, name| flags | flag(name));
     let flags = (libc::CLONE_NEWNS | libc::CLONE_FILES) as u64;
     let helper = process::spawn(flags, None, || {
         let run = || -> SysResult<()> {
             set_propagation(c"/", libc::MS_SLAVE | libc::MS_REC)?;
             rustix::process::chdir(base.as_c_str())?;
             // Anywhere will do: nobody else sees it.
-            crate::sys::mount::mount(&source, c"/proc", &kind, 0, &data)?;
+            crate::sys::mount::mount(&source, c"/proc", &kind, flags_of_mount, &data)?;
             let mounted = rustix::fs::open(c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
             let tree = crate::init::clone_tree(mounted.as_fd(), Reach::One)?;
             process::replace(tree, slot.as_fd())
@@ -58,6 +59,18 @@ pub(crate) fn mount(mount: &RootfsMount, options: &Options) -> Result<OwnedFd> {
         Exit::Signal(signal) => {
             Err(Error::InitDied { how: format!("the mount helper was ended by signal {signal}") })
         }
+    }
+}
+
+/// A flag of the file system as `mount(2)` has it.
+fn flag(name: &str) -> libc::c_ulong {
+    match name {
+        "sync" => libc::MS_SYNCHRONOUS,
+        "dirsync" => libc::MS_DIRSYNC,
+        "lazytime" => libc::MS_LAZYTIME,
+        "mand" => libc::MS_MANDLOCK,
+        // The others take away what a new mount does not have.
+        _ => 0,
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod capabilities;
 pub mod cgroups;
+mod config;
 mod container;
 mod create;
 mod delete;
@@ -21,20 +22,28 @@ mod exec;
 mod features;
 pub mod handover;
 mod hooks;
+mod idmapped;
 mod init;
+mod intel_rdt;
 mod kill;
 mod legacy_mount;
+mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod options;
 mod paths;
 mod process;
+mod procfs;
 mod record;
 mod rootfs;
+mod scheduling;
 mod seccomp;
+mod seccomp_agent;
 mod start;
 mod sys;
 
+pub use config::{load_process, load_spec};
 pub use container::{Container, Process};
 pub use error::{Error, Result};
 pub use features::features;
@@ -43,3 +52,6 @@ pub use options::{CreateOptions, ExecOptions, RootfsMount, Stdio};
 pub use record::{Record, signal};
 pub use rootfs::mount_on_host;
 pub use seccomp::libseccomp_version;
+
+/// The version of the runtime specification that this crate speaks.
+pub(crate) const SPEC_VERSION: &str = "1.3.0";

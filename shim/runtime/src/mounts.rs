@@ -1,7 +1,10 @@
-//! The mounts of a config, turned into what the container's init does: options parsed, bind sources opened.
+//! The mounts of a config, turned into what the container's init does: bind sources opened, file systems described.
 
 use crate::cgroups::CgroupPaths;
-use crate::init::{Existing, Mount, Source, Step};
+use crate::idmapped::IdMaps;
+use crate::init::{Existing, Mount, Source, Start, Step};
+pub(crate) use crate::mount_options::{Bind, Options, parse};
+use crate::mount_options::{EVERY_ATTRIBUTE, merge};
 use crate::paths::{self, Kind, Links};
 use crate::sys::mount::{MountAttr, Reach};
 use crate::{Error, Result};
@@ -10,111 +13,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::ffi::CString;
 use std::path::Path;
-
-/// The options of one mount, sorted by what they act on.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Options {
-    /// Whether it is a bind mount, and of how much.
-    pub(crate) bind: Option<Bind>,
-    pub(crate) attr: MountAttr,
-    pub(crate) recursive: MountAttr,
-    /// Propagation type and whether it applies to all below.
-    pub(crate) propagation: Option<(u64, Reach)>,
-    /// For the file system: `key` or `key=value`.
-    pub(crate) data: Vec<(String, Option<String>)>,
-    /// `ro` was given: for file systems that must be told, not only the mount.
-    pub(crate) read_only: bool,
-}
-
-/// How much a bind mount takes along.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bind {
-    One,
-    Recursive,
-}
-
-const ATIME_MASK: u64 = libc::MOUNT_ATTR__ATIME;
-
-/// What an option does to the attributes of a mount: set, clear.
-fn attribute(name: &str) -> Option<(u64, u64)> {
-    Some(match name {
-        "ro" => (libc::MOUNT_ATTR_RDONLY, 0),
-        "rw" => (0, libc::MOUNT_ATTR_RDONLY),
-        "nosuid" => (libc::MOUNT_ATTR_NOSUID, 0),
-        "suid" => (0, libc::MOUNT_ATTR_NOSUID),
-        "nodev" => (libc::MOUNT_ATTR_NODEV, 0),
-        "dev" => (0, libc::MOUNT_ATTR_NODEV),
-        "noexec" => (libc::MOUNT_ATTR_NOEXEC, 0),
-        "exec" => (0, libc::MOUNT_ATTR_NOEXEC),
-        "nosymfollow" => (libc::MOUNT_ATTR_NOSYMFOLLOW, 0),
-        "symfollow" => (0, libc::MOUNT_ATTR_NOSYMFOLLOW),
-        "nodiratime" => (libc::MOUNT_ATTR_NODIRATIME, 0),
-        "diratime" => (0, libc::MOUNT_ATTR_NODIRATIME),
-        "relatime" | "atime" | "nostrictatime" => (libc::MOUNT_ATTR_RELATIME, ATIME_MASK),
-        "noatime" => (libc::MOUNT_ATTR_NOATIME, ATIME_MASK),
-        "strictatime" | "norelatime" => (libc::MOUNT_ATTR_STRICTATIME, ATIME_MASK),
-        _ => return None,
-    })
-}
-
-fn propagation(name: &str) -> Option<(u64, Reach)> {
-    Some(match name {
-        "private" => (libc::MS_PRIVATE, Reach::One),
-        "shared" => (libc::MS_SHARED, Reach::One),
-        "slave" => (libc::MS_SLAVE, Reach::One),
-        "unbindable" => (libc::MS_UNBINDABLE, Reach::One),
-        "rprivate" => (libc::MS_PRIVATE, Reach::Recursive),
-        "rshared" => (libc::MS_SHARED, Reach::Recursive),
-        "rslave" => (libc::MS_SLAVE, Reach::Recursive),
-        "runbindable" => (libc::MS_UNBINDABLE, Reach::Recursive),
-        _ => return None,
-    })
-}
-
-fn change(attr: &mut MountAttr, (set, clear): (u64, u64)) {
-    // The last option wins.
-    attr.set = attr.set & !clear | set;
-    attr.clear = attr.clear & !(set & !ATIME_MASK) | clear;
-}
-
-/// Sorts mount options; one that is not known goes to the file system.
-pub(crate) fn parse(options: &[String]) -> Result<Options> {
-    let mut parsed = Options::default();
-    for option in options {
-        let option = option.as_str();
-        if let Some(change_of_one) = attribute(option) {
-            change(&mut parsed.attr, change_of_one);
-            match option {
-                "ro" => parsed.read_only = true,
-                "rw" => parsed.read_only = false,
-                _ => {}
-            }
-        } else if let Some(found) = propagation(option) {
-            parsed.propagation = Some(found);
-        } else if let Some(change_of_all) = option.strip_prefix('r').and_then(attribute) {
-            change(&mut parsed.recursive, change_of_all);
-        } else {
-            match option {
-                "bind" => parsed.bind = Some(Bind::One),
-                "rbind" => parsed.bind = Some(Bind::Recursive),
-                "defaults" | "" | "silent" | "loud" | "async" | "nomand" | "nolazytime" => {}
-                // x- options are comments for tools that read mount tables.
-                _ if option.starts_with("x-") || option.starts_with("X-") => {}
-                "remount" => return Err(not_built("remount")),
-                "tmpcopyup" | "idmap" | "ridmap" => return Err(not_built(option)),
-                _ => match option.split_once('=') {
-                    Some((key, value)) => parsed.data.push((key.into(), Some(value.into()))),
-                    None => parsed.data.push((option.into(), None)),
-                },
-            }
-        }
-    }
-    Ok(parsed)
-}
-
-fn not_built(option: &str) -> Error {
-    Error::NotBuilt { feature: format!("mount option {option:?}") }
-}
 
 /// A path of the config as the init uses it: relative to the root, `.` for the root itself.
 pub(crate) fn in_root(path: &str) -> Result<CString> {
@@ -131,6 +29,8 @@ pub(crate) struct Context<'a> {
     pub(crate) bundle: &'a Path,
     /// SELinux label for mounts that make files.
     pub(crate) mount_label: Option<&'a str>,
+    /// Makes the mappings of idmapped mounts.
+    pub(crate) id_maps: &'a IdMaps<'a>,
 }
 
 /// Adds the steps for one mount of the config.
@@ -141,21 +41,27 @@ pub(crate) fn plan(
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let field = |why: String| Error::InvalidSpec { field: format!("mounts[{index}]"), why };
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::NotBuilt { feature: format!("mounts[{index}].uidMappings (idmapped mounts)") });
-    }
     let destination = mount.destination().to_str().ok_or_else(|| field("destination is not UTF-8".into()))?;
     let target = in_root(destination)?;
     if target.as_c_str() == c"." {
         return Err(field(format!("destination {destination:?} is the root itself; use root.path for that")));
     }
-    let options = parse(mount.options().as_deref().unwrap_or_default())?;
+    let mut options = parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or("none");
+    if kind == "bind" && options.bind.is_none() {
+        options.bind = Some(Bind::One);
+    }
+    let maps = [mount.uid_mappings(), mount.gid_mappings()];
+    if options.id_map.is_none() && maps.iter().any(|map| map.as_ref().is_some_and(|map| !map.is_empty())) {
+        options.id_map = Some(Reach::One);
+    }
+    check_combination(kind, &options).map_err(field)?;
+    if options.remount {
+        return plan_remount(mount, target, &options, steps);
+    }
     check_proc(target.to_str().unwrap_or_default(), kind, mount, options.bind.is_some()).map_err(field)?;
     match kind {
-        _ if options.bind.is_some() || kind == "bind" => {
-            plan_bind(index, mount, target, options, context, steps)
-        }
+        _ if options.bind.is_some() => plan_bind(index, mount, target, options, context, steps),
         "cgroup" | "cgroup2" => {
             let propagation = options.propagation;
             crate::cgroups::plan_mount(context.cgroups, &target, &options, steps)?;
@@ -164,6 +70,43 @@ pub(crate) fn plan(
         }
         _ => plan_new(kind, mount, target, options, context, steps),
     }
+}
+
+/// Options that have no meaning together are refused rather than left out.
+fn check_combination(kind: &str, options: &Options) -> Result<(), String> {
+    if options.id_map.is_some() && options.bind.is_none() {
+        return Err("only a bind mount can be idmapped; add \"bind\" or \"rbind\"".into());
+    }
+    if options.copy_up && (kind != "tmpfs" || options.bind.is_some() || options.remount) {
+        return Err("\"tmpcopyup\" is for new mounts of type tmpfs".into());
+    }
+    if options.remount && options.id_map.is_some() {
+        return Err("a mapping cannot be given to a mount that is attached already".into());
+    }
+    Ok(())
+}
+
+/// Changes the options of what an earlier entry mounted. With `bind` only the mount changes, else its file system, too.
+fn plan_remount(mount: &MountSpec, target: CString, options: &Options, steps: &mut Vec<Step>) -> Result<()> {
+    const ALWAYS_DECIDED: u64 = EVERY_ATTRIBUTE & !(libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME);
+    let mut attr = options.attr;
+    merge(&mut attr, options.recursive);
+    // As with mount(2): what is not asked for is taken away, but access times stay.
+    attr.clear |= ALWAYS_DECIDED & !attr.set;
+    let parameters = match options.bind {
+        Some(_) => None,
+        None => {
+            let mut parameters = parameters(options, mount.typ().as_deref().unwrap_or("none"))?;
+            let access = if options.read_only { c"ro" } else { c"rw" };
+            parameters.push((access.to_owned(), None));
+            Some(parameters)
+        }
+    };
+    let links = links(&target);
+    let path = target.clone();
+    steps.push(Step::Remount { path: target, links, parameters, attr });
+    plan_propagation(&path, options.propagation, steps);
+    Ok(())
 }
 
 /// What may be mounted at or below `/proc`: procfs itself, and single files that tools such as lxcfs provide. Anything
@@ -247,6 +190,9 @@ fn plan_bind(
     })?;
     let bind = options.bind.unwrap_or(Bind::One);
     let (tree, kind) = open_bind(&context.bundle.join(source), bind)?;
+    if let Some(reach) = options.id_map {
+        context.id_maps.apply(index, mount, tree.as_fd(), reach)?;
+    }
     let mut attr = options.attr;
     let mut recursive = options.recursive;
     // The copy was made in the host's namespace: cut it loose, or what the container mounts would show on the host.
@@ -273,18 +219,10 @@ fn plan_bind(
         links,
         attr,
         recursive,
+        start: Start::Empty,
         shown,
     }));
     Ok(())
-}
-
-/// Both kinds of attributes in one call: for a bind mount that has nothing below.
-fn merge(attr: &mut MountAttr, recursive: MountAttr) {
-    attr.set |= recursive.set & !attr.clear;
-    attr.clear |= recursive.clear & !attr.set | recursive.clear & ATIME_MASK;
-    if attr.propagation == 0 {
-        attr.propagation = recursive.propagation;
-    }
 }
 
 fn plan_new(
@@ -297,8 +235,9 @@ fn plan_new(
 ) -> Result<()> {
     let source = mount.source().as_deref().and_then(Path::to_str).unwrap_or(kind);
     // The device file system is filled before it becomes read-only, as is a tmpfs that others are mounted in.
-    let later_read_only = kind == "tmpfs" && options.attr.set & libc::MOUNT_ATTR_RDONLY != 0;
     let mut attr = options.attr;
+    merge(&mut attr, options.recursive);
+    let later_read_only = kind == "tmpfs" && attr.set & libc::MOUNT_ATTR_RDONLY != 0;
     attr.clear = 0;
     if later_read_only {
         attr.set &= !libc::MOUNT_ATTR_RDONLY;
@@ -313,17 +252,30 @@ fn plan_new(
         links,
         attr,
         recursive: MountAttr::default(),
+        start: start_of(kind, &options),
         shown,
     }));
     plan_propagation(&path, options.propagation, steps);
     Ok(())
 }
 
+/// A tmpfs over a folder looks like that folder, unless its options say otherwise.
+fn start_of(kind: &str, options: &Options) -> Start {
+    let mode_is_given = options.data.iter().any(|(key, _)| key == "mode");
+    match (kind, options.copy_up) {
+        ("tmpfs", true) if mode_is_given => Start::Contents,
+        ("tmpfs", true) => Start::ModeAndContents,
+        ("tmpfs", false) if !mode_is_given => Start::Mode,
+        _ => Start::Empty,
+    }
+}
+
 /// Read-only tmpfs mounts are made so after everything has been put into them.
 pub(crate) fn plan_late_read_only(mounts: &[MountSpec], steps: &mut Vec<Step>) -> Result<()> {
     for mount in mounts.iter().filter(|mount| mount.typ().as_deref() == Some("tmpfs")) {
-        let options = parse(mount.options().as_deref().unwrap_or_default())?;
-        if options.bind.is_none() && options.attr.set & libc::MOUNT_ATTR_RDONLY != 0 {
+        let options = parse(mount.options().as_deref().unwrap_or_default());
+        let read_only = (options.attr.set | options.recursive.set) & libc::MOUNT_ATTR_RDONLY != 0;
+        if options.bind.is_none() && !options.remount && read_only {
             let path = in_root(&mount.destination().to_string_lossy())?;
             let attr = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
             steps.push(Step::SetAttributes { path, reach: Reach::One, attr });
@@ -341,22 +293,33 @@ fn plan_propagation(path: &CString, propagation: Option<(u64, Reach)>, steps: &m
 
 /// A file system to be made by the init, with its parameters.
 pub(crate) fn new_source(kind: &str, source: &str, options: &Options, label: Option<&str>) -> Result<Source> {
-    let nul =
-        |_| Error::InvalidSpec { field: format!("mount of type {kind}"), why: "contains a NUL byte".into() };
-    let mut parameters = vec![(c"source".to_owned(), Some(CString::new(source).map_err(nul)?))];
+    let mut all = vec![(c"source".to_owned(), Some(text(source, kind)?))];
     let knows_read_only =
         !matches!(kind, "proc" | "sysfs" | "tmpfs" | "mqueue" | "devpts" | "cgroup" | "cgroup2");
     if options.read_only && knows_read_only {
-        parameters.push((c"ro".to_owned(), None));
+        all.push((c"ro".to_owned(), None));
     }
-    for (key, value) in &options.data {
-        let value = value.as_deref().map(CString::new).transpose().map_err(nul)?;
-        parameters.push((CString::new(key.as_str()).map_err(nul)?, value));
-    }
+    all.extend(parameters(options, kind)?);
     if let (Some(label), "tmpfs" | "mqueue" | "devpts") = (label.filter(|l| !l.is_empty()), kind) {
-        parameters.push((c"context".to_owned(), Some(CString::new(label).map_err(nul)?)));
+        all.push((c"context".to_owned(), Some(text(label, kind)?)));
     }
-    Ok(Source::New { kind: CString::new(kind).map_err(nul)?, parameters })
+    Ok(Source::New { kind: text(kind, kind)?, parameters: all })
+}
+
+fn text(value: &str, kind: &str) -> Result<CString> {
+    CString::new(value).map_err(|_| Error::InvalidSpec {
+        field: format!("mount of type {kind}"),
+        why: "contains a NUL byte".into(),
+    })
+}
+
+/// What a file system is told, as `fsconfig` takes it.
+fn parameters(options: &Options, kind: &str) -> Result<Vec<(CString, Option<CString>)>> {
+    let flags = options.flags.iter().map(|flag| Ok((text(flag, kind)?, None)));
+    let data = options.data.iter().map(|(key, value)| {
+        Ok((text(key, kind)?, value.as_deref().map(|value| text(value, kind)).transpose()?))
+    });
+    flags.chain(data).collect()
 }
 
 /// A link in a mounted file system; one that is there stays.
@@ -365,38 +328,4 @@ pub(crate) fn plan_link(path: &str, target: &str, existing: Existing, steps: &mu
         .map_err(|_| Error::InvalidSpec { field: path.into(), why: "contains a NUL byte".into() })?;
     steps.push(Step::Symlink { path: in_root(path)?, target, existing });
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(options: &[&str]) -> Options {
-        parse(&options.iter().map(|o| o.to_string()).collect::<Vec<_>>()).unwrap()
-    }
-
-    #[test]
-    fn the_last_option_wins() {
-        let options = parsed(&["ro", "nosuid", "rw", "rro", "size=64k", "rprivate", "rbind"]);
-        assert_eq!(options.attr.set, libc::MOUNT_ATTR_NOSUID);
-        assert_eq!(options.attr.clear, libc::MOUNT_ATTR_RDONLY);
-        assert_eq!(options.recursive.set, libc::MOUNT_ATTR_RDONLY);
-        assert!(!options.read_only);
-        assert_eq!(options.bind, Some(Bind::Recursive));
-        assert_eq!(options.propagation, Some((libc::MS_PRIVATE, Reach::Recursive)));
-        assert_eq!(options.data, [("size".to_owned(), Some("64k".to_owned()))]);
-    }
-
-    #[test]
-    fn access_times_exclude_each_other() {
-        let options = parsed(&["noatime", "strictatime"]);
-        assert_eq!(options.attr.set, libc::MOUNT_ATTR_STRICTATIME);
-        assert_eq!(options.attr.clear, ATIME_MASK);
-    }
-
-    #[test]
-    fn unbuilt_options_are_refused_by_name() {
-        let error = parse(&["tmpcopyup".to_owned()]).unwrap_err().to_string();
-        assert!(error.contains("tmpcopyup"), "{error}");
-    }
 }

@@ -48,7 +48,8 @@ fn invalid(field: &str, why: impl Into<String>) -> Error {
 }
 
 impl Namespaces {
-    /// Reads them from the config and opens those that are joined.
+    /// Reads them from the config and opens those that are joined. A namespace of the config that is the runtime's own
+    /// anyway needs no joining.
     pub(crate) fn plan(linux: &Linux) -> Result<Namespaces> {
         let mut namespaces = Namespaces { new: 0, joined: Vec::new() };
         let mut seen = 0;
@@ -61,51 +62,56 @@ impl Namespaces {
             match namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
                 None => namespaces.new |= flag,
                 Some(path) => {
-                    let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-                    let fd = fd.map_err(|errno| Error::Io {
-                        doing: "open the namespace",
-                        path: path.into(),
-                        source: errno.into(),
-                    })?;
+                    let fd = open(path)?;
+                    check_kind(fd.as_fd(), flag, path)?;
                     namespaces.joined.push((fd, flag, path.into()));
                 }
             }
+        }
+        if namespaces.is_hosts(libc::CLONE_NEWNS, "mnt") {
+            let why = "the runtime's own mount namespace cannot be joined: the container's mounts would be the host's";
+            return Err(invalid("linux.namespaces", why));
+        }
+        if namespaces.is_hosts(libc::CLONE_NEWUSER, "user") {
+            namespaces.joined.retain(|(_, flag, _)| *flag != libc::CLONE_NEWUSER);
         }
         namespaces.check(linux)?;
         Ok(namespaces)
     }
 
     fn check(&self, linux: &Linux) -> Result<()> {
-        if self.has(libc::CLONE_NEWTIME)
-            || linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty())
-        {
-            return Err(Error::NotBuilt { feature: "linux.namespaces: time".into() });
-        }
-        if self.new & libc::CLONE_NEWNS == 0 {
-            return Err(match self.has(libc::CLONE_NEWNS) {
-                true => {
-                    Error::NotBuilt { feature: "linux.namespaces: joining a mount namespace by path".into() }
-                }
-                false => {
-                    Error::NotBuilt { feature: "a container without a mount namespace of its own".into() }
-                }
-            });
-        }
-        let maps = [linux.uid_mappings(), linux.gid_mappings()];
-        let mapped = |map: &Option<Vec<LinuxIdMapping>>| map.as_ref().is_some_and(|map| !map.is_empty());
-        if self.new & libc::CLONE_NEWUSER != 0 && !maps.iter().all(|map| mapped(map)) {
-            return Err(invalid(
-                "linux.uidMappings",
-                "a new user namespace needs uidMappings and gidMappings",
-            ));
-        }
-        if !self.has(libc::CLONE_NEWUSER) && maps.iter().any(|map| mapped(map)) {
-            return Err(invalid("linux.uidMappings", "id mappings need a user namespace"));
-        }
-        if self.joins(libc::CLONE_NEWUSER) {
+        self.check_clocks(linux)?;
+        if !self.has(libc::CLONE_NEWNS) {
             return Err(Error::NotBuilt {
-                feature: "linux.namespaces: joining a user namespace by path".into(),
+                feature: "a container without a mount namespace of its own".into(),
             });
+        }
+        let (uid, gid) = maps(linux);
+        match (self.new & libc::CLONE_NEWUSER != 0, self.user_to_join()) {
+            (true, _) if uid.is_empty() || gid.is_empty() => {
+                Err(invalid("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings"))
+            }
+            (false, None) if !uid.is_empty() || !gid.is_empty() => {
+                Err(invalid("linux.uidMappings", "id mappings need a user namespace"))
+            }
+            (false, Some(fd)) if !uid.is_empty() || !gid.is_empty() => check_maps_of(fd, uid, gid),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_clocks(&self, linux: &Linux) -> Result<()> {
+        /// `execve` moves a process to its time namespace since this version.
+        const NEEDED: (u32, u32) = (6, 1);
+        let offsets = linux.time_offsets().iter().flatten().count();
+        if offsets > 0 && self.new & libc::CLONE_NEWTIME == 0 {
+            return Err(invalid("linux.timeOffsets", "need a new time namespace in linux.namespaces"));
+        }
+        if self.new & libc::CLONE_NEWTIME == 0 {
+            return Ok(());
+        }
+        if !Path::new("/proc/self/ns/time").exists() || kernel_version() < NEEDED {
+            let why = "a time namespace needs Linux 6.1 or later, built with CONFIG_TIME_NS";
+            return Err(invalid("linux.namespaces", why));
         }
         Ok(())
     }
@@ -124,13 +130,97 @@ impl Namespaces {
         self.joined.iter().fold(self.new, |flags, (_, flag, _)| flags | flag)
     }
 
-    /// The pid namespace to be born in, if it is joined.
-    pub(crate) fn pid_to_join(&self) -> Option<BorrowedFd<'_>> {
-        self.joined.iter().find(|(_, flag, _)| *flag == libc::CLONE_NEWPID).map(|(fd, ..)| fd.as_fd())
+    /// Whether the container's processes live in a user namespace that is not the runtime's.
+    pub(crate) fn has_user(&self) -> bool {
+        self.has(libc::CLONE_NEWUSER)
     }
 
-    /// The steps that join namespaces, apart from the pid namespace.
+    /// The user namespace to be joined.
+    pub(crate) fn user_to_join(&self) -> Option<BorrowedFd<'_>> {
+        self.to_join(libc::CLONE_NEWUSER)
+    }
+
+    /// The network namespace to be joined.
+    pub(crate) fn network_to_join(&self) -> Option<BorrowedFd<'_>> {
+        self.to_join(libc::CLONE_NEWNET)
+    }
+
+    fn to_join(&self, flag: i32) -> Option<BorrowedFd<'_>> {
+        self.joined.iter().find(|(_, joined, _)| *joined == flag).map(|(fd, ..)| fd.as_fd())
+    }
+
+    /// Clones the container's first process into its namespaces. `flags` are those to be made.
+    ///
+    /// Namespaces are joined with the runtime's privileges, so before the process is in its user namespace, which lacks
+    /// them: a helper joins, and clones the process as its sibling.
+    pub(crate) fn spawn(
+        &self,
+        flags: u64,
+        group: Option<BorrowedFd<'_>>,
+        run: impl FnOnce() -> i32,
+    ) -> Result<sys::Child> {
+        let clone = |errno: rustix::io::Errno| Error::System {
+            doing: "clone the container's init",
+            source: errno.into(),
+        };
+        match self.to_join(libc::CLONE_NEWPID) {
+            _ if self.joins_before_user() => self.spawn_by_helper(flags, group, run),
+            Some(pid) => born_in(pid, || sys::spawn(flags, group, run).map_err(clone)),
+            None => sys::spawn(flags, group, run).map_err(clone),
+        }
+    }
+
+    fn joins_before_user(&self) -> bool {
+        self.has_user() && !self.joined.is_empty()
+    }
+
+    fn spawn_by_helper(
+        &self,
+        flags: u64,
+        group: Option<BorrowedFd<'_>>,
+        run: impl FnOnce() -> i32,
+    ) -> Result<sys::Child> {
+        let system = |doing| move |errno: rustix::io::Errno| Error::System { doing, source: errno.into() };
+        // The descriptor table is shared with the helper, which puts the process's pidfd in the place of this one.
+        let slot = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(system("open /"))?;
+        let not_user = |entry: &&(OwnedFd, i32, PathBuf)| entry.1 != libc::CLONE_NEWUSER;
+        let joins =
+            || self.joined.iter().filter(not_user).chain(self.joined.iter().filter(|entry| !not_user(entry)));
+        let helper = sys::spawn(libc::CLONE_FILES as u64, None, || {
+            let run = || {
+                for (fd, flag, _) in joins() {
+                    sys::setns(fd.as_fd(), *flag)?;
+                }
+                let child = sys::spawn_sibling(flags, group, run)?;
+                sys::replace(child.pidfd, slot.as_fd())
+            };
+            run().map_or_else(|errno| errno.raw_os_error() & 0xff, |()| 0)
+        })
+        .map_err(system("fork a helper to join namespaces"))?;
+        let exit = sys::wait(helper.pidfd.as_fd(), sys::Reap::Take);
+        match exit.map_err(system("wait for the helper that joins namespaces"))? {
+            sys::Exit::Code(0) => {
+                let pid = sys::pid_of(slot.as_fd()).map_err(system("read the init's process id"))?;
+                Ok(sys::Child { pid, pidfd: slot })
+            }
+            sys::Exit::Code(errno) => {
+                let paths: Vec<_> = joins().map(|(_, _, path)| path.display().to_string()).collect();
+                Err(Error::Init {
+                    doing: format!("join the namespaces {} and clone the init", paths.join(", ")),
+                    errno,
+                    hint: "",
+                })
+            }
+            sys::Exit::Signal(signal) => Err(Error::InitDied { how: format!("signal {signal}") }),
+        }
+    }
+
+    /// The steps that join namespaces, apart from those that [`Namespaces::spawn`] joins.
     pub(crate) fn plan_joins(&mut self, steps: &mut Vec<Step>) {
+        if self.joins_before_user() {
+            return;
+        }
         let (pid, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.joined)
             .into_iter()
             .partition(|(_, flag, _)| *flag == libc::CLONE_NEWPID);
@@ -186,7 +276,7 @@ impl Namespaces {
             return Err(invalid(&field, "the value must be one line"));
         }
         let text = |text: String| CString::new(text).map_err(|_| invalid(&field, "contains a NUL byte"));
-        Ok(Step::WriteProc { path: text(format!("/proc/sys/{path}"))?, value: text(value.to_owned())? })
+        Ok(Step::WriteProc { path: text(format!("sys/{path}"))?, value: text(value.to_owned())? })
     }
 
     /// Whether a joined namespace is the runtime's own after all.
@@ -228,15 +318,100 @@ fn sysctl_path(key: &str) -> Option<String> {
     path.split('/').all(fine).then_some(path)
 }
 
+/// The id maps of the container's user namespace; empty where there are none.
+fn maps(linux: &Linux) -> (&[LinuxIdMapping], &[LinuxIdMapping]) {
+    (linux.uid_mappings().as_deref().unwrap_or_default(), linux.gid_mappings().as_deref().unwrap_or_default())
+}
+
+fn open(path: &Path) -> Result<OwnedFd> {
+    // A FIFO of that name must not hold anybody up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| Error::Io {
+        doing: "open the namespace",
+        path: path.into(),
+        source: errno.into(),
+    })
+}
+
+/// The file must be a namespace of the kind that the config says.
+fn check_kind(fd: BorrowedFd<'_>, flag: i32, path: &Path) -> Result<()> {
+    match sys::namespace_kind(fd) {
+        Ok(kind) if kind == flag => Ok(()),
+        Ok(_) => Err(invalid("linux.namespaces", format!("{path:?} is a namespace of another type"))),
+        Err(_) => Err(invalid("linux.namespaces", format!("{path:?} is no namespace"))),
+    }
+}
+
+fn kernel_version() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// A config may name both a user namespace and its maps; then they must agree.
+fn check_maps_of(user: BorrowedFd<'_>, uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<()> {
+    let system = |doing| move |errno: rustix::io::Errno| Error::System { doing, source: errno.into() };
+    let (wait, ready) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
+    let visitor = sys::spawn(0, None, || {
+        let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+        match sys::setns(user, libc::CLONE_NEWUSER).and_then(|()| rustix::io::write(&ready, b"1")) {
+            Err(_) => 1,
+            Ok(_) => loop {
+                sys::pause();
+            },
+        }
+    })
+    .map_err(system("fork a visitor to the user namespace"))?;
+    drop(ready);
+    let compare = || {
+        let mut byte = [0];
+        if !matches!(rustix::io::read(&wait, &mut byte), Ok(1)) {
+            return Err(invalid("linux.namespaces", "the user namespace cannot be joined"));
+        }
+        for (file, field, map) in
+            [("uid_map", "linux.uidMappings", uid), ("gid_map", "linux.gidMappings", gid)]
+        {
+            let path = PathBuf::from(format!("/proc/{}/{file}", visitor.pid));
+            let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+                doing: "read the id map",
+                path,
+                source,
+            })?;
+            let numbers = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            let mut has: Vec<_> = text.lines().map(numbers).collect();
+            let mut wants: Vec<_> = map_text(map).lines().map(numbers).collect();
+            has.sort();
+            wants.sort();
+            if has != wants {
+                let why =
+                    "differs from the map of the user namespace in linux.namespaces; leave one of them out";
+                return Err(invalid(field, why));
+            }
+        }
+        Ok(())
+    };
+    let verdict = compare();
+    let _ = sys::pidfd_send_signal(visitor.pidfd.as_fd(), libc::SIGKILL);
+    let _ = sys::wait(visitor.pidfd.as_fd(), sys::Reap::Take);
+    verdict
+}
+
 /// Writes the id maps of a child that has just made its user namespace.
 pub(crate) fn write_id_maps(pid: i32, linux: &Linux) -> Result<()> {
-    for (file, field, map) in [
-        ("uid_map", "linux.uidMappings", linux.uid_mappings()),
-        ("gid_map", "linux.gidMappings", linux.gid_mappings()),
-    ] {
-        let lines =
-            map.iter().flatten().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size()));
-        let text: String = lines.collect();
+    let (uid, gid) = maps(linux);
+    write_maps(pid, uid, gid)
+}
+
+fn map_text(map: &[LinuxIdMapping]) -> String {
+    map.iter().map(|m| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size())).collect()
+}
+
+/// Writes the id maps of a process that is alone in its new user namespace.
+pub(crate) fn write_maps(pid: i32, uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<()> {
+    for (file, field, map) in [("uid_map", "linux.uidMappings", uid), ("gid_map", "linux.gidMappings", gid)] {
+        let text = map_text(map);
         if text.len() >= MAP_MAX {
             let why = format!("the map takes {} bytes; the kernel's limit is {MAP_MAX}", text.len());
             return Err(invalid(field, why));
@@ -246,6 +421,22 @@ pub(crate) fn write_id_maps(pid: i32, linux: &Linux) -> Result<()> {
             doing: "write the id map",
             path,
             source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Writes the clock offsets of a child that has just made its time namespace and is not in it yet.
+pub(crate) fn write_time_offsets(pid: i32, linux: &Linux) -> Result<()> {
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            let why = format!("{clock:?} is no clock of a time namespace; they are monotonic and boottime");
+            return Err(invalid("linux.timeOffsets", why));
+        }
+        let (seconds, nanoseconds) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+        let path = Path::new("/proc").join(pid.to_string()).join("timens_offsets");
+        std::fs::write(&path, format!("{clock} {seconds} {nanoseconds}\n")).map_err(|source| {
+            invalid("linux.timeOffsets", format!("{clock} {seconds} s {nanoseconds} ns: {source}"))
         })?;
     }
     Ok(())

@@ -2,14 +2,12 @@
 
 use crate::capabilities::{self, Origin};
 use crate::handover::Handover;
-use crate::init::{Console, HOME_SLOT, Missing, Plan, Program, Request, Step};
+use crate::init::{Console, HOME_SLOT, Listener, Missing, Plan, Program, Request, Step};
 use crate::mounts::in_root;
+use crate::scheduling::{self, MemoryPolicy};
 use crate::sys::cstrings::CStrings;
-use crate::sys::process::SchedAttr;
 use crate::{Error, Result, Stdio};
-use oci_spec::runtime::{
-    IOPriorityClass, LinuxSchedulerFlag, LinuxSchedulerPolicy, PosixRlimitType, Process, Scheduler,
-};
+use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::fd::OwnedFd;
 use std::ffi::CString;
 
@@ -25,6 +23,7 @@ pub(crate) struct Context<'a> {
     pub(crate) seccomp: Option<Step>,
     pub(crate) keyring: Option<CString>,
     pub(crate) personality: Option<u64>,
+    pub(crate) memory_policy: Option<&'a MemoryPolicy>,
     pub(crate) working_directory: Missing,
     pub(crate) origin: Origin,
     /// What becomes read-only once the terminal is in place.
@@ -37,24 +36,15 @@ pub(crate) struct Context<'a> {
     pub(crate) last: Option<Step>,
 }
 
-/// The processors that a further process is bound to; the first process's come from its cgroup.
-pub(crate) fn plan_affinity(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
-    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
-    if let Some(list) = affinity.cpu_affinity_final().as_deref().or(affinity.initial().as_deref()) {
-        steps.push(Step::Affinity(Box::new(cpu_list(list)?)));
-    }
-    Ok(())
-}
-
-/// Steps that must run while the host's `/proc` is in sight.
+/// Steps that must run while the process may still write to the host's security modules.
 pub(crate) fn plan_early(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
     let (label, path) = match (filled(process.apparmor_profile()), filled(process.selinux_label())) {
         (None, None) => return Ok(()),
         (Some(_), Some(_)) => {
             return Err(invalid("process", "apparmorProfile and selinuxLabel exclude each other"));
         }
-        (Some(_), None) => ("apparmorProfile", c"/proc/thread-self/attr/apparmor/exec"),
-        (None, Some(_)) => ("selinuxLabel", c"/proc/thread-self/attr/exec"),
+        (Some(_), None) => ("apparmorProfile", c"thread-self/attr/apparmor/exec"),
+        (None, Some(_)) => ("selinuxLabel", c"thread-self/attr/exec"),
     };
     if label == "apparmorProfile" && !std::path::Path::new("/sys/kernel/security/apparmor").exists() {
         return Err(invalid(
@@ -82,6 +72,8 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     steps.extend(context.after_stdio);
     steps.extend(context.keyring.map(Step::Keyring));
     plan_limits(process, &mut steps)?;
+    scheduling::plan(process, &mut steps)?;
+    steps.extend(context.memory_policy.map(MemoryPolicy::step));
     steps.extend(context.personality.map(Step::Personality));
     let program = program(process)?;
     if needs_home(process) {
@@ -103,12 +95,17 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     });
     steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
     let no_new_privileges = process.no_new_privileges() == Some(true);
-    let (early_seccomp, late_seccomp) =
-        if no_new_privileges { (None, context.seccomp) } else { (context.seccomp, None) };
+    // Without no_new_privs loading a program is a privilege that is about to go; else as late as possible, but one with a
+    // supervisor while the parent still serves the process.
+    let supervised = matches!(&context.seccomp, Some(Step::Seccomp { listener: Listener::Parent, .. }));
+    let (early_seccomp, supervised_seccomp, late_seccomp) = match (no_new_privileges, supervised) {
+        (false, _) => (context.seccomp, None, None),
+        (true, true) => (None, context.seccomp, None),
+        (true, false) => (None, None, context.seccomp),
+    };
     if no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    // Without no_new_privs loading a program is a privilege that is about to go.
     steps.extend(early_seccomp);
     let capabilities = capabilities::plan(process.capabilities().as_ref(), context.origin, warnings);
     steps.push(capabilities.bounding);
@@ -116,10 +113,12 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     steps.push(Step::User { uid: user.uid(), gid: user.gid(), groups });
     steps.push(capabilities.others);
     steps.push(Step::FindProgram);
+    steps.extend(supervised_seccomp);
     steps.push(context.hand_over.map_or(Step::Ask(Request::Gate), Step::Wait));
     steps.extend(context.last);
     steps.extend(late_seccomp);
     steps.push(Step::Execute);
+    crate::procfs::plan(&mut steps)?;
     Ok(Plan { steps, program })
 }
 
@@ -198,19 +197,6 @@ fn plan_limits(process: &Process, steps: &mut Vec<Step>) -> Result<()> {
         }
         steps.push(Step::Rlimit { resource, name, soft: limit.soft(), hard: limit.hard() });
     }
-    if let Some(scheduler) = process.scheduler() {
-        steps.push(Step::Scheduler(sched_attr(scheduler)?));
-    }
-    if let Some(priority) = process.io_priority() {
-        let class = match priority.class() {
-            IOPriorityClass::IoprioClassRt => 1,
-            IOPriorityClass::IoprioClassBe => 2,
-            IOPriorityClass::IoprioClassIdle => 3,
-        };
-        let level = i32::try_from(priority.priority()).ok().filter(|level| (0..8).contains(level));
-        let level = level.ok_or_else(|| invalid("process.ioPriority.priority", "must be from 0 to 7"))?;
-        steps.push(Step::IoPriority(class << 13 | level));
-    }
     Ok(())
 }
 
@@ -232,72 +218,5 @@ fn rlimit(kind: PosixRlimitType) -> (u32, &'static str) {
         PosixRlimitType::RlimitNice => (13, "RLIMIT_NICE"),
         PosixRlimitType::RlimitRtprio => (14, "RLIMIT_RTPRIO"),
         PosixRlimitType::RlimitRttime => (15, "RLIMIT_RTTIME"),
-    }
-}
-
-fn sched_attr(scheduler: &Scheduler) -> Result<SchedAttr> {
-    let policy = match scheduler.policy() {
-        LinuxSchedulerPolicy::SchedOther => 0,
-        LinuxSchedulerPolicy::SchedFifo => 1,
-        LinuxSchedulerPolicy::SchedRr => 2,
-        LinuxSchedulerPolicy::SchedBatch => 3,
-        LinuxSchedulerPolicy::SchedIso => 4,
-        LinuxSchedulerPolicy::SchedIdle => 5,
-        LinuxSchedulerPolicy::SchedDeadline => 6,
-    };
-    let mut flags = 0;
-    for flag in scheduler.flags().iter().flatten() {
-        flags |= match flag {
-            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
-            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
-            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
-            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
-            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
-            LinuxSchedulerFlag::SchedFlagUtilClampMin | LinuxSchedulerFlag::SchedFlagUtilClampMax => {
-                return Err(Error::NotBuilt {
-                    feature: "process.scheduler.flags: utilisation clamps".into(),
-                });
-            }
-        };
-    }
-    Ok(SchedAttr {
-        size: size_of::<SchedAttr>() as u32,
-        policy,
-        flags,
-        nice: scheduler.nice().unwrap_or(0),
-        priority: scheduler.priority().unwrap_or(0) as u32,
-        runtime: scheduler.runtime().unwrap_or(0),
-        deadline: scheduler.deadline().unwrap_or(0),
-        period: scheduler.period().unwrap_or(0),
-        ..Default::default()
-    })
-}
-
-/// Parses a list such as `0-3,7`.
-fn cpu_list(list: &str) -> Result<rustix::thread::CpuSet> {
-    let wrong =
-        || invalid("process.execCPUAffinity", format!("{list:?} is no list of processors such as 0-3,7"));
-    let mut set = rustix::thread::CpuSet::new();
-    for part in list.split(',') {
-        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
-        let (first, last): (usize, usize) =
-            (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-        if first > last || last >= rustix::thread::CpuSet::MAX_CPU {
-            return Err(wrong());
-        }
-        (first..=last).for_each(|cpu| set.set(cpu));
-    }
-    Ok(set)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_lists() {
-        let set = cpu_list("0-2,5").unwrap();
-        assert!(set.is_set(1) && set.is_set(5) && !set.is_set(3));
-        assert!(cpu_list("3-1").is_err() && cpu_list("x").is_err());
     }
 }

@@ -3,8 +3,10 @@
 use crate::cgroups::CgroupPaths;
 use crate::container::SeccompProgram;
 use crate::handover::{self, Late};
-use crate::init::Step;
-use crate::{Container, Error, Process, Result, namespaces, seccomp};
+use crate::init::{Listener, Step};
+use crate::intel_rdt::Group;
+use crate::seccomp_agent::Agent;
+use crate::{Container, Error, Process, Result, namespaces, scheduling, seccomp};
 use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -27,6 +29,8 @@ pub struct Record {
     namespaces: i32,
     personality: Option<u64>,
     new_keyring: bool,
+    agent: Option<Agent>,
+    resctrl: Option<Group>,
     /// What comes after the gate.
     pub late: Vec<Late>,
 }
@@ -64,6 +68,16 @@ fn moment_and_state(pid: i32) -> Option<(u64, u8)> {
     Some((fields.nth(18)?.parse().ok()?, state))
 }
 
+impl Record {
+    /// Takes away what the container had beside its processes and cgroups, once those are gone.
+    ///
+    /// # Errors
+    /// The kernel's, for a resctrl group that cannot be removed.
+    pub fn release(&self) -> Result<()> {
+        self.resctrl.clone().map_or(Ok(()), Group::remove)
+    }
+}
+
 impl Container {
     /// What another process needs to go on with this container.
     ///
@@ -78,6 +92,8 @@ impl Container {
             namespaces: self.namespaces,
             personality: self.personality,
             new_keyring: self.new_keyring,
+            agent: self.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone()),
+            resctrl: self.rdt.clone(),
             late,
         })
     }
@@ -88,11 +104,17 @@ impl Container {
     /// [`Error::NotRunning`] if its first process is gone.
     pub fn attach(id: &str, record: &Record, spec: &Spec, seccomp_cache: Option<&Path>) -> Result<Container> {
         let pidfd = record.process().ok_or(Error::NotRunning)?;
-        let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let seccomp = match profile.map(|profile| seccomp::plan(profile, seccomp_cache)).transpose()? {
-            Some(Step::Seccomp { program, flags }) => Some(SeccompProgram { program, flags }),
+        let linux = spec.linux().as_ref();
+        let profile = linux.and_then(|linux| linux.seccomp().as_ref());
+        let listener = if record.agent.is_some() { Listener::Parent } else { Listener::None };
+        let step = profile.map(|profile| seccomp::plan(profile, seccomp_cache, listener)).transpose()?;
+        let seccomp = match step {
+            Some(Step::Seccomp { program, flags, listener }) => {
+                Some(SeccompProgram { program, flags, listener, agent: record.agent.clone() })
+            }
             _ => None,
         };
+        let memory_policy = linux.map(scheduling::memory_policy).transpose()?.flatten();
         Ok(Container {
             init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
             id: id.into(),
@@ -102,6 +124,8 @@ impl Container {
             namespaces: record.namespaces,
             seccomp,
             personality: record.personality,
+            memory_policy,
+            rdt: record.resctrl.clone(),
             new_keyring: record.new_keyring,
             _mount_namespace: None,
             poststart: None,

@@ -3,7 +3,7 @@
 //! What always holds: it exists only as a descriptor until the container's init attaches it, so that a failure at any
 //! moment, or the end of the container, leaves no mount behind.
 
-use crate::init::{Mount, Source, Step, clone_tree};
+use crate::init::{Mount, Source, Start, Step, clone_tree};
 use crate::mounts::{self, Bind, Options};
 use crate::paths::{Kind, Links};
 use crate::sys::mount::{MountAttr, Reach};
@@ -36,7 +36,7 @@ pub(crate) fn plan(
         steps.push(Step::AttachRoot { tree: open_folder(root)?, at: at.clone() });
     }
     for mount in rootfs_mounts {
-        let options = mounts::parse(&mount.options)?;
+        let options = options_of(mount)?;
         let tree = open_tree_of(mount, &options)?;
         if crate::paths::clean(&mount.target).is_empty() {
             steps.push(Step::AttachRoot { tree, at: at.clone() });
@@ -48,6 +48,7 @@ pub(crate) fn plan(
                 links: Links::Refuse,
                 attr: MountAttr::default(),
                 recursive: MountAttr::default(),
+                start: Start::Empty,
                 shown: format!("{} {:?} of the rootfs", mount.kind, mount.source),
             }));
         }
@@ -75,7 +76,7 @@ pub fn mount_on_host(mounts: &[RootfsMount], at: &Path) -> Result<()> {
 fn mount_one_on_host(mount: &RootfsMount, at: &Path) -> Result<()> {
     use rustix::fs::ResolveFlags;
     use rustix::mount::MoveMountFlags;
-    let options = mounts::parse(&mount.options)?;
+    let options = options_of(mount)?;
     let tree = open_tree_of(mount, &options)?;
     let clean = crate::paths::clean(&mount.target);
     let below = if clean.is_empty() { "." } else { clean.as_str() };
@@ -87,6 +88,18 @@ fn mount_one_on_host(mount: &RootfsMount, at: &Path) -> Result<()> {
         .map_err(io("open in the rootfs", Path::new(&mount.target)))?;
     let how = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(&tree, "", &target, "", how).map_err(io("mount the rootfs at", at))
+}
+
+/// The options of a mount of the rootfs; those that have no meaning for one are refused.
+fn options_of(mount: &RootfsMount) -> Result<Options> {
+    let options = mounts::parse(&mount.options);
+    if options.remount || options.copy_up || options.id_map.is_some() {
+        return Err(Error::InvalidSpec {
+            field: "rootfs mount".into(),
+            why: format!("{:?}: remount, tmpcopyup and idmap are for mounts of the config", mount.options),
+        });
+    }
+    Ok(options)
 }
 
 fn path_string(path: &Path) -> Result<CString> {
@@ -188,6 +201,9 @@ fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Re
     }
     if options.read_only && mount.kind != "overlay" {
         set("ro", None)?;
+    }
+    for flag in &options.flags {
+        set(flag, None)?;
     }
     for (key, value) in &options.data {
         match (key.as_str(), value) {

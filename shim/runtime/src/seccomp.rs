@@ -3,7 +3,7 @@
 //! What always holds: arguments of one rule are all required (CVE-2017-18367); a syscall that is newer than the profile
 //! fails with `ENOSYS`, so that programs fall back; the compiler runs in a short-lived child, whose memory is not kept.
 
-use crate::init::Step;
+use crate::init::{Listener, Step};
 use crate::sys::process::{self, Exit, Reap};
 use crate::sys::seccomp::Instruction;
 use crate::{Error, Result};
@@ -27,16 +27,16 @@ const TREE_FROM: usize = 32;
 
 /// The step that loads the program of a config. Also a profile that allows everything is loaded: it still refuses the
 /// machine's other architectures, and `/proc/PID/status` says so.
-pub(crate) fn plan(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Step> {
+pub(crate) fn plan(seccomp: &LinuxSeccomp, cache: Option<&Path>, listener: Listener) -> Result<Step> {
     let program = load_or_compile(seccomp, cache)?;
-    Ok(Step::Seccomp { program, flags: flags(seccomp)? })
+    Ok(Step::Seccomp { program, flags: flags(seccomp, listener), listener })
 }
 
 /// The kernel's bits. A profile that does not speak of flags leaves speculation as it is: the mitigation is costly, and
 /// kernels that want it for every filtered process need no flag.
-fn flags(seccomp: &LinuxSeccomp) -> Result<u32> {
+fn flags(seccomp: &LinuxSeccomp, listener: Listener) -> u32 {
     const SPEC_ALLOW: u32 = 1 << 2;
-    let Some(flags) = seccomp.flags() else { return Ok(SPEC_ALLOW) };
+    let Some(flags) = seccomp.flags() else { return SPEC_ALLOW };
     let mut bits = 0;
     for flag in flags {
         bits |= match flag {
@@ -44,14 +44,14 @@ fn flags(seccomp: &LinuxSeccomp) -> Result<u32> {
             LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
             LinuxSeccompFilterFlag::SeccompFilterFlagLog => 1 << 1,
             LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => SPEC_ALLOW,
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
-                return Err(Error::NotBuilt {
-                    feature: "linux.seccomp.flags: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV".into(),
-                });
-            }
+            // It says how a listener's clients wait; without a listener there are none, and the kernel refuses it.
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => match listener {
+                Listener::Parent => 1 << 5,
+                Listener::None => 0,
+            },
         };
     }
-    Ok(bits)
+    bits
 }
 
 /// The version of the library that compiles profiles.
@@ -67,7 +67,6 @@ pub fn libseccomp_version() -> Result<String> {
 }
 
 fn load_or_compile(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Vec<Instruction>> {
-    refuse_notify(seccomp)?;
     let file = cache.map(|folder| folder.join(cache_name(seccomp)));
     if let Some(program) = file.as_deref().and_then(read_cached) {
         return Ok(program);
@@ -84,15 +83,6 @@ fn load_or_compile(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Vec<I
 
 fn invalid(why: impl Into<String>) -> Error {
     Error::InvalidSpec { field: "linux.seccomp".into(), why: why.into() }
-}
-
-fn refuse_notify(seccomp: &LinuxSeccomp) -> Result<()> {
-    let notify = LinuxSeccompAction::ScmpActNotify;
-    let rules = seccomp.syscalls().as_deref().unwrap_or_default();
-    if seccomp.default_action() == notify || rules.iter().any(|rule| rule.action() == notify) {
-        return Err(Error::NotBuilt { feature: "linux.seccomp: SCMP_ACT_NOTIFY and listenerPath".into() });
-    }
-    Ok(())
 }
 
 /// Named by what goes into the program. The folder belongs to root alone, so a name is enough to trust the contents.

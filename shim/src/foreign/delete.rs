@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use longshore_proto::containerd::task::v3::DeleteResponse;
 use longshore_proto::longshore::shim::v1::ExitRecord;
-use oci_spec::runtime::Spec;
 use prost::Message;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -71,7 +70,7 @@ fn clean_up(path: &Path, id: &str, failures: &mut Vec<Error>) -> Option<ExitReco
 /// Ends a container of our own runtime: whatever is in its cgroups.
 fn end_own(path: &Path, id: &str) -> Result<()> {
     let Ok(text) = std::fs::read(path.join(bundle::CONFIG)) else { return Ok(()) };
-    let Ok(spec) = serde_json::from_slice::<Spec>(&text) else { return Ok(()) };
+    let Ok(spec) = longshore_runtime::load_spec(&text) else { return Ok(()) };
     // Without a first process there was no container; its cgroups may be somebody else's.
     if number(&path.join(bundle::INIT_PID)).is_none() {
         return Ok(());

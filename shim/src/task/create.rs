@@ -310,8 +310,7 @@ impl Shim {
 
     fn read_spec(&self, request: &CreateTaskRequest, place: &Place) -> Result<Spec> {
         let text = bundle::read(&place.folder, bundle::CONFIG)?;
-        let mut spec: Spec = serde_json::from_slice(&text)
-            .map_err(|source| Error::Json { what: "read config.json of the bundle", source })?;
+        let mut spec = longshore_runtime::load_spec(&text)?;
         if let Some(process) = spec.process_mut() {
             // The runtime needs the two to agree; the request wins, as with containerd.
             process.set_terminal(Some(request.terminal));

@@ -133,7 +133,11 @@ impl Shim {
             self.poll.remove(oom);
         }
         match task.driver.take() {
-            Some(Driver::Library(container)) => container.delete()?,
+            Some(Driver::Library(container)) => {
+                for warning in container.delete()? {
+                    report::warn(&id, &warning);
+                }
+            }
             Some(Driver::Command(command)) => command.forget(),
             None if task.cgroup.is_empty() => {}
             None => longshore_runtime::cgroups::remove_orphan(&task.cgroup)?,

@@ -2,7 +2,6 @@
 
 use longshore_proto::containerd::events::TaskExecAdded;
 use longshore_proto::containerd::task::v3::ExecProcessRequest;
-use oci_spec::runtime::Process as ProcessSpec;
 
 use crate::error::{Error, Result};
 use crate::events::What;
@@ -28,8 +27,7 @@ impl Shim {
             return Err(Error::Limit { what: "execs that were not deleted", limit: limits::EXECS });
         }
         let json = request.spec.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
-        let mut spec: ProcessSpec = serde_json::from_slice(json)
-            .map_err(|source| Error::Json { what: "read the process of an exec", source })?;
+        let mut spec = longshore_runtime::load_process(json)?;
         spec.set_terminal(Some(request.terminal));
         if spec.oom_score_adj().is_none() {
             // Else it would have the shim's own.

@@ -2,7 +2,7 @@
 
 use super::{CgroupPaths, Mode};
 use crate::Result;
-use crate::init::{Existing, Mount, Source, Step, clone_tree};
+use crate::init::{Existing, Mount, Source, Start, Step, clone_tree};
 use crate::mounts::{self, Options};
 use crate::paths::{Kind, Links};
 use crate::sys::mount::{MountAttr, Reach};
@@ -53,6 +53,7 @@ fn plan_folder(target: &CStr, options: &Options, steps: &mut Vec<Step>) -> Resul
         links: Links::Refuse,
         attr,
         recursive: MountAttr::default(),
+        start: Start::Empty,
         shown: "tmpfs for the cgroup hierarchies".into(),
     }));
     Ok(())
@@ -74,6 +75,7 @@ fn bind(
         links: Links::Refuse,
         attr,
         recursive: MountAttr::default(),
+        start: Start::Empty,
         shown: format!("cgroup hierarchy {name}"),
     }));
     Ok(())

@@ -27,7 +27,7 @@ pub fn bundle(path: Option<&str>) -> Result<Bundle> {
         }
         other => other?,
     };
-    let spec: Spec = parse(&file, &bytes)?;
+    let spec = longshore_runtime::load_spec(&bytes)?;
     check_process(spec.process().as_ref())?;
     Ok(Bundle { path, spec, bytes })
 }

@@ -58,6 +58,7 @@ fn end(folder: &Folder, state: &State) -> Result<()> {
                 let _ = longshore_runtime::signal(pidfd.as_fd(), libc::SIGKILL);
             }
             cgroups::remove_orphan(&record.cgroups)?;
+            record.release()?;
             if let Some(pidfd) = &process {
                 wait(pidfd.as_fd())?;
             }

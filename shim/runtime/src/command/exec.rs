@@ -123,7 +123,7 @@ fn process(args: &Args, spec: &Spec) -> Result<Process> {
     let process = match args.filled("process") {
         Some(path) => {
             let path = Path::new(path);
-            config::parse(path, &config::read(path)?)?
+            longshore_runtime::load_process(&config::read(path)?)?
         }
         None => {
             let mut process =

@@ -100,8 +100,10 @@ fn stay(global: &Global, launched: &mut Launched, host: Option<Host>, signals: &
 
 fn end(global: &Global, launched: Launched) {
     let Launched { folder, container, .. } = launched;
-    let ended =
-        folder.lock().and_then(|()| container.delete().map_err(Error::from)).and_then(|()| folder.remove());
+    let ended = folder.lock().and_then(|()| container.delete().map_err(Error::from)).and_then(|warnings| {
+        warnings.iter().for_each(|warning| global.log.warn(warning));
+        folder.remove()
+    });
     if let Err(error) = ended {
         global.log.warn(&error.to_string());
     }

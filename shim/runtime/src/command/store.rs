@@ -296,7 +296,7 @@ impl Folder {
     /// The config with which the container was made.
     pub fn config(&self) -> Result<Spec> {
         let bytes = self.read_file(CONFIG, limits::CONFIG)?;
-        serde_json::from_slice(&bytes).map_err(|error| self.damaged(format!("{CONFIG}: {error}")))
+        longshore_runtime::load_spec(&bytes).map_err(|error| self.damaged(format!("{CONFIG}: {error}")))
     }
 
     /// In which state the container is.

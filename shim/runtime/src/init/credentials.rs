@@ -13,9 +13,15 @@ pub(super) fn become_root() -> SysResult<()> {
     process::set_uid(0)?;
     match process::set_groups(&[]) {
         // Without privilege over the map, setgroups is denied; the groups are unmapped then anyway.
-        Err(Errno::PERM) => Ok(()),
-        other => other,
+        Err(Errno::PERM) => {}
+        other => other?,
     }
+    stay_hidden()
+}
+
+/// A change of user sets this back to what `fs.suid_dumpable` says.
+fn stay_hidden() -> SysResult<()> {
+    process::prctl(libc::PR_SET_DUMPABLE, 0).map(drop)
 }
 
 /// Gives this process a session keyring of its own, where the kernel has keyrings and the quota allows one.
@@ -52,7 +58,7 @@ pub(super) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> SysResult<()> {
     process::set_gid(gid)?;
     process::set_uid(uid)?;
     process::prctl(libc::PR_SET_KEEPCAPS, 0)?;
-    Ok(())
+    stay_hidden()
 }
 
 /// Sets the four thread sets; ambient ones that are not inheritable and permitted too are left out, as the kernel would.

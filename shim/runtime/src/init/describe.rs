@@ -1,7 +1,7 @@
 //! The words for what a step does and for how it failed. Runs in the parent only.
 
 use super::channel::{Failure, How};
-use super::{Plan, Program, Step};
+use super::{Listener, Plan, Program, Step};
 use crate::Error;
 use crate::error::errno_text;
 use std::ffi::CStr;
@@ -65,12 +65,14 @@ pub(crate) fn doing(step: &Step) -> String {
         Step::LoopbackUp => "bring the loopback interface up".into(),
         Step::Hostname(name) => format!("set the host name {:?}", show(name)),
         Step::Domainname(name) => format!("set the domain name {:?}", show(name)),
-        Step::WriteProc { path, value } => format!("write {:?} to {}", show(value), show(path)),
-        Step::OpenLabel { path } => format!("open {}", show(path)),
+        Step::Procfs(_) => "use the runtime's procfs".into(),
+        Step::WriteProc { path, value } => format!("write {:?} to /proc/{}", show(value), show(path)),
+        Step::OpenLabel { path } => format!("open /proc/{}", show(path)),
         Step::SetLabel { value } => format!("set the security label {:?}", show(value)),
         Step::Propagation { flags } => format!("set the propagation of the mount tree (flags {flags:#x})"),
         Step::AttachRoot { at, .. } => format!("mount the rootfs at {:?}", show(at)),
         Step::Mount(mount) => format!("mount {} at {:?}", mount.shown, inside(&mount.target)),
+        Step::Remount { path, .. } => format!("remount {:?}", inside(path)),
         Step::SetAttributes { path, .. } => format!("change the mount attributes of {:?}", inside(path)),
         Step::MakeWorkingDirectory { path } => format!("make the folder {:?}", inside(path)),
         Step::Device { path, .. } => format!("make the device {:?}", inside(path)),
@@ -91,6 +93,7 @@ pub(crate) fn doing(step: &Step) -> String {
         Step::Scheduler(attr) => format!("set the scheduling policy {}", attr.policy),
         Step::IoPriority(value) => format!("set the I/O priority {value:#x}"),
         Step::Affinity(_) => "set the CPU affinity".into(),
+        Step::MemoryPolicy { mode, .. } => format!("set linux.memoryPolicy (mode {mode:#x})"),
         Step::NoNewPrivileges => "set no_new_privs".into(),
         Step::Seccomp { program, .. } => format!("load the seccomp program ({} instructions)", program.len()),
         Step::BoundingSet { .. } => "drop capabilities from the bounding set".into(),
@@ -125,6 +128,23 @@ fn hint(step: &Step, failure: &Failure) -> &'static str {
             "; a symbolic link in the rootfs leads there, which is not safe to follow"
         }
         Step::Mount(_) if errno == libc::ENOTDIR => "; the target in the rootfs must be a folder",
+        Step::Remount { .. } if errno == libc::EINVAL => {
+            "; an earlier mount must be there, and its file system must know the options"
+        }
+        Step::Scheduler(_) if matches!(errno, libc::EPERM | libc::EBUSY) => {
+            "; real-time and deadline policies need CAP_SYS_NICE, and deadlines a cpuset with whole scheduling domains"
+        }
+        Step::Scheduler(_) if errno == libc::EOPNOTSUPP => {
+            "; this kernel is built without CONFIG_UCLAMP_TASK, so utilisation cannot be clamped"
+        }
+        Step::MemoryPolicy { .. } if errno == libc::ENOSYS => "; this kernel is built without CONFIG_NUMA",
+        Step::MemoryPolicy { .. } if errno == libc::EINVAL => {
+            "; the host or the container's cpuset lacks those memory nodes, or the kernel that mode"
+        }
+        Step::Seccomp { listener: Listener::Parent, .. } if errno == libc::EBUSY => {
+            "; this process has a supervisor already, and there can be one only"
+        }
+        Step::Unshare { flags: libc::CLONE_NEWTIME } => "; linux.namespaces asks for a time namespace",
         Step::Propagation { .. } | Step::AttachRoot { .. } if errno == libc::EPERM => {
             "; the runtime needs CAP_SYS_ADMIN over the container's mount namespace"
         }

@@ -4,6 +4,7 @@
 //! by the number of the step and the kernel's errno. The parent owns the words ([`describe`]).
 
 pub(crate) mod channel;
+mod copy_up;
 mod credentials;
 pub(crate) mod describe;
 mod mounting;
@@ -69,12 +70,14 @@ pub(crate) enum Step {
     LoopbackUp,
     Hostname(CString),
     Domainname(CString),
-    /// Writes a file of the host's own `/proc`, before the container's files are in sight.
+    /// Remembers a procfs of the runtime's own for the next two kinds of steps.
+    Procfs(OwnedFd),
+    /// Writes a file of that procfs.
     WriteProc {
         path: CString,
         value: CString,
     },
-    /// Opens a file of the host's own `/proc` that [`Step::SetLabel`] writes later.
+    /// Opens a file of that procfs that [`Step::SetLabel`] writes later.
     OpenLabel {
         path: CString,
     },
@@ -93,6 +96,13 @@ pub(crate) enum Step {
     },
     /// Mounts something inside the root.
     Mount(Mount),
+    /// Changes what is mounted at a path inside the root: its file system, if there are parameters for it, and the mount.
+    Remount {
+        path: CString,
+        links: Links,
+        parameters: Option<Parameters>,
+        attr: MountAttr,
+    },
     /// Changes mount attributes at a path inside the root.
     SetAttributes {
         path: CString,
@@ -154,10 +164,16 @@ pub(crate) enum Step {
     Scheduler(SchedAttr),
     IoPriority(i32),
     Affinity(Box<rustix::thread::CpuSet>),
+    /// NUMA policy: mode with flags, nodes as a bit mask.
+    MemoryPolicy {
+        mode: i32,
+        nodes: Vec<libc::c_ulong>,
+    },
     NoNewPrivileges,
     Seccomp {
         program: Vec<Instruction>,
         flags: u32,
+        listener: Listener,
     },
     /// Drops what is not in this mask from the bounding set.
     BoundingSet {
@@ -210,6 +226,8 @@ impl Step {
 pub(crate) enum Request {
     /// Write the id maps of the new user namespace.
     MapIds,
+    /// Write the clock offsets of the new time namespace.
+    SetClocks,
     /// Run the hooks that run in the host's namespaces.
     RunHooks,
     /// Everything is ready: open the gate when the container is started.
@@ -246,6 +264,28 @@ pub(crate) enum Console {
     No,
 }
 
+/// Whether a seccomp program has a supervisor, to whom the parent hands the listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    None,
+    Parent,
+}
+
+/// What a new file system has in the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// What the kernel gives it.
+    Empty,
+    /// The mode of the folder that it hides.
+    Mode,
+    /// Copies of what it hides.
+    Contents,
+    ModeAndContents,
+}
+
+/// Keys and values for `fsconfig`.
+pub(crate) type Parameters = Vec<(CString, Option<CString>)>;
+
 /// A mount inside the root.
 pub(crate) struct Mount {
     pub(crate) source: Source,
@@ -257,6 +297,7 @@ pub(crate) struct Mount {
     pub(crate) attr: MountAttr,
     /// Attributes of the mount and all below it.
     pub(crate) recursive: MountAttr,
+    pub(crate) start: Start,
     /// For error texts: type and source as the config has them.
     pub(crate) shown: String,
 }
@@ -266,7 +307,7 @@ pub(crate) enum Source {
     /// A mount that the parent has prepared.
     Tree(OwnedFd),
     /// A file system that must be made in the container's namespaces.
-    New { kind: CString, parameters: Vec<(CString, Option<CString>)> },
+    New { kind: CString, parameters: Parameters },
 }
 
 /// The program to execute and what it gets.

@@ -5,7 +5,7 @@
 
 use super::run::{Child, Trouble};
 use super::terminal::NULL;
-use super::{Existing, Mount, Pivot, Source};
+use super::{Existing, Mount, Parameters, Pivot, Source, Start};
 use crate::paths::{self, Kind, Links};
 use crate::sys::SysResult;
 use crate::sys::mount::{MountAttr, Reach, set_attributes};
@@ -13,8 +13,9 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick,
+    move_mount, open_tree, unmount,
 };
 use std::ffi::{CStr, CString};
 
@@ -41,14 +42,45 @@ fn new_file_system(
     attributes: u64,
 ) -> SysResult<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in parameters {
-        match value {
-            Some(value) => fsconfig_set_string(&context, key.as_c_str(), value.as_c_str())?,
-            None => fsconfig_set_flag(&context, key.as_c_str())?,
-        }
-    }
+    configure(&context, parameters)?;
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
+}
+
+fn configure(context: &OwnedFd, parameters: &[(CString, Option<CString>)]) -> SysResult<()> {
+    for (key, value) in parameters {
+        match value {
+            Some(value) => fsconfig_set_string(context, key.as_c_str(), value.as_c_str())?,
+            None => fsconfig_set_flag(context, key.as_c_str())?,
+        }
+    }
+    Ok(())
+}
+
+/// Lets a new file system begin like the folder that it will hide; answers that folder. A folder that had to be made has
+/// nothing to give.
+fn start_with(
+    start: Start,
+    root: BorrowedFd<'_>,
+    mount: &Mount,
+    tree: BorrowedFd<'_>,
+) -> Result<OwnedFd, Trouble> {
+    let folder = match paths::open(root, &mount.target, OFlags::PATH | OFlags::DIRECTORY, mount.links) {
+        Err(Errno::NOENT) => {
+            return Ok(paths::open_or_create(root, &mount.target, mount.kind, mount.links)?);
+        }
+        other => other?,
+    };
+    if matches!(start, Start::Mode | Start::ModeAndContents) {
+        let mode = rustix::fs::fstat(&folder)?.st_mode & 0o7777;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = rustix::fs::openat(tree, c".", flags, Mode::empty())?;
+        rustix::fs::fchmod(&top, Mode::from_raw_mode(mode))?;
+    }
+    if matches!(start, Start::Contents | Start::ModeAndContents) {
+        super::copy_up::copy(folder.as_fd(), tree)?;
+    }
+    Ok(folder)
 }
 
 /// Attaches the rootfs at a folder of the host and answers the root of what is mounted there.
@@ -78,9 +110,30 @@ impl Child {
             apply(tree, Reach::One, &mount.attr)?;
         }
         apply(tree, Reach::Recursive, &mount.recursive)?;
-        let target = paths::open_or_create(root, &mount.target, mount.kind, mount.links)?;
+        let target = match mount.start {
+            Start::Empty => paths::open_or_create(root, &mount.target, mount.kind, mount.links)?,
+            start => start_with(start, root, mount, tree)?,
+        };
         attach(tree, target.as_fd())?;
         Ok(())
+    }
+
+    /// Changes what is mounted at a path, which must be the top of a mount.
+    pub(super) fn remount(
+        &self,
+        path: &CStr,
+        links: Links,
+        parameters: Option<&Parameters>,
+        attr: &MountAttr,
+    ) -> Result<(), Trouble> {
+        let target = paths::open(self.root()?, path, OFlags::PATH, links)?;
+        if let Some(parameters) = parameters {
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let context = fspick(&target, c"", flags)?;
+            configure(&context, parameters)?;
+            fsconfig_reconfigure(&context)?;
+        }
+        Ok(set_attributes(target.as_fd(), Reach::One, attr)?)
     }
 
     pub(super) fn set_attributes(&self, path: &CStr, reach: Reach, attr: &MountAttr) -> Result<(), Trouble> {

@@ -1,10 +1,10 @@
 //! Running the steps, in the child. Nothing here allocates.
 
 use super::channel::{Channel, Failure, How, Report};
-use super::{Plan, Request, Step, credentials, mounting, program, terminal};
+use super::{Listener, Plan, Request, Step, credentials, mounting, program, terminal};
 use crate::sys::{SysResult, net, process, seccomp};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 /// What steps leave for later steps.
@@ -12,6 +12,8 @@ use rustix::io::Errno;
 pub(crate) struct Child {
     /// The container's root; none in an exec, whose root is `/` already.
     pub(super) root: Option<OwnedFd>,
+    /// A procfs of the runtime's own.
+    procfs: Option<OwnedFd>,
     /// The open file of the security label.
     label: Option<OwnedFd>,
     /// The empty folder that masks folders, once it is mounted somewhere.
@@ -47,7 +49,10 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_
     let mut child = Child::default();
     // The child must not hold the parent's end, or it would never see that the parent is gone.
     let parents_end = parents_end.as_raw_fd() as u32;
-    let start = process::close_range(parents_end, parents_end).and_then(|()| process::reset_signals());
+    // Nobody in the container may look into it until it is its program (CVE-2016-9962, CVE-2019-5736).
+    let start = process::prctl(libc::PR_SET_DUMPABLE, 0)
+        .and_then(|_| process::close_range(parents_end, parents_end))
+        .and_then(|()| process::reset_signals());
     if let Err(errno) = start {
         return fail(channel, 0, errno.into());
     }
@@ -99,6 +104,13 @@ impl Child {
         }
     }
 
+    /// Opens a file of the runtime's own procfs for writing, and of nothing that is mounted in it (CVE-2025-52881).
+    fn open_proc(&self, path: &std::ffi::CStr) -> SysResult<OwnedFd> {
+        let root = self.procfs.as_ref().ok_or(Errno::BADF)?;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(root, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
     fn step(
         &mut self,
         step: &Step,
@@ -115,14 +127,22 @@ impl Child {
             Step::LoopbackUp => net::loopback_up()?,
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
             Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes())?,
-            Step::WriteProc { path, value } => write_proc(path, value.to_bytes())?,
-            Step::OpenLabel { path } => self.label = Some(super::channel::above_stdio(open_proc(path)?)?),
+            Step::Procfs(fd) => self.procfs = Some(rustix::io::fcntl_dupfd_cloexec(fd, 3)?),
+            Step::WriteProc { path, value } => {
+                write_all(self.open_proc(path)?.as_fd(), value.to_bytes())?;
+            }
+            Step::OpenLabel { path } => {
+                self.label = Some(super::channel::above_stdio(self.open_proc(path)?)?);
+            }
             Step::SetLabel { value } => {
                 write_all(self.label.as_ref().ok_or(Errno::BADF)?.as_fd(), value.to_bytes())?
             }
             Step::Propagation { flags } => crate::sys::mount::set_propagation(c"/", *flags)?,
             Step::AttachRoot { tree, at } => self.root = Some(mounting::attach_root(tree.as_fd(), at)?),
             Step::Mount(mount) => self.mount(mount)?,
+            Step::Remount { path, links, parameters, attr } => {
+                self.remount(path, *links, parameters.as_ref(), attr)?
+            }
             Step::SetAttributes { path, reach, attr } => self.set_attributes(path, *reach, attr)?,
             Step::MakeWorkingDirectory { path } => self.make_working_directory(path),
             Step::Device { path, mode, dev, uid, gid } => self.device(path, *mode, *dev, *uid, *gid)?,
@@ -143,8 +163,12 @@ impl Child {
             Step::Scheduler(attr) => process::set_scheduler(attr)?,
             Step::IoPriority(value) => process::set_io_priority(*value)?,
             Step::Affinity(cpus) => rustix::thread::sched_setaffinity(None, cpus)?,
+            Step::MemoryPolicy { mode, nodes } => process::set_memory_policy(*mode, nodes)?,
             Step::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, 1).map(drop)?,
-            Step::Seccomp { program, flags } => seccomp::load(program, *flags)?,
+            Step::Seccomp { program, flags, listener: Listener::None } => seccomp::load(program, *flags)?,
+            Step::Seccomp { program, flags, listener: Listener::Parent } => {
+                supervised(program, *flags, channel)?
+            }
             Step::BoundingSet { keep } => credentials::shrink_bounding_set(*keep)?,
             Step::User { uid, gid, groups } => credentials::become_user(*uid, *gid, groups)?,
             Step::Capabilities { effective, permitted, inheritable, ambient } => {
@@ -166,6 +190,7 @@ impl Child {
 fn ask(request: Request, channel: &Channel) -> SysResult<()> {
     channel.send(match request {
         Request::MapIds => Report::MapIds,
+        Request::SetClocks => Report::SetClocks,
         Request::RunHooks => Report::RunHooks,
         Request::Gate => Report::Ready,
     })?;
@@ -192,19 +217,14 @@ fn close_fds(first: u32, keep: &[i32], channel: &Channel) -> SysResult<()> {
     }
 }
 
-/// Opens a file of the host's `/proc` for writing; it must be one of procfs.
-fn open_proc(path: &std::ffi::CStr) -> SysResult<OwnedFd> {
-    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
-    if rustix::fs::fstatfs(&file)?.f_type as u64 != PROC_SUPER_MAGIC {
-        return Err(Errno::XDEV);
+/// Loads a program that has a supervisor and waits until the parent has handed the listener to it.
+fn supervised(program: &[seccomp::Instruction], flags: u32, channel: &Channel) -> SysResult<()> {
+    let listener = seccomp::load_with_listener(program, flags)? as u32;
+    channel.write(Report::Listener(listener as i32))?;
+    match channel.await_answer() {
+        Err(_) => process::exit(1),
+        Ok(()) => process::close_range(listener, listener),
     }
-    Ok(file)
-}
-
-fn write_proc(path: &std::ffi::CStr, value: &[u8]) -> SysResult<()> {
-    write_all(open_proc(path)?.as_fd(), value)
 }
 
 /// Control files take a value in one write or not at all.

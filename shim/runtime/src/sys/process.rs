@@ -33,12 +33,31 @@ pub(crate) fn spawn(
     cgroup: Option<BorrowedFd<'_>>,
     run: impl FnOnce() -> i32,
 ) -> SysResult<Child> {
+    clone(flags, libc::SIGCHLD as u64, cgroup, run)
+}
+
+/// As [`spawn`], but the new process is a child of this one's parent.
+pub(crate) fn spawn_sibling(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    run: impl FnOnce() -> i32,
+) -> SysResult<Child> {
+    // The signal at its exit is the one of this process's.
+    clone(flags | libc::CLONE_PARENT as u64, 0, cgroup, run)
+}
+
+fn clone(
+    flags: u64,
+    exit_signal: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    run: impl FnOnce() -> i32,
+) -> SysResult<Child> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: clone_args is plain data for which all zeroes are valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND;
     args.pidfd = &raw mut pidfd as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    args.exit_signal = exit_signal;
     if let Some(fd) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd() as u64;
@@ -302,4 +321,53 @@ pub(crate) fn replace(fd: OwnedFd, slot: BorrowedFd<'_>) -> SysResult<()> {
     // SAFETY: both descriptors are open; the slot stays open and keeps its owner.
     check(unsafe { libc::syscall(libc::SYS_dup3, fd.as_raw_fd(), slot.as_raw_fd(), libc::O_CLOEXEC) })
         .map(drop)
+}
+
+/// Sleeps until a signal comes.
+pub(crate) fn pause() {
+    // SAFETY: no arguments; ppoll on nothing, as not every architecture has pause.
+    unsafe {
+        libc::syscall(
+            libc::SYS_ppoll,
+            std::ptr::null_mut::<libc::pollfd>(),
+            0,
+            std::ptr::null::<libc::timespec>(),
+            std::ptr::null::<libc::sigset_t>(),
+            0,
+        )
+    };
+}
+
+/// The kind of a namespace file as a flag of clone(2); an error for other files.
+pub(crate) fn namespace_kind(fd: BorrowedFd<'_>) -> SysResult<libc::c_int> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this ioctl takes no argument.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, fd.as_raw_fd(), NS_GET_NSTYPE, 0) })
+        .map(|kind| kind as libc::c_int)
+}
+
+/// The process id behind a pidfd, as this process's procfs tells it.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> SysResult<i32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| error.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    line.and_then(|pid| pid.trim().parse().ok()).filter(|pid| *pid > 0).ok_or(Errno::SRCH)
+}
+
+/// NUMA policy of this process's memory: mode with its flags, and the nodes as a bit mask.
+pub(crate) fn set_memory_policy(mode: libc::c_int, nodes: &[libc::c_ulong]) -> SysResult<()> {
+    // The kernel reads one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { nodes.len() * libc::c_ulong::BITS as usize + 1 };
+    let mask = if nodes.is_empty() { std::ptr::null() } else { nodes.as_ptr() };
+    // SAFETY: the mask has as many bits as said, apart from the one that the kernel leaves out.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
+}
+
+/// A duplicate of another process's descriptor, close-on-exec.
+pub(crate) fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: i32) -> SysResult<OwnedFd> {
+    // SAFETY: integer arguments only.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -19,7 +19,7 @@ const APPLETS: &[&str] = &[
     "sh", "true", "false", "cat", "echo", "id", "ls", "mount", "sleep", "hostname", "ifconfig", "env", "pwd",
     "ps", "touch", "mkdir", "ln", "stat", "readlink", "kill", "dd", "head", "grep", "wc", "tty", "stty",
     "umask", "dmesg", "chmod", "rm", "setsid", "tail", "seq", "nproc", "test", "mknod", "timeout", "tr",
-    "sort",
+    "sort", "cut", "sed", "df",
 ];
 
 /// How a process ended, and what it wrote.

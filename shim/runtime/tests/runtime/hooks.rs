@@ -96,3 +96,17 @@ fn a_failing_poststart_hook_kills_the_container() {
     assert!(matches!(running.container().start(), Err(Error::Hook { kind: "poststart", .. })));
     assert_eq!(running.finish().code, 137);
 }
+
+#[test]
+fn a_failing_poststop_hook_is_a_warning_and_the_next_ones_run() {
+    let mut bundle = Bundle::new("true");
+    let mark = bundle.dir.path().join("mark");
+    bundle.spec["hooks"] =
+        json!({ "poststop": [hook("exit 3"), hook(&format!("touch {}", mark.display()))] });
+    let mut running = bundle.start();
+    let container = running.container.take().unwrap();
+    crate::bundle::wait(container.pid(), container.pidfd());
+    let warnings = container.delete().unwrap();
+    assert!(warnings.len() == 1 && warnings[0].ends_with("exited with code 3"), "{warnings:?}");
+    assert!(mark.exists());
+}

@@ -117,22 +117,6 @@ fn no_program_at_all_is_refused() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_by_name() {
-    let cases = [
-        ("/linux/intelRdt", json!({ "closID": "x" }), "linux.intelRdt"),
-        ("/linux/netDevices", json!({ "eth0": {} }), "linux.netDevices"),
-        ("/linux/memoryPolicy", json!({ "mode": "MPOL_LOCAL" }), "linux.memoryPolicy"),
-    ];
-    for (pointer, value, name) in cases {
-        let mut bundle = Bundle::new("true");
-        let (parent, key) = pointer.rsplit_once('/').unwrap();
-        bundle.spec.pointer_mut(parent).unwrap()[key] = value;
-        let error = bundle.failure();
-        assert!(matches!(&error, Error::NotBuilt { feature } if feature == name), "{error}");
-    }
-}
-
-#[test]
 fn unknown_keys_are_ignored_and_odd_versions_refused() {
     let mut bundle = Bundle::new("true");
     bundle.spec["linux"]["someday"] = json!({ "x": 1 });

@@ -6,6 +6,7 @@
 mod bundle;
 mod cgroups;
 mod exec;
+mod fields;
 mod hooks;
 mod lifecycle;
 mod mounts;

@@ -1,8 +1,8 @@
 //! Seccomp programs from the config.
 
 use crate::bundle::{Bundle, shell};
-use longshore_runtime::Error;
 use serde_json::{Value, json};
+use std::os::fd::{AsRawFd, OwnedFd};
 
 fn allow_but(rules: Value) -> Value {
     json!({ "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"], "syscalls": rules })
@@ -151,9 +151,105 @@ fn syscalls_newer_than_the_profile_do_not_exist() {
     assert_eq!(outcome.code, 0, "{outcome:?}");
 }
 
+/// What an agent has got: the container process state, and the listener.
+fn accept(listener: &std::os::unix::net::UnixListener) -> (Value, OwnedFd) {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let (socket, _) = listener.accept().unwrap();
+    let (mut bytes, mut fd) = (Vec::new(), None);
+    loop {
+        let mut chunk = [0; 256];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [rustix::io::IoSliceMut::new(&mut chunk)];
+        let length = recvmsg(&socket, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).unwrap().bytes;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                fd = fds.next();
+            }
+        }
+        if length == 0 {
+            return (serde_json::from_slice(&bytes).unwrap(), fd.unwrap());
+        }
+        bytes.extend_from_slice(&chunk[..length]);
+    }
+}
+
+/// Answers one system call with an errno.
+fn answer(listener: &OwnedFd, errno: i32) {
+    const RECEIVE: libc::c_ulong = 0xc050_2100;
+    const SEND: libc::c_ulong = 0xc018_2101;
+    // SAFETY: all zeroes are a valid request; both ioctls take the structs that they are given.
+    unsafe {
+        let mut request: libc::seccomp_notif = std::mem::zeroed();
+        assert_eq!(libc::ioctl(listener.as_raw_fd(), RECEIVE, &mut request), 0);
+        let mut response: libc::seccomp_notif_resp = std::mem::zeroed();
+        response.id = request.id;
+        response.error = -errno;
+        assert_eq!(libc::ioctl(listener.as_raw_fd(), SEND, &mut response), 0);
+    }
+}
+
 #[test]
-fn user_notification_is_refused() {
-    let mut bundle = Bundle::new("true");
-    bundle.spec["linux"]["seccomp"] = allow_but(json!([{ "names": ["mkdir"], "action": "SCMP_ACT_NOTIFY" }]));
-    assert!(matches!(bundle.failure(), Error::NotBuilt { .. }));
+fn an_agent_gets_the_listener_and_decides() {
+    for no_new_privileges in [true, false] {
+        let mut bundle = Bundle::new("mkdir /tmp/x 2>&1; echo done; sleep 100");
+        let path = bundle.dir.path().join("agent");
+        let agent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        bundle.spec["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        bundle.spec["annotations"] = json!({ "k": "v" });
+        let mut profile = allow_but(json!([{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_NOTIFY" }]));
+        profile["listenerPath"] = json!(path);
+        profile["listenerMetadata"] = json!("what it is about");
+        profile["flags"] =
+            json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]);
+        bundle.spec["linux"]["seccomp"] = profile;
+        let states = std::thread::spawn(move || {
+            let mut states = Vec::new();
+            for _ in 0..2 {
+                let (state, listener) = accept(&agent);
+                answer(&listener, libc::ENOSPC);
+                states.push(state);
+            }
+            states
+        });
+        let mut running = bundle.start();
+        let output = running.wait_for_output("done");
+        assert!(output.contains("No space left on device"), "{output}");
+        let mut process = shell("mkdir /tmp/y 2>&1; true");
+        process["noNewPrivileges"] = json!(no_new_privileges);
+        let outcome = running.exec(process).unwrap();
+        assert!(outcome.stdout.contains("No space left on device"), "{outcome:?}");
+        let states = states.join().unwrap();
+        let pid = running.container().pid();
+        assert_eq!((&states[0]["pid"], &states[0]["state"]["pid"]), (&json!(pid), &json!(pid)));
+        assert_eq!(states[0]["fds"], json!(["seccompFd"]));
+        assert_eq!(states[0]["metadata"], "what it is about");
+        assert_eq!(states[0]["state"]["status"], "creating");
+        assert_eq!(states[0]["state"]["annotations"]["k"], "v");
+        assert_eq!(states[1]["state"]["status"], "running");
+        running.kill();
+    }
+}
+
+#[test]
+fn a_profile_with_an_agent_must_name_one_that_listens() {
+    let notify = |name: &str| json!([{ "names": [name], "action": "SCMP_ACT_NOTIFY" }]);
+    let refused = |profile: Value, part: &str| {
+        let mut bundle = Bundle::new("true");
+        bundle.spec["linux"]["seccomp"] = profile;
+        let text = bundle.failure().to_string();
+        assert!(text.contains(part), "{part}: {text}");
+    };
+    refused(allow_but(notify("mkdir")), "listenerPath");
+    let mut profile = allow_but(notify("mkdir"));
+    profile["listenerPath"] = json!("/no/such/agent");
+    refused(profile.clone(), "/no/such/agent");
+    profile["syscalls"] = notify("write");
+    refused(profile.clone(), "\"write\"");
+    profile["defaultAction"] = json!("SCMP_ACT_NOTIFY");
+    refused(profile, "defaultAction");
+    let mut profile = allow_but(json!([]));
+    profile["listenerMetadata"] = json!("x");
+    profile["syscalls"] = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" }]);
+    refused(profile, "listenerMetadata");
 }

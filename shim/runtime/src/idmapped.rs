@@ -1,0 +1,120 @@
+//! Idmapped mounts: a mapping is a user namespace that nobody lives in, and a detached mount takes it on before it is
+//! attached anywhere.
+
+use crate::namespaces::{self, Namespaces};
+use crate::sys::mount::{MountAttr, Reach, set_attributes};
+use crate::sys::process::{self, Reap};
+use crate::{Error, Result};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Mount as MountSpec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::cell::OnceCell;
+
+/// Where the mappings of a container's mounts come from.
+pub(crate) struct IdMaps<'a> {
+    container: Container<'a>,
+    /// A namespace with the container's own maps, once one was needed.
+    own: OnceCell<OwnedFd>,
+}
+
+/// The container's own mapping.
+enum Container<'a> {
+    /// It has no user namespace.
+    None,
+    Mapped(&'a Linux),
+    Joined(OwnedFd),
+}
+
+impl<'a> IdMaps<'a> {
+    pub(crate) fn of(namespaces: &Namespaces, linux: &'a Linux) -> Result<IdMaps<'a>> {
+        let container = match namespaces.user_to_join() {
+            Some(fd) => Container::Joined(
+                fd.try_clone_to_owned()
+                    .map_err(|source| Error::System { doing: "duplicate the user namespace", source })?,
+            ),
+            None if namespaces.new & libc::CLONE_NEWUSER != 0 => Container::Mapped(linux),
+            None => Container::None,
+        };
+        Ok(IdMaps { container, own: OnceCell::new() })
+    }
+
+    /// Lets the owners of a detached mount appear mapped: by the mount's own maps, or else as in the container's user
+    /// namespace.
+    pub(crate) fn apply(
+        &self,
+        index: usize,
+        mount: &MountSpec,
+        tree: BorrowedFd<'_>,
+        reach: Reach,
+    ) -> Result<()> {
+        let field = format!("mounts[{index}].uidMappings");
+        let invalid = |why: &str| Error::InvalidSpec { field: field.clone(), why: why.into() };
+        let uid = mount.uid_mappings().as_deref().unwrap_or_default();
+        let gid = mount.gid_mappings().as_deref().unwrap_or_default();
+        let made;
+        let namespace = match (uid.is_empty(), gid.is_empty()) {
+            (false, false) => {
+                made = make(uid, gid)?;
+                made.as_fd()
+            }
+            (true, true) => self.containers_own().map_err(|error| {
+                error.unwrap_or_else(|| {
+                    invalid("are missing, and the container has no user namespace whose maps could be used")
+                })
+            })?,
+            _ => return Err(invalid("and gidMappings must be given together")),
+        };
+        let attr = MountAttr {
+            set: libc::MOUNT_ATTR_IDMAP,
+            userns_fd: std::os::fd::AsRawFd::as_raw_fd(&namespace) as u64,
+            ..Default::default()
+        };
+        set_attributes(tree, reach, &attr).map_err(|errno| match errno {
+            Errno::INVAL => invalid(&format!(
+                "the file system of {:?} cannot be mounted with mapped owners, or is so mounted already",
+                mount.source().as_deref().unwrap_or(std::path::Path::new(""))
+            )),
+            errno => Error::System { doing: "map the owners of a mount", source: errno.into() },
+        })
+    }
+
+    /// `Err(None)` if the container has no user namespace.
+    fn containers_own(&self) -> Result<BorrowedFd<'_>, Option<Error>> {
+        match &self.container {
+            Container::None => Err(None),
+            Container::Joined(fd) => Ok(fd.as_fd()),
+            Container::Mapped(linux) => {
+                if let Some(fd) = self.own.get() {
+                    return Ok(fd.as_fd());
+                }
+                let uid = linux.uid_mappings().as_deref().unwrap_or_default();
+                let gid = linux.gid_mappings().as_deref().unwrap_or_default();
+                let fd = make(uid, gid).map_err(Some)?;
+                Ok(self.own.get_or_init(|| fd).as_fd())
+            }
+        }
+    }
+}
+
+/// A user namespace with these maps, held by its descriptor alone.
+fn make(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<OwnedFd> {
+    let system = |doing| move |errno: Errno| Error::System { doing, source: errno.into() };
+    let holder = process::spawn(libc::CLONE_NEWUSER as u64, None, || {
+        let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+        loop {
+            process::pause();
+        }
+    })
+    .map_err(system("make a user namespace for a mapping"))?;
+    let fill = || {
+        namespaces::write_maps(holder.pid, uid, gid)?;
+        let path = format!("/proc/{}/ns/user", holder.pid);
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(system("open the user namespace of a mapping"))
+    };
+    let made = fill();
+    let _ = process::pidfd_send_signal(holder.pidfd.as_fd(), libc::SIGKILL);
+    let _ = process::wait(holder.pidfd.as_fd(), Reap::Take);
+    made
+}
