@@ -388,6 +388,12 @@ impl Decoder {
         self.skip > 0 || self.taken < self.buffer.len()
     }
 
+    /// Bytes that were fed and not handed out.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.buffer.len() - self.taken
+    }
+
     fn refuse(&mut self, length: usize) {
         let buffered = self.buffer.len() - self.taken;
         let whole = HEADER_LENGTH.saturating_add(length);

@@ -120,7 +120,7 @@ impl Error {
     }
 }
 
-/// 127 and 126 of `longshore run` are recovered from the code, one to one.
+/// 127 and 126 of `longshore run` are recovered from the code, if the text begins with `exec`.
 fn runtime_code(error: &runtime::Error) -> Code {
     match error.exit_code() {
         Some(127) => return Code::InvalidArgument,
@@ -128,6 +128,7 @@ fn runtime_code(error: &runtime::Error) -> Code {
         None => {}
     }
     match error {
+        runtime::Error::InvalidSpec { .. } => Code::InvalidArgument,
         runtime::Error::NotBuilt { .. } => Code::Unimplemented,
         runtime::Error::NotRunning => Code::NotFound,
         runtime::Error::WrongState { .. } | runtime::Error::NoController { .. } => Code::FailedPrecondition,

@@ -52,7 +52,7 @@ pub const READER: Duration = Duration::from_secs(3);
 /// After so long without work, memory is given back to the kernel.
 pub const IDLE: Duration = Duration::from_millis(300);
 
-/// An assigned shim without container and without connection leaves after so long.
+/// An assigned shim without connection looks so often whether anybody can still come for it, and leaves if not.
 pub const LONELY: Duration = Duration::from_secs(10);
 
 /// How long the last answers may take to be sent before the shim leaves.

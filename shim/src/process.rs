@@ -30,6 +30,11 @@ pub struct Caller {
     pub stream: u32,
 }
 
+impl Caller {
+    /// Stands for what the shim does by itself.
+    pub const NOBODY: Self = Self { connection: u32::MAX, stream: 0 };
+}
+
 /// One process of the container.
 pub struct Process {
     /// The id of its container.

@@ -24,7 +24,7 @@ use crate::sandbox::Sandbox;
 use crate::signals::Signals;
 use crate::stdio::Owner;
 use crate::timers::{Timer, Timers};
-use crate::{bundle, events::EventLog, limits, sys};
+use crate::{bundle, events::EventLog, limits, report, sys};
 
 /// Where a container is on disk.
 pub struct Place {
@@ -302,8 +302,7 @@ impl Shim {
         self.watch_loneliness();
     }
 
-    /// An assigned shim whose daemon went away before it created anything must not stay for ever, nor a sandbox whose bundle
-    /// is gone.
+    /// An assigned shim whose daemon went away before it created anything must not stay for ever, nor one whose bundle is gone.
     pub fn watch_loneliness(&mut self) {
         if self.is_lonely() {
             self.timers.reset(limits::LONELY, Timer::Lonely);
@@ -314,15 +313,27 @@ impl Shim {
         if self.life != Life::Serving || !self.is_lonely() {
             return;
         }
-        if self.sandbox.is_none() || self.bundle_is_gone() {
-            self.leave();
-        } else {
-            self.watch_loneliness();
+        let is_empty = self.tasks.is_empty() && self.commands.is_idle();
+        if is_empty && (self.sandbox.is_none() || self.bundle_is_gone()) {
+            return self.leave();
         }
+        if self.bundle_is_gone() {
+            self.abandon();
+        }
+        self.watch_loneliness();
     }
 
     fn is_lonely(&self) -> bool {
-        self.connections.is_empty() && self.tasks.is_empty() && self.commands.is_idle()
+        self.connections.is_empty()
+    }
+
+    /// Somebody has removed the bundle, and with it what leads to this shim: nobody will ever ask for its containers again, and
+    /// others of their names may be made. They end.
+    fn abandon(&mut self) {
+        let id = self.assigned.as_ref().map(|assigned| assigned.id.as_str()).unwrap_or_default();
+        report::error(id, &"the bundle was removed, and nobody is connected: what runs in it is ended");
+        let inits: Vec<u32> = self.tasks.values().map(|task| task.init).collect();
+        inits.into_iter().for_each(|init| self.delete_unasked(init));
     }
 
     fn bundle_is_gone(&self) -> bool {

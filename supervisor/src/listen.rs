@@ -100,6 +100,8 @@ pub struct Socket {
     refusals: Refusals,
     places: Arc<Semaphore>,
     max_connections: usize,
+    /// What `max_connections` is called.
+    bound: &'static str,
     /// The process had no file left for a connection: until then no other is accepted.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -156,9 +158,10 @@ impl Socket {
                     refusals: Refusals::default(),
                     places: Arc::new(Semaphore::new(0)),
                     max_connections: 0,
+                    bound: "half of the files that may be open",
                     pause: None,
                 };
-                Ok(socket.at_most(usize::MAX))
+                Ok(socket.at_most(usize::MAX, "half of the files that may be open"))
             }
             Err(source) => {
                 let _ = fs::remove_file(&temporary);
@@ -168,11 +171,12 @@ impl Socket {
     }
 
     /// Hangs up on those who come when so many connections are open. At most half of the files that this process may
-    /// open, so that there are some left to work with.
-    pub fn at_most(mut self, connections: usize) -> Self {
+    /// open, so that there are some left to work with. `bound` is what that number is called.
+    pub fn at_most(mut self, connections: usize, bound: &'static str) -> Self {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.map_or(usize::MAX, |files| usize::try_from(files / 2).unwrap_or(usize::MAX));
         self.max_connections = connections.min(files).min(Semaphore::MAX_PERMITS);
+        self.bound = bound;
         self.places = Arc::new(Semaphore::new(self.max_connections));
         self
     }
@@ -186,7 +190,7 @@ impl Socket {
             return Ok(None);
         }
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            let why = format!("{} are open (grpc.max_connections)", self.max_connections);
+            let why = format!("{} are open ({})", self.max_connections, self.bound);
             self.refusals.tell(uid, gid, pid, &why);
             return Ok(None);
         };

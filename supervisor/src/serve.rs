@@ -77,7 +77,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     let restarts = looked_after(&services);
     let exporter =
         tokio::spawn(export_now_and_then(Arc::clone(&services.db), config.metadata.export_seconds));
-    let socket = Socket::bind(&config.address, access)?.at_most(config.grpc.max_connections);
+    let socket =
+        Socket::bind(&config.address, access)?.at_most(config.grpc.max_connections, "grpc.max_connections");
     tracing::info!(
         containers = recovered.alive,
         stopped = recovered.stopped,

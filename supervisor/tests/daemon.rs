@@ -6,7 +6,6 @@ mod common;
 
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use common::{Clients, Daemon, code, command};
@@ -245,45 +244,38 @@ async fn strangers_are_refused_and_logged() {
     // The socket's mode is opened, so that only the daemon's own look at the peer is left.
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
     std::fs::set_permissions(daemon.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let as_user = |gid: u32| {
-        let mut probe = Command::new(std::env::current_exe().unwrap());
-        probe
-            .args(["probe_for_another_test", "--exact", "--nocapture"])
-            .env(PROBE, &socket)
-            .uid(65534)
-            .gid(gid);
-        let output = probe.output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    if !std::path::Path::new("/proc/self/exe").exists() || !as_user(group).contains("probe:") {
-        eprintln!("skipped: another user cannot run this test's program");
-        return;
-    }
-    let stranger = as_user(65534);
-    assert!(stranger.contains("probe: read Some(0)") && !stranger.contains("probe: ok"), "{stranger}");
-    assert!(as_user(group).contains("probe: ok\nprobe: read Some(1)"), "{}", as_user(group));
+    let stranger = as_somebody_else(&socket, 65534);
+    assert!(stranger.0.is_err(), "a stranger is answered");
+    assert_eq!(stranger.1, Some(0), "a stranger is not hung up on");
+    let member = as_somebody_else(&socket, group);
+    assert_eq!(member, (Ok(()), Some(1)));
     assert!(daemon.log().contains("refused a connection"), "{}", daemon.log());
 }
 
-const PROBE: &str = "LONGSHORE_TEST_PROBE";
-
-#[tokio::test]
-async fn probe_for_another_test() {
-    let Some(socket) = std::env::var_os(PROBE) else { return };
-    let clients = Clients {
-        // With the first call: who is hung up on may or may not have connected before.
-        channel: common::endpoint(socket.as_ref()).connect_lazy(),
-        namespace: String::new(),
-        lease: String::new(),
-    };
-    match clients.version().version(()).await {
-        Ok(_) => println!("probe: ok"),
-        Err(status) => println!("probe: {:?}", status.code()),
-    }
-    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-    let mut first = [0];
-    // A server of HTTP/2 says something first; one that hangs up says nothing.
-    println!("probe: read {:?}", stream.read(&mut first).ok());
+/// What another user in this group is answered, and how many bytes are said to one who only listens.
+fn as_somebody_else(socket: &std::path::Path, gid: u32) -> (Result<(), Code>, Option<usize>) {
+    use rustix::process::{Gid, Uid};
+    let socket = socket.to_owned();
+    let other = std::thread::spawn(move || {
+        // These change who this thread is to the kernel, and no other.
+        rustix::thread::set_thread_groups(&[]).unwrap();
+        rustix::thread::set_thread_res_gid(None, Gid::from_raw(gid), None).unwrap();
+        rustix::thread::set_thread_res_uid(None, Uid::from_raw(65534), None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answer = runtime.block_on(async {
+            let clients = Clients {
+                // With the first call: who is hung up on may or may not have connected before.
+                channel: common::endpoint(&socket).connect_lazy(),
+                namespace: String::new(),
+                lease: String::new(),
+            };
+            clients.version().version(()).await.map(drop).map_err(|status| status.code())
+        });
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        // A server of HTTP/2 says something first; one that hangs up says nothing.
+        (answer, stream.read(&mut [0]).ok())
+    });
+    other.join().unwrap()
 }
 
 #[tokio::test]

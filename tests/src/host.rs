@@ -225,3 +225,12 @@ pub async fn rest(events: &mut Streaming<Envelope>) -> Vec<String> {
     }
     titles
 }
+
+/// Makes the calling thread, and no other, somebody else to the kernel.
+pub fn become_in_this_thread(uid: u32, gid: u32) {
+    use rustix::process::{Gid, Uid};
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_groups(&[]).expect("these tests are root's");
+    rustix::thread::set_thread_res_gid(None, gid, None).expect("these tests are root's");
+    rustix::thread::set_thread_res_uid(None, uid, None).expect("these tests are root's");
+}

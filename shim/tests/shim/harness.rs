@@ -273,7 +273,7 @@ impl Shim {
     }
 
     /// Cgroups of this container that are still there.
-    fn left_over(&self) -> Vec<PathBuf> {
+    pub fn left_over(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
         roots.extend(fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path()));

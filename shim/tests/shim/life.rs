@@ -1,12 +1,13 @@
 //! A container's life through the task API: states, codes, events and their order, exit records.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use longshore_proto::containerd::task::v3 as task;
 use longshore_proto::containerd::v1::types::Status;
 use longshore_proto::ttrpc::Code;
 
-use crate::client::{SHIM, TASK, code};
+use crate::client::{Client, SHIM, TASK, code};
 use crate::harness::{ID, Shim, Want, exit_of, wait_until};
 
 fn topics(shim: &mut Shim, stream: u32, count: usize) -> Vec<String> {
@@ -403,4 +404,38 @@ fn an_assigned_shim_that_nobody_needs_leaves() {
     std::thread::sleep(Duration::from_secs(1));
     assert!(shim.child.try_wait().unwrap().is_none(), "it waits for a while");
     assert!(wait_until(Duration::from_secs(12), || shim.child.try_wait().unwrap().is_some()));
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_the_callers_fault() {
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let cases: [(fn(&mut serde_json::Value), &str); 3] = [
+        (|config| drop(config.as_object_mut().unwrap().remove("linux")), "linux: is missing"),
+        (|config| drop(config.as_object_mut().unwrap().remove("process")), "process"),
+        (
+            |config| config["linux"]["namespaces"] = serde_json::json!([{"type": "pid"}, {"type": "pid"}]),
+            "twice",
+        ),
+    ];
+    for (adjust, text) in cases {
+        let error = shim.create(&Want { adjust: Some(adjust), ..Want::sh("true") }).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error:?}");
+        assert!(error.message.contains(text), "{error:?}");
+    }
+}
+
+#[test]
+fn a_container_whose_bundle_was_removed_ends_with_its_last_client() {
+    let mut shim = Shim::created(&Want::sh("sleep 1000"));
+    let pid = shim.start().unwrap().pid;
+    let bundle = std::mem::replace(&mut shim.bundle, shim.dir.path().join("nothing"));
+    std::fs::remove_dir_all(&bundle).unwrap();
+    // Whoever is connected still has it.
+    assert_eq!(shim.state("").unwrap().status(), Status::Running);
+    drop(std::mem::replace(&mut shim.client, Client::new(UnixStream::pair().unwrap().0)));
+    let has_left = || shim.child.try_wait().unwrap().is_some();
+    assert!(wait_until(Duration::from_secs(30), has_left), "the shim lives on");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "its container lives on");
+    assert_eq!(shim.left_over(), Vec::<std::path::PathBuf>::new());
 }

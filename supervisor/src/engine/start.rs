@@ -32,11 +32,18 @@ pub struct StartFailure {
     pub exit_code: u32,
 }
 
+/// How every failure of the runtime begins that is about the program.
+const EXEC: &str = "exec";
+
 impl From<&Error> for StartFailure {
     fn from(error: &Error) -> StartFailure {
         let (exit_code, message) = match error {
-            Error::Shim { code: tonic::Code::InvalidArgument, message, .. } => (127, message.clone()),
-            Error::Shim { code: tonic::Code::PermissionDenied, message, .. } => (126, message.clone()),
+            Error::Shim { code: tonic::Code::InvalidArgument, message, .. } if message.starts_with(EXEC) => {
+                (127, message.clone())
+            }
+            Error::Shim { code: tonic::Code::PermissionDenied, message, .. } if message.starts_with(EXEC) => {
+                (126, message.clone())
+            }
             other => (125, other.for_people()),
         };
         StartFailure { message, exit_code }
