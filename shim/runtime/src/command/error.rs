@@ -25,6 +25,8 @@ pub enum Error {
     Exists,
     #[error("container not running")]
     NotRunning,
+    #[error("container with id {id} is not running")]
+    Ended { id: String },
     #[error("container not paused")]
     NotPaused,
     /// The container is in a state that the verb does not fit. The text is the verb's.

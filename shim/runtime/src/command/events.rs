@@ -32,7 +32,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let state = folder.read()?;
     let record = state.container.as_ref().ok_or(Error::NotRunning)?;
     if folder.status(&state)? == Status::Stopped {
-        return Err(Error::Status("container with id is not running"));
+        return Err(Error::Ended { id: state.id });
     }
     let cgroups = CgroupPaths::open(&record.cgroups)?;
     let tell = |kind: &str, data: Option<Value>| {

@@ -4,6 +4,7 @@ use super::args::{Args, Flag, Reach};
 use super::error::{Error, Result};
 use super::foreground::{self, Signals, Watched};
 use super::launch::{self, Passed, Stay};
+use super::log::Log;
 use super::store::{self, Folder, State, Status};
 use super::terminal::{Host, Relay};
 use super::{Global, Verb, config, console, pidfile, sealed};
@@ -52,7 +53,7 @@ fn exec(global: &Global, args: &Args) -> Result<i32> {
     check_status(&folder, &state, args.has("ignore-paused"))?;
     let record = state.container.as_ref().ok_or(Error::Status(STOPPED))?;
     let spec = folder.config()?;
-    let mut process = process(args, &spec)?;
+    let mut process = process(args, &spec, &global.log)?;
     let mut env = process.env().clone().unwrap_or_default();
     passed.tell(&mut env);
     process.set_env(Some(env));
@@ -119,7 +120,7 @@ fn check_status(folder: &Folder, state: &State, ignore_paused: bool) -> Result<(
 }
 
 /// The process from its file, or the container's own with what the command line changes.
-fn process(args: &Args, spec: &Spec) -> Result<Process> {
+fn process(args: &Args, spec: &Spec, log: &Log) -> Result<Process> {
     let process = match args.filled("process") {
         Some(path) => {
             let path = Path::new(path);
@@ -132,7 +133,7 @@ fn process(args: &Args, spec: &Spec) -> Result<Process> {
                 None | Some([]) => return Err(Error::Config("exec args cannot be empty")),
                 Some(words) => process.set_args(Some(words.to_vec())),
             };
-            change(args, &mut process)?;
+            change(args, &mut process, log)?;
             process
         }
     };
@@ -140,7 +141,7 @@ fn process(args: &Args, spec: &Spec) -> Result<Process> {
     Ok(process)
 }
 
-fn change(args: &Args, process: &mut Process) -> Result<()> {
+fn change(args: &Args, process: &mut Process, log: &Log) -> Result<()> {
     if let Some(cwd) = args.filled("cwd") {
         process.set_cwd(cwd.into());
     }
@@ -157,7 +158,11 @@ fn change(args: &Args, process: &mut Process) -> Result<()> {
     env.extend(args.list("env").map(str::to_owned));
     process.set_env(Some(env));
     process.set_terminal(Some(args.has("tty")));
-    let added = args.list("cap").map(capability).collect::<Result<Capabilities>>()?;
+    let (added, unknown): (Vec<_>, Vec<_>) = args.list("cap").map(capability).partition(Result::is_ok);
+    for name in unknown.into_iter().filter_map(Result::err) {
+        log.warn(&format!("ignoring unknown or unavailable capability {name:?}"));
+    }
+    let added: Capabilities = added.into_iter().flatten().collect();
     if !added.is_empty() {
         process.set_capabilities(Some(with_capabilities(process.capabilities().clone(), &added)));
     }
@@ -190,11 +195,11 @@ fn change_user(args: &Args, process: &mut Process) -> Result<()> {
     Ok(())
 }
 
-fn capability(name: &str) -> Result<oci_spec::runtime::Capability> {
+/// With or without `CAP_`; what is no capability is given back.
+fn capability(name: &str) -> Result<oci_spec::runtime::Capability, String> {
     let upper = name.to_ascii_uppercase();
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    serde_json::from_value(full.into())
-        .map_err(|_| Error::Usage { why: format!("unknown capability {name:?}") })
+    serde_json::from_value(full.into()).map_err(|_| name.to_owned())
 }
 
 /// As runc does: bounding, effective and permitted; ambient only if something is inheritable already.

@@ -36,7 +36,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
             };
             say(&text.map_err(|source| Error::Json { path: "the output".into(), source })?)?;
         }
-        Some(_) => return Err(Error::Usage { why: "invalid format option".into() }),
+        Some(_) => return Err(Error::Config("invalid format option")),
     }
     Ok(0)
 }

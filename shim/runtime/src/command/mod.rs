@@ -191,7 +191,7 @@ fn settings(parsed: &Args, log: &mut Log) -> Result<Global> {
     let format = match parsed.value("log-format") {
         None | Some("" | "text") => Format::Text,
         Some("json") => Format::Json,
-        Some(other) => return Err(Error::Usage { why: format!("invalid log-format: {other}") }),
+        Some(_) => return Err(Error::Config("invalid log-format: text or json")),
     };
     *log = Log::open(parsed.value("log").filter(|path| !path.is_empty()), format, parsed.has("debug"))?;
     let rootless = match parsed.value("rootless") {

@@ -23,10 +23,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let record = state.container.as_ref().ok_or(Error::NotRunning)?;
     match folder.status(&state)? {
         Status::Running | Status::Created => CgroupPaths::open(&record.cgroups)?.freeze()?,
-        Status::Paused => return Err(Error::Status("container not running or created: paused")),
-        Status::Creating | Status::Stopped => {
-            return Err(Error::Status("container not running or created: stopped"));
-        }
+        Status::Paused | Status::Creating | Status::Stopped => return Err(Error::NotRunning),
     }
     Ok(0)
 }

@@ -32,7 +32,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
             let numbers: Vec<String> = pids.iter().map(i32::to_string).collect();
             say(&if pids.is_empty() { "null".to_owned() } else { format!("[{}]", numbers.join(",")) })?;
         }
-        Some(_) => return Err(Error::Usage { why: "invalid format option".into() }),
+        Some(_) => return Err(Error::Config("invalid format option")),
     }
     Ok(0)
 }

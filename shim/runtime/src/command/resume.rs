@@ -21,11 +21,8 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     folder.lock()?;
     let state = folder.read()?;
     let record = state.container.as_ref().ok_or(Error::NotPaused)?;
-    let cgroups = CgroupPaths::open(&record.cgroups)?;
     match folder.status(&state)? {
-        Status::Paused => cgroups.thaw()?,
-        // Also a container that waits at its gate can be frozen.
-        Status::Created if cgroups.is_frozen() => cgroups.thaw()?,
+        Status::Paused => CgroupPaths::open(&record.cgroups)?.thaw()?,
         _ => return Err(Error::NotPaused),
     }
     Ok(0)

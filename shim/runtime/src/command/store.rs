@@ -307,13 +307,10 @@ impl Folder {
         if record.process().is_none() {
             return Ok(Status::Stopped);
         }
-        if handover::is_shut(self.fd()) {
-            return Ok(Status::Created);
+        if CgroupPaths::open(&record.cgroups)?.is_frozen() {
+            return Ok(Status::Paused);
         }
-        Ok(match CgroupPaths::open(&record.cgroups)?.is_frozen() {
-            true => Status::Paused,
-            false => Status::Running,
-        })
+        Ok(if handover::is_shut(self.fd()) { Status::Created } else { Status::Running })
     }
 
     /// Removes the folder and all in it.

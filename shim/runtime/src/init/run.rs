@@ -46,7 +46,8 @@ impl Trouble {
 
 /// Everything the child does; ends by becoming the program, or with an exit code.
 pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_>) -> i32 {
-    let mut child = Child::default();
+    // Never dropped: what it holds was closed by number in between.
+    let mut child = std::mem::ManuallyDrop::new(Child::default());
     // The child must not hold the parent's end, or it would never see that the parent is gone.
     let parents_end = parents_end.as_raw_fd() as u32;
     // Nobody in the container may look into it until it is its program (CVE-2016-9962, CVE-2019-5736).
