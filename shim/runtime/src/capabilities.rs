@@ -56,8 +56,48 @@ fn mask(set: Option<&Capabilities>) -> u64 {
 
 /// The steps that give a process its capabilities: first what it can never get back, then the rest.
 pub(crate) struct Plan {
-    pub(crate) bounding: Step,
-    pub(crate) others: Step,
+    /// What stays in the bounding set.
+    pub(crate) bounding: u64,
+    sets: Sets,
+    available: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Sets {
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    ambient: u64,
+}
+
+impl Sets {
+    fn step(self) -> Step {
+        let Sets { effective, permitted, inheritable, ambient } = self;
+        Step::Capabilities { effective, permitted, inheritable, ambient }
+    }
+}
+
+/// What loading a seccomp program without no_new_privs takes.
+const SYS_ADMIN: u64 = 1 << 21;
+
+impl Plan {
+    /// The sets that the program gets.
+    pub(crate) fn last(&self) -> Step {
+        self.sets.step()
+    }
+
+    /// The program's own, with what loading a seccomp program takes in reserve.
+    pub(crate) fn with_reserve(&self) -> Step {
+        let permitted = self.sets.permitted | SYS_ADMIN & self.available;
+        Sets { permitted, ambient: 0, ..self.sets }.step()
+    }
+
+    /// The reserve in use.
+    pub(crate) fn for_loading(&self) -> Step {
+        let admin = SYS_ADMIN & self.available;
+        let (effective, permitted) = (self.sets.effective | admin, self.sets.permitted | admin);
+        Sets { effective, permitted, ambient: 0, ..self.sets }.step()
+    }
 }
 
 /// Whose privileges the process starts from.
@@ -89,13 +129,14 @@ pub(crate) fn plan(sets: Option<&LinuxCapabilities>, origin: Origin, warnings: &
     }
     let permitted = permitted & available;
     Plan {
-        bounding: Step::BoundingSet { keep: of(LinuxCapabilities::bounding) },
-        others: Step::Capabilities {
+        bounding: of(LinuxCapabilities::bounding),
+        sets: Sets {
             effective: of(LinuxCapabilities::effective) & permitted,
             permitted,
             inheritable: of(LinuxCapabilities::inheritable) & available,
             ambient: of(LinuxCapabilities::ambient),
         },
+        available,
     }
 }
 

@@ -95,8 +95,8 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     });
     steps.push(Step::Umask(user.umask().unwrap_or(0o022)));
     let no_new_privileges = process.no_new_privileges() == Some(true);
-    // Without no_new_privs loading a program is a privilege that is about to go; else as late as possible, but one with a
-    // supervisor while the parent still serves the process.
+    // Without no_new_privs loading a program is a privilege that goes before the gate; else as late as possible, but one with
+    // a supervisor while the parent still serves the process.
     let supervised = matches!(&context.seccomp, Some(Step::Seccomp { listener: Listener::Parent, .. }));
     let (early_seccomp, supervised_seccomp, late_seccomp) = match (no_new_privileges, supervised) {
         (false, _) => (context.seccomp, None, None),
@@ -106,13 +106,21 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     if no_new_privileges {
         steps.push(Step::NoNewPrivileges);
     }
-    steps.extend(early_seccomp);
     let capabilities = capabilities::plan(process.capabilities().as_ref(), context.origin, warnings);
-    steps.push(capabilities.bounding);
+    steps.push(Step::BoundingSet { keep: capabilities.bounding });
     let groups = user.additional_gids().clone().unwrap_or_default();
     steps.push(Step::User { uid: user.uid(), gid: user.gid(), groups });
-    steps.push(capabilities.others);
-    steps.push(Step::FindProgram);
+    match early_seccomp {
+        // The program is looked for by system calls that older profiles do not know: before, and with its own privileges.
+        Some(load) => steps.extend([
+            capabilities.with_reserve(),
+            Step::FindProgram,
+            capabilities.for_loading(),
+            load,
+            capabilities.last(),
+        ]),
+        None => steps.extend([capabilities.last(), Step::FindProgram]),
+    }
     steps.extend(supervised_seccomp);
     steps.push(context.hand_over.map_or(Step::Ask(Request::Gate), Step::Wait));
     steps.extend(context.last);
