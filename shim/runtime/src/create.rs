@@ -2,7 +2,7 @@
 //! the parent answers what it asks.
 
 use crate::capabilities::Origin;
-use crate::cgroups::CgroupPaths;
+use crate::cgroups::{CgroupPaths, Manager, Placeholder};
 use crate::container::{Gate, SeccompProgram};
 use crate::devices::{self, Making};
 use crate::hooks::{self, About, HookList, Moment};
@@ -39,11 +39,14 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     let hooks = Hooks::prepare(&options)?;
     let devices = NetDevices::plan(linux, &namespaces)?;
     let rdt = intel_rdt::plan(linux, options.id)?;
-    let path = crate::cgroups::path_of(options.spec, options.id);
-    let cgroups = Undo(Some(CgroupPaths::create(&path)?));
+    let manager = if options.systemd_cgroup { Manager::Systemd } else { Manager::Files };
+    let (cgroups, placeholder) = CgroupPaths::create(options.spec, options.id, manager)?;
+    let cgroups = Undo { cgroups: Some(cgroups), placeholder };
     cgroups.get()?.enable_usual_controllers()?;
     let mut warnings = cgroups.get()?.limit_new(linux.resources().as_ref())?;
-    let builder = Builder { options, linux, process, namespaces, seccomp, agent, devices, rdt, hooks };
+    let rootless = crate::rootless::is_rootless();
+    let builder =
+        Builder { options, linux, process, namespaces, seccomp, agent, devices, rdt, hooks, rootless };
     builder.build(cgroups, &mut warnings).map(|mut container| {
         container.warnings = warnings;
         container
@@ -62,17 +65,22 @@ fn plan_seccomp(
 }
 
 /// Cgroups that are removed again unless the container comes to be.
-struct Undo(Option<CgroupPaths>);
+struct Undo {
+    cgroups: Option<CgroupPaths>,
+    /// Goes first: cgroups with a process in them cannot be removed.
+    placeholder: Option<Placeholder>,
+}
 
 impl Undo {
     fn get(&self) -> Result<&CgroupPaths> {
-        self.0.as_ref().ok_or(Error::NotRunning)
+        self.cgroups.as_ref().ok_or(Error::NotRunning)
     }
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        if let Some(cgroups) = &self.0 {
+        drop(self.placeholder.take());
+        if let Some(cgroups) = &self.cgroups {
             let _ = cgroups.remove();
         }
     }
@@ -87,9 +95,6 @@ fn check<'a>(options: &CreateOptions<'a>) -> Result<(&'a Linux, &'a ProcessSpec)
     }
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
-    if options.systemd_cgroup {
-        return Err(Error::NotBuilt { feature: "the systemd cgroup driver".into() });
-    }
     Ok((linux, process))
 }
 
@@ -144,6 +149,8 @@ struct Builder<'a> {
     devices: NetDevices,
     rdt: Option<intel_rdt::Plan>,
     hooks: Hooks,
+    /// Whether this process is root of a user namespace only.
+    rootless: bool,
 }
 
 impl Builder<'_> {
@@ -175,11 +182,14 @@ impl Builder<'_> {
         let rdt = self.adjust(&setup, warnings)?;
         let oom = cgroups.get()?.watch_oom()?;
         setup.converse(|report, pid| match report {
+            Report::JoinCgroup => cgroups.get()?.attach(pid),
             Report::MapIds => namespaces::write_id_maps(pid, self.linux),
             Report::SetClocks => namespaces::write_time_offsets(pid, self.linux),
             Report::RunHooks => self.hooks.runtime.iter().try_for_each(|hooks| hooks.run(pid)),
             _ => Ok(()),
         })?;
+        // The container's own process is in the cgroups now.
+        drop(cgroups.placeholder.take());
         let seccomp = setup.seccomp();
         let mount_namespace = setup.hold_mount_namespace();
         let rdt = rdt.map(intel_rdt::Group::keep);
@@ -187,7 +197,7 @@ impl Builder<'_> {
             init: setup.finish()?,
             id: self.options.id.into(),
             warnings: Vec::new(),
-            cgroups: cgroups.0.take().ok_or(Error::NotRunning)?,
+            cgroups: cgroups.cgroups.take().ok_or(Error::NotRunning)?,
             oom,
             namespaces: namespace_flags,
             seccomp,
@@ -201,8 +211,13 @@ impl Builder<'_> {
         })
     }
 
+    /// Whether the container's root is root of a user namespace only.
+    fn in_user_namespace(&self) -> bool {
+        self.namespaces.has_user() || self.rootless
+    }
+
     fn origin(&self) -> Origin {
-        if self.namespaces.has_user() { Origin::UserNamespace } else { Origin::Runtime }
+        if self.in_user_namespace() { Origin::UserNamespace } else { Origin::Runtime }
     }
 
     /// Everything up to and including the pivot.
@@ -230,7 +245,7 @@ impl Builder<'_> {
         if self.namespaces.new & libc::CLONE_NEWUSER != 0 {
             steps.push(Step::Ask(Request::MapIds));
         }
-        if self.namespaces.has_user() {
+        if self.in_user_namespace() {
             steps.push(Step::BecomeRoot);
         }
         steps.extend(settings);
@@ -253,13 +268,14 @@ impl Builder<'_> {
         let context = mounts::Context {
             cgroups,
             id_maps: &id_maps,
+            rootless: self.rootless.then_some(self.namespaces.new),
             bundle: self.options.bundle,
             mount_label: self.linux.mount_label().as_deref(),
         };
         for (index, mount) in spec_mounts.iter().enumerate() {
             mounts::plan(index, mount, &context, steps)?;
         }
-        let making = if self.namespaces.has_user() { Making::Binds } else { Making::Nodes };
+        let making = if self.in_user_namespace() { Making::Binds } else { Making::Nodes };
         devices::plan(spec_mounts, self.linux.devices().as_deref().unwrap_or_default(), making, steps)?;
         // Made now if it is missing, while the root can be written to.
         let cwd = self.process.cwd().to_string_lossy();
@@ -294,7 +310,7 @@ impl Builder<'_> {
         // A cgroup namespace has the cgroups of the moment as its root, so it is made after joining them; a time namespace
         // would be entered at once.
         let flags = self.namespaces.new & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME);
-        let group = cgroups.v2().map(|group| group.dir());
+        let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
         let run = || init::run(plan, &theirs, ours.fd());
         let child = self.namespaces.spawn(flags as u32 as u64, group, run)?;
         Ok((ours, child))

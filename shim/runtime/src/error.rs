@@ -94,6 +94,21 @@ pub enum Error {
         /// Which controller.
         controller: &'static str,
     },
+    /// The systemd driver was asked for on a host without systemd.
+    #[error(
+        "the systemd cgroup driver needs a host that runs systemd, and this one does not; use the cgroupfs driver"
+    )]
+    NoSystemd,
+    /// systemd did not do what it was asked for.
+    #[error("systemd: {doing} {unit}: {why}")]
+    Systemd {
+        /// What was asked for.
+        doing: &'static str,
+        /// Of which unit.
+        unit: String,
+        /// What systemd said, or how the talk with it failed.
+        why: String,
+    },
     /// The container's first process is gone, so nothing can be done in it.
     #[error("container is not running")]
     NotRunning,

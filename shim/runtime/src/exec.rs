@@ -2,7 +2,7 @@
 
 use crate::capabilities::Origin;
 use crate::create::{Setup, keyring, set_oom_score};
-use crate::init::channel;
+use crate::init::channel::{self, Report};
 use crate::init::{self, Console, Missing, Plan, Step};
 use crate::namespaces::born_in;
 use crate::scheduling::ExecAffinity;
@@ -20,7 +20,7 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
     let mut plan = plan(container, options, &affinity, &mut warnings)?;
     let (ours, theirs) = channel::pair()
         .map_err(|errno| Error::System { doing: "make a channel to the process", source: errno.into() })?;
-    let group = container.cgroups.v2().map(|group| group.dir());
+    let group = container.cgroups.v2_to_be_born_in().map(|group| group.dir());
     let mut spawn = || {
         sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
             .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
@@ -39,7 +39,11 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
     if let Some(group) = &container.rdt {
         group.add(pid)?;
     }
-    setup.converse(|_, _| Ok(()))?;
+    let cgroups = &container.cgroups;
+    setup.converse(|report, pid| match report {
+        Report::JoinCgroup => cgroups.attach(pid),
+        _ => Ok(()),
+    })?;
     container.warnings.append(&mut warnings);
     setup.finish()
 }
@@ -55,7 +59,7 @@ fn plan(
     steps.extend(container.cgroups.plan_joins()?);
     affinity.plan(&mut steps);
     process::plan_early(options.process, &mut steps)?;
-    let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0;
+    let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0 || crate::rootless::is_rootless();
     for flags in join_order(container.namespaces & !libc::CLONE_NEWPID) {
         let pidfd = container.init.pidfd.try_clone();
         let fd =

@@ -37,6 +37,7 @@ mod process;
 mod procfs;
 mod record;
 mod rootfs;
+pub mod rootless;
 mod scheduling;
 mod seccomp;
 mod seccomp_agent;

@@ -25,6 +25,8 @@ pub(crate) fn in_root(path: &str) -> Result<CString> {
 /// What planning mounts needs to know about the container.
 pub(crate) struct Context<'a> {
     pub(crate) cgroups: &'a CgroupPaths,
+    /// The container's own namespaces, if whoever makes it has no other privileges than over them.
+    pub(crate) rootless: Option<i32>,
     /// Where relative sources start.
     pub(crate) bundle: &'a Path,
     /// SELinux label for mounts that make files.
@@ -41,6 +43,8 @@ pub(crate) fn plan(
     steps: &mut Vec<Step>,
 ) -> Result<()> {
     let field = |why: String| Error::InvalidSpec { field: format!("mounts[{index}]"), why };
+    let substitute = context.rootless.and_then(|namespaces| crate::rootless::substitute(mount, namespaces));
+    let mount = substitute.as_ref().unwrap_or(mount);
     let destination = mount.destination().to_str().ok_or_else(|| field("destination is not UTF-8".into()))?;
     let target = in_root(destination)?;
     if target.as_c_str() == c"." {

@@ -453,7 +453,11 @@ pub(crate) fn born_in<T>(pid_namespace: BorrowedFd<'_>, spawn: impl FnOnce() -> 
         other => other.map_err(system("join the pid namespace"))?,
     }
     let result = spawn();
-    sys::setns(own.as_fd(), libc::CLONE_NEWPID).map_err(system("return to the runtime's pid namespace"))?;
+    match sys::setns(own.as_fd(), libc::CLONE_NEWPID) {
+        // In a user namespace of its own it has no way back, and makes no further processes that would care.
+        Err(rustix::io::Errno::PERM) if crate::rootless::is_rootless() => {}
+        other => other.map_err(system("return to the runtime's pid namespace"))?,
+    }
     result
 }
 

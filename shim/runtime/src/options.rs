@@ -29,7 +29,7 @@ pub struct CreateOptions<'a> {
     pub hand_over: Option<Handover>,
     /// So many open descriptors above stdio stay open in the program; all of them must be.
     pub preserve_fds: u32,
-    /// Make cgroups through systemd. Not built yet: refused.
+    /// Have systemd make the cgroups; `linux.cgroupsPath` is `slice:prefix:name` then, or empty.
     pub systemd_cgroup: bool,
 }
 

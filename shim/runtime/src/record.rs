@@ -88,7 +88,7 @@ impl Container {
         Ok(Record {
             pid: self.init.pid,
             started: moment_and_state(self.init.pid).ok_or(Error::NotRunning)?.0,
-            cgroups: self.cgroups.path().to_owned(),
+            cgroups: self.cgroups.record(),
             namespaces: self.namespaces,
             personality: self.personality,
             new_keyring: self.new_keyring,

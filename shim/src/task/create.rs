@@ -100,7 +100,7 @@ impl Shim {
                 place,
                 init: serial,
                 cgroup: match &made.driver {
-                    Driver::Library(container) => container.cgroups().path().to_owned(),
+                    Driver::Library(container) => container.cgroups().record(),
                     Driver::Command(_) => String::new(),
                 },
                 ooms: made.driver.oom_kills(),

@@ -3,6 +3,7 @@
 //! What always holds: everything is denied first; then the rules of the config apply in order; then what every container
 //! needs (null, zero, terminals, making nodes) is allowed.
 
+use super::systemd::Value;
 use super::{CgroupPaths, Group, write_at};
 use crate::sys::bpf::{self, Instruction};
 use crate::{Error, Result};
@@ -49,13 +50,17 @@ impl Rule {
             Kind::Char => 'c',
         };
         let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let mut access = String::new();
-        for (bit, letter) in [(2, 'r'), (4, 'w'), (1, 'm')] {
-            if self.access.0 & bit != 0 {
-                access.push(letter);
-            }
-        }
-        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.access.letters())
+    }
+}
+
+impl Access {
+    fn letters(self) -> String {
+        [(2, 'r'), (4, 'w'), (1, 'm')]
+            .iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .map(|(_, letter)| letter)
+            .collect()
     }
 }
 
@@ -156,9 +161,6 @@ fn apply_v1(group: &Group, allow_all: bool, rules: &[Rule]) -> Result<()> {
 }
 
 fn apply_v2(group: &Group, allow_all: bool, rules: &[Rule]) -> Result<()> {
-    if allow_all && rules.is_empty() {
-        return Ok(());
-    }
     let system = |doing| move |errno: rustix::io::Errno| Error::System { doing, source: errno.into() };
     let program =
         bpf::load_device_program(&compile(allow_all, rules)).map_err(system("load the device program"))?;
@@ -166,7 +168,51 @@ fn apply_v2(group: &Group, allow_all: bool, rules: &[Rule]) -> Result<()> {
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let dir = rustix::fs::openat(group.dir(), c".", flags, rustix::fs::Mode::empty())
         .map_err(system("open the cgroup"))?;
-    bpf::attach_device_program(dir.as_fd(), program.as_fd()).map_err(system("attach the device program"))
+    // An earlier one of ours is replaced at once: no access falls in between. Those of others stay.
+    let old =
+        bpf::attached_device_program(dir.as_fd()).map_err(system("look for the device program of before"))?;
+    bpf::attach_device_program(dir.as_fd(), program.as_fd(), old.as_ref().map(AsFd::as_fd))
+        .map_err(system("attach the device program"))
+}
+
+/// The rules as systemd takes them, so that its own filter agrees with ours. It knows lists of what is allowed only; where
+/// the rules are no such list, it is told nothing, and our filter decides alone.
+pub(super) fn systemd_properties(
+    rules: &[LinuxDeviceCgroup],
+    add: &mut impl FnMut(&str, Value),
+) -> Result<()> {
+    let mut rules = parse(rules)?;
+    let entry =
+        |path: String, access: Access| Value::Struct(vec![Value::Str(path), Value::Str(access.letters())]);
+    let mut allowed = Vec::new();
+    let allow_all = rules.first().is_some_and(|rule| rule.is_everything() && rule.allow);
+    if rules.first().is_some_and(Rule::is_everything) {
+        rules.remove(0);
+    }
+    if allow_all && rules.is_empty() {
+        add("DeviceAllow", Value::Array("(ss)".into(), Vec::new()));
+        add("DevicePolicy", Value::str("auto"));
+        return Ok(());
+    }
+    rules.extend_from_slice(ALWAYS);
+    for rule in &rules {
+        let kind = if rule.kind == Kind::Block { "block" } else { "char" };
+        let path = match (rule.major, rule.minor) {
+            (None, None) => format!("{kind}-*"),
+            (Some(major), None) => format!("{kind}-{major}"),
+            (Some(major), Some(minor)) => format!("/dev/{kind}/{major}:{minor}"),
+            (None, Some(_)) => return Ok(()),
+        };
+        if allow_all || !rule.allow {
+            return Ok(());
+        }
+        allowed.push(entry(path, rule.access));
+    }
+    // An empty list takes back what was there.
+    add("DeviceAllow", Value::Array("(ss)".into(), Vec::new()));
+    add("DevicePolicy", Value::str("strict"));
+    add("DeviceAllow", Value::Array("(ss)".into(), allowed));
+    Ok(())
 }
 
 /// The rules as eBPF. The program gets `{access_type, major, minor}` in r1, where access_type is

@@ -14,7 +14,9 @@ impl CgroupPaths {
     /// nothing of them.
     pub(crate) fn limit_new(&self, resources: Option<&LinuxResources>) -> Result<Vec<String>> {
         let rules = resources.and_then(|resources| resources.devices().as_deref());
-        if rules.is_some() || self.v1("devices").is_some() || self.mode == super::Mode::V2 {
+        let wanted = rules.is_some() || self.v1("devices").is_some() || self.mode == super::Mode::V2;
+        // An ordinary user has no power over device filters, nor over any device that they would keep him from.
+        if wanted && !crate::rootless::is_rootless() {
             devices::apply(self, rules.unwrap_or_default())?;
         }
         resources.map_or(Ok(Vec::new()), |resources| self.limit(resources))
@@ -78,12 +80,10 @@ impl CgroupPaths {
     /// Applies limits; fields that are not set stay as they are.
     pub fn update(&self, resources: &LinuxResources) -> Result<()> {
         if let Some(rules) = resources.devices().as_deref().filter(|rules| !rules.is_empty()) {
-            if self.v1("devices").is_none() {
-                return Err(Error::NotBuilt {
-                    feature: "changing linux.resources.devices on cgroup v2".into(),
-                });
-            }
             devices::apply(self, rules)?;
+        }
+        if let Some(unit) = &self.unit {
+            unit.update(resources, self.mode)?;
         }
         self.limit(resources).map(drop)
     }
@@ -221,14 +221,7 @@ impl<'a> Writer<'a> {
         }
         if let Some(swap) = memory.swap() {
             // The config counts memory and swap together, v2 counts swap alone.
-            let alone = match (swap, memory.limit()) {
-                (-1, _) => "max".to_owned(),
-                (swap, Some(limit)) if limit >= 0 && swap >= limit => (swap - limit).to_string(),
-                _ => {
-                    let why = "must not be less than the memory limit, which must be set too".into();
-                    return Err(Error::InvalidSpec { field: "linux.resources.memory.swap".into(), why });
-                }
-            };
+            let alone = swap_alone(swap, memory.limit())?.map_or("max".to_owned(), |alone| alone.to_string());
             match self.write(group, "memory.swap.max", &alone) {
                 Err(Error::Cgroup { source, .. }) if source.raw_os_error() == Some(libc::ENOENT) => {
                     self.warnings.push(
@@ -353,12 +346,30 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// v2's limit of swap alone from one of memory and swap together; `None` is no limit.
+pub(super) fn swap_alone(swap: i64, memory: Option<i64>) -> Result<Option<u64>> {
+    match (swap, memory) {
+        (-1, _) => Ok(None),
+        (swap, Some(limit)) if limit >= 0 && swap >= limit => Ok(Some((swap - limit).unsigned_abs())),
+        _ => {
+            let why = "must not be less than the memory limit, which must be set too".into();
+            Err(Error::InvalidSpec { field: "linux.resources.memory.swap".into(), why })
+        }
+    }
+}
+
+/// v1's 10..1000 to v2's 1..10000.
+pub(super) fn io_weight(weight: u16) -> u64 {
+    1 + u64::from(weight.saturating_sub(10)) * 9999 / 990
+}
+
 /// v1's 2..262144 to v2's 1..10000.
-fn weight_of_shares(shares: u64) -> u64 {
+pub(super) fn weight_of_shares(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Makes a v2 controller available in a cgroup by handing it down from the root; `false` if the host does not have it.
+/// Makes a v2 controller available in a cgroup by handing it down from the root; `false` if the host does not have it, or
+/// does not let us have it.
 fn enable(group: &Group, path: &str, controller: &str) -> Result<bool> {
     let has = |dir: &Path| {
         std::fs::read_to_string(dir.join("cgroup.controllers"))
@@ -372,8 +383,19 @@ fn enable(group: &Group, path: &str, controller: &str) -> Result<bool> {
     }
     let mut at = group.root.clone();
     for part in path.split('/') {
-        write_path(&at.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+        let control = at.join("cgroup.subtree_control");
         at.push(part);
+        if has(&at) {
+            continue;
+        }
+        match write_path(&control, &format!("+{controller}")) {
+            Err(Error::Cgroup { source, .. })
+                if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS)) =>
+            {
+                return Ok(false);
+            }
+            other => other?,
+        }
     }
     Ok(true)
 }

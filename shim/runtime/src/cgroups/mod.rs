@@ -1,4 +1,4 @@
-//! The container's cgroups: made, limited, read, frozen and removed by files, on v1, v2 and hybrid hosts.
+//! The container's cgroups: made, limited, read, frozen and removed by files, or by systemd, on v1, v2 and hybrid hosts.
 //!
 //! A cgroup is named by its path below the root of each hierarchy (`/longshore/ID`), as in `linux.cgroupsPath`. What
 //! always holds: a cgroup that is open is reached through its descriptor, so one of the same name that came later is
@@ -14,18 +14,22 @@ mod mount;
 mod oom;
 mod read;
 mod stats;
+mod systemd;
 
 pub(crate) use mount::plan_mount;
 pub(crate) use oom::OomWatch;
 pub use stats::{BlkioEntry, BlkioStats, CpuStats, HugetlbStats, MemoryEntry, MemoryStats, PidsStats, Stats};
+pub(crate) use systemd::Placeholder;
 
-use crate::init::Step;
+use crate::init::{Request, Step};
 use crate::{Error, Result};
 use host::HostHierarchy;
+use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode as FileMode, OFlags};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
+use systemd::Unit;
 
 /// How often a cgroup is made whose parent vanishes.
 const MAKE_TRIES: u32 = 10;
@@ -52,6 +56,15 @@ pub struct CgroupPaths {
     path: String,
     mode: Mode,
     groups: Vec<Group>,
+    /// Who made them, if it was systemd.
+    unit: Option<Unit>,
+}
+
+/// How a new container's cgroups are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manager {
+    Files,
+    Systemd,
 }
 
 /// The cgroup in one hierarchy.
@@ -78,8 +91,12 @@ impl Group {
 }
 
 impl CgroupPaths {
-    /// The cgroups with this path, for reading and cleaning up; those that do not exist are left out.
+    /// The cgroups with this path, or of a container of which [`CgroupPaths::record`] was kept, for reading, changing and
+    /// cleaning up; those that do not exist are left out.
     pub fn open(cgroups_path: &str) -> Result<CgroupPaths> {
+        if let Some(record) = cgroups_path.strip_prefix(SYSTEMD_RECORD) {
+            return CgroupPaths::reopen(record);
+        }
         let path = relative(cgroups_path)?;
         let host = host::detect()?;
         let mut groups = Vec::with_capacity(host.hierarchies.len());
@@ -93,7 +110,25 @@ impl CgroupPaths {
                 Err(errno) => return Err(io("open the cgroup", full, errno)),
             }
         }
-        Ok(CgroupPaths { path, mode: host.mode, groups })
+        Ok(CgroupPaths { path, mode: host.mode, groups, unit: None })
+    }
+
+    fn reopen(record: &str) -> Result<CgroupPaths> {
+        let bad = || Error::InvalidSpec {
+            field: "record of the cgroups".into(),
+            why: format!("{record:?} is none that systemd made"),
+        };
+        let (unit, path) = record.split_once('/').ok_or_else(bad)?;
+        let unit = Unit::from_record(unit).ok_or_else(bad)?;
+        Ok(CgroupPaths { unit: Some(unit), ..CgroupPaths::open(&format!("/{path}"))? })
+    }
+
+    /// One word by which another process can open them, with whoever made them.
+    pub fn record(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("{SYSTEMD_RECORD}{}/{}", unit.record(), self.path),
+            None => self.path.clone(),
+        }
     }
 
     /// The cgroups that a process is in, for reading only; a hierarchy in which it is where this process is, too, is left
@@ -101,7 +136,7 @@ impl CgroupPaths {
     pub fn of_process(pid: i32) -> Result<CgroupPaths> {
         let host = host::detect()?;
         let (theirs, ours) = (paths_of(&format!("/proc/{pid}/cgroup"))?, paths_of("/proc/self/cgroup")?);
-        let mut found = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new() };
+        let mut found = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new(), unit: None };
         for hierarchy in host.hierarchies {
             let same = |(controllers, _): &&(String, String)| *controllers == hierarchy.controllers;
             let Some((_, path)) = theirs.iter().find(same) else { continue };
@@ -156,22 +191,48 @@ impl CgroupPaths {
         self.watch_oom().ok().flatten().map(|watch| watch.0)
     }
 
-    /// Makes the cgroups; none may exist with processes in it. A failure leaves none behind that it made.
-    pub(crate) fn create(cgroups_path: &str) -> Result<CgroupPaths> {
+    /// Makes the cgroups of a new container; none may exist with processes in it. A failure leaves none behind that it
+    /// made. What comes with systemd's must live until a process is in them.
+    pub(crate) fn create(
+        spec: &Spec,
+        id: &str,
+        manager: Manager,
+    ) -> Result<(CgroupPaths, Option<Placeholder>)> {
         let host = host::detect()?;
-        let path = relative(cgroups_path)?;
-        let mut made =
-            CgroupPaths { path, mode: host.mode, groups: Vec::with_capacity(host.hierarchies.len()) };
+        let mut made = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new(), unit: None };
+        let mut placeholder = None;
+        match manager {
+            Manager::Files => made.path = relative(&path_of(spec, id))?,
+            Manager::Systemd => {
+                let unit = Unit::parse(&path_in(spec).unwrap_or_default(), id)?;
+                made.path = unit.path()?;
+                placeholder = Some(unit.start(spec, id, host.mode)?);
+                made.unit = Some(unit);
+            }
+        }
         for hierarchy in host.hierarchies {
-            match create_one(hierarchy, &made.path) {
+            match create_one(hierarchy, &made.path, manager) {
                 Ok(group) => made.groups.push(group),
+                // An ordinary user has those that were given to him, or none.
+                Err(error) if crate::rootless::is_rootless() && is_refusal(&error) => {}
                 Err(error) => {
+                    drop(placeholder);
                     let _ = made.remove();
                     return Err(error);
                 }
             }
         }
-        Ok(made)
+        Ok((made, placeholder))
+    }
+
+    /// Whether processes get into them by systemd only.
+    pub(crate) fn joined_by_systemd(&self) -> bool {
+        self.unit.as_ref().is_some_and(Unit::moves_processes)
+    }
+
+    /// Has systemd move a process into them.
+    pub(crate) fn attach(&self, pid: i32) -> Result<()> {
+        self.unit.as_ref().map_or(Ok(()), |unit| unit.attach(pid))
     }
 
     /// The path below each hierarchy's root.
@@ -197,8 +258,16 @@ impl CgroupPaths {
         self.groups.iter().find(|group| group.is_v2())
     }
 
-    /// The steps by which a process moves itself into the v1 cgroups; v2's it is born in.
+    /// The one that a new process is born in.
+    pub(crate) fn v2_to_be_born_in(&self) -> Option<&Group> {
+        self.v2().filter(|_| !self.joined_by_systemd())
+    }
+
+    /// The steps by which a process moves itself into the v1 cgroups; v2's it is born in, or has systemd move it there.
     pub(crate) fn plan_joins(&self) -> Result<Vec<Step>> {
+        if self.joined_by_systemd() {
+            return Ok(vec![Step::Ask(Request::JoinCgroup)]);
+        }
         let v1 = self.groups.iter().filter(|group| !group.is_v2());
         v1.map(|group| {
             let flags = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -221,7 +290,7 @@ impl CgroupPaths {
 
     /// Removes them and cgroups below them; not there is success. Fails if a process is left in one.
     pub fn remove(&self) -> Result<()> {
-        let mut first = Ok(());
+        let mut first = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for group in &self.groups {
             let full = group.root.join(&self.path);
             if let Err(errno) = kill::remove_tree(group.dir(), &full)
@@ -238,21 +307,44 @@ impl CgroupPaths {
 const DEFAULT_PARENT: &str = "/longshore";
 
 /// Where the cgroups of a container with this config are.
-pub fn path_of(spec: &oci_spec::runtime::Spec, id: &str) -> String {
-    let path = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.cgroups_path().as_deref())
-        .and_then(|path| path.to_str());
-    match path.filter(|path| !path.is_empty()) {
-        Some(path) => path.to_owned(),
+pub fn path_of(spec: &Spec, id: &str) -> String {
+    match path_in(spec) {
+        Some(path) => path,
+        None if crate::rootless::is_rootless() => format!("{}{DEFAULT_PARENT}-{id}", own_path()),
         None => format!("{DEFAULT_PARENT}/{id}"),
     }
 }
 
+fn path_in(spec: &Spec) -> Option<String> {
+    let path = spec.linux().as_ref()?.cgroups_path().as_deref()?.to_str()?;
+    Some(path.to_owned()).filter(|path| !path.is_empty())
+}
+
+/// Where this process is in the unified hierarchy: below it an ordinary user may make cgroups, if at all.
+fn own_path() -> String {
+    let paths = paths_of("/proc/self/cgroup").unwrap_or_default();
+    let own = paths.into_iter().find(|(controllers, _)| controllers.is_empty());
+    own.map(|(_, path)| path).filter(|path| path != "/").unwrap_or_default()
+}
+
+/// Whether the kernel does not let us make the cgroup.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } | Error::Cgroup { source, .. }
+        if matches!(source.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ENOENT)))
+}
+
+/// Before the record of cgroups that systemd made.
+const SYSTEMD_RECORD: &str = "systemd:";
+
 /// Kills every process in the cgroups of a container whose shim is gone, and removes them. Not there is success.
 pub fn remove_orphan(cgroups_path: &str) -> Result<()> {
-    let cgroups = CgroupPaths::open(cgroups_path)?;
+    let cgroups = if is_unit(cgroups_path) {
+        let unit = Unit::parse(cgroups_path, "")?;
+        let path = unit.path()?;
+        CgroupPaths { unit: Some(unit), ..CgroupPaths::open(&path)? }
+    } else {
+        CgroupPaths::open(cgroups_path)?
+    };
     cgroups.kill_all(libc::SIGKILL)?;
     cgroups.remove()
 }
@@ -277,15 +369,20 @@ fn relative(cgroups_path: &str) -> Result<String> {
     if cgroups_path.split('/').any(|part| part == "..") {
         return Err(invalid("must not contain \"..\""));
     }
-    if cgroups_path.contains(':') && !cgroups_path.starts_with('/') {
-        return Err(Error::NotBuilt {
-            feature: format!("linux.cgroupsPath {cgroups_path:?} (a systemd slice)"),
-        });
+    if is_unit(cgroups_path) {
+        return Err(invalid("is of the form slice:prefix:name, which needs the systemd cgroup driver"));
     }
     match crate::paths::clean(cgroups_path) {
         path if path.is_empty() => Err(invalid("must name a cgroup below the root")),
         path => Ok(path),
     }
+}
+
+/// Whether a path is of the form that means a unit of systemd.
+fn is_unit(cgroups_path: &str) -> bool {
+    !cgroups_path.starts_with('/')
+        && !cgroups_path.starts_with(SYSTEMD_RECORD)
+        && cgroups_path.matches(':').count() == 2
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
@@ -296,12 +393,12 @@ fn io(doing: &'static str, path: PathBuf, errno: Errno) -> Error {
     Error::Io { doing, path, source: errno.into() }
 }
 
-fn create_one(hierarchy: HostHierarchy, path: &str) -> Result<Group> {
+fn create_one(hierarchy: HostHierarchy, path: &str, manager: Manager) -> Result<Group> {
     let full = hierarchy.root.join(path);
     let existed = make(&hierarchy, path, &full)? == Made::Before;
     let dir = open_dir(&full).map_err(|errno| io("open the cgroup", full.clone(), errno))?;
     let group = Group { controllers: hierarchy.controllers, root: hierarchy.root, dir };
-    if existed && !read::pids_of(group.dir())?.is_empty() {
+    if existed && manager == Manager::Files && !read::pids_of(group.dir())?.is_empty() {
         return Err(Error::InvalidSpec {
             field: "linux.cgroupsPath".into(),
             why: format!("{full:?} exists and has processes in it; choose another, or end them"),

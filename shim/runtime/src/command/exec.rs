@@ -60,6 +60,8 @@ fn exec(global: &Global, args: &Args) -> Result<i32> {
     let stay = if args.has("detach") { Stay::Detach } else { Stay::Foreground };
     let terminal = config::wants_terminal(Some(&process));
     launch::check_terminal(terminal, stay, args.filled("console-socket"))?;
+    let pidfd = record.process().ok_or(Error::Status(STOPPED))?;
+    longshore_runtime::rootless::enter(pidfd.as_fd())?;
     let mut container =
         Container::attach(&state.id, record, &spec, Some(&store::seccomp_cache(&global.root)))?;
     for part in args.list("cgroup") {

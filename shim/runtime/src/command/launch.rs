@@ -138,6 +138,9 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
     let mut state = State::new(id, bundle.path, &bundle.spec, global.systemd_cgroup);
     folder.write_config(&bundle.bytes)?;
     folder.write(&state)?;
+    for warning in longshore_runtime::rootless::enter_new(&mut bundle.spec)? {
+        global.log.warn(&warning);
+    }
     let terminal = config::wants_terminal(bundle.spec.process().as_ref());
     let container = Container::create(CreateOptions {
         id,

@@ -13,6 +13,8 @@ use std::mem::MaybeUninit;
 /// What the child says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
+    /// Asks to be moved to the container's cgroups.
+    JoinCgroup,
     /// Asks for id maps.
     MapIds,
     /// Asks for the clock offsets.
@@ -77,6 +79,7 @@ impl Report {
     pub(crate) fn to_wire(self) -> [u8; SIZE] {
         let words: [u32; WORDS] = match self {
             Report::MapIds => [1, 0, 0, 0, 0],
+            Report::JoinCgroup => [8, 0, 0, 0, 0],
             Report::RunHooks => [2, 0, 0, 0, 0],
             Report::Ready => [3, 0, 0, 0, 0],
             Report::Terminal => [4, 0, 0, 0, 0],
@@ -97,6 +100,7 @@ impl Report {
         };
         Some(match word(0) {
             1 => Report::MapIds,
+            8 => Report::JoinCgroup,
             2 => Report::RunHooks,
             3 => Report::Ready,
             4 => Report::Terminal,

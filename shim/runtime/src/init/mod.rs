@@ -224,6 +224,8 @@ impl Step {
 /// What the child asks of the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
+    /// Move the process to the container's cgroups.
+    JoinCgroup,
     /// Write the id maps of the new user namespace.
     MapIds,
     /// Write the clock offsets of the new time namespace.

@@ -190,6 +190,7 @@ impl Child {
 
 fn ask(request: Request, channel: &Channel) -> SysResult<()> {
     channel.send(match request {
+        Request::JoinCgroup => Report::JoinCgroup,
         Request::MapIds => Report::MapIds,
         Request::SetClocks => Report::SetClocks,
         Request::RunHooks => Report::RunHooks,

@@ -37,6 +37,7 @@ pub struct Bundle {
     pub rootfs_mounts: Vec<RootfsMount>,
     pub seccomp_cache: Option<PathBuf>,
     pub no_pivot: bool,
+    pub systemd: bool,
 }
 
 /// A container whose first process writes to files of the test.
@@ -65,7 +66,15 @@ impl Bundle {
         }
         let id = format!("longshore-test-{}", unique());
         let spec = spec(&id, script);
-        Bundle { dir, id, spec, rootfs_mounts: Vec::new(), seccomp_cache: None, no_pivot: false }
+        Bundle {
+            dir,
+            id,
+            spec,
+            rootfs_mounts: Vec::new(),
+            seccomp_cache: None,
+            no_pivot: false,
+            systemd: false,
+        }
     }
 
     pub fn root(&self) -> PathBuf {
@@ -100,7 +109,9 @@ impl Bundle {
     }
 
     pub fn create_with(&self, stdio: Stdio) -> Result<Container, Error> {
-        let spec = serde_json::from_value(self.spec.clone()).unwrap();
+        let mut spec = serde_json::from_value(self.spec.clone()).unwrap();
+        // For an ordinary user; root goes on as it is.
+        longshore_runtime::rootless::enter_new(&mut spec)?;
         Container::create(CreateOptions {
             id: &self.id,
             bundle: self.dir.path(),
@@ -113,7 +124,7 @@ impl Bundle {
             no_new_keyring: false,
             hand_over: None,
             preserve_fds: 0,
-            systemd_cgroup: false,
+            systemd_cgroup: self.systemd,
         })
     }
 

@@ -226,3 +226,27 @@ fn devices_are_denied_if_the_config_says_nothing_of_them() {
     bundle.spec["linux"].as_object_mut().unwrap().remove("resources");
     assert_eq!(bundle.output(), "1");
 }
+
+#[test]
+fn device_rules_change_live() {
+    let open =
+        "mknod /tmp/x c 10 229 2>/dev/null; (: < /tmp/x) 2>&1 | grep -c 'not permitted'; echo x > /dev/null";
+    let bundle = Bundle::new("echo ready; sleep 100");
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let mut process = crate::bundle::shell(open);
+    process["capabilities"] = bundle.spec["process"]["capabilities"].clone();
+    let rule =
+        |allow: bool| json!({ "allow": allow, "type": "c", "major": 10, "minor": 229, "access": "rwm" });
+    for (rules, denied) in [
+        (json!([{ "allow": false, "access": "rwm" }]), "1\n"),
+        (json!([{ "allow": false, "access": "rwm" }, rule(true)]), "0\n"),
+        (json!([{ "allow": true, "access": "rwm" }, rule(false)]), "1\n"),
+        (json!([{ "allow": true, "access": "rwm" }]), "0\n"),
+        (json!([{ "allow": false, "access": "rwm" }]), "1\n"),
+    ] {
+        running.container().update(&serde_json::from_value(json!({ "devices": rules })).unwrap()).unwrap();
+        assert_eq!(running.exec(process.clone()).unwrap().stdout, denied, "{rules}");
+    }
+    running.kill();
+}

@@ -12,5 +12,8 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;
 mod seccomp;
 mod security;
+mod systemd;
+mod v2;
