@@ -16,6 +16,7 @@ pub mod leaks;
 pub mod pty;
 pub mod raw;
 pub mod registry;
+pub mod seccomp;
 pub mod snapshotter;
 pub mod transfer;
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 /// Longest program that the kernel takes, in instructions.
 const PROGRAM_MAX: usize = 4096;
 /// Changes whenever the same profile would compile to another program.
-const CACHE_VERSION: u32 = 2;
+const CACHE_VERSION: u32 = 3;
 /// From how many rules on libseccomp makes a tree of them. It makes a wrong one of none at all.
 const TREE_FROM: usize = 32;
 
@@ -329,7 +329,7 @@ fn with_unknown_syscalls(
 ) -> Vec<Instruction> {
     // A tracer answers for new syscalls itself.
     let permissive = matches!(default, ScmpAction::Allow | ScmpAction::Log | ScmpAction::Trace(_));
-    if permissive || seccomp.default_errno_ret() == Some(libc::ENOSYS as u32) {
+    if permissive {
         return program;
     }
     // Of each architecture: the test of it, its section, and the jump over what is behind it; so made from the end.

@@ -477,7 +477,10 @@ const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x20000, 0x20008, 0xffff_ffff];
 /// CLONE_NEW* flags that make namespaces; a `clone` without CAP_SYS_ADMIN has none of them.
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 
-/// Hypervisor sockets reach past the network namespace.
+/// Sockets of the kernel's cryptography: much code that runs with all rights, for what few programs need.
+const AF_ALG: u64 = 38;
+
+/// Sockets of hypervisors reach past the network namespace.
 const AF_VSOCK: u64 = 40;
 
 const ENOSYS: u32 = 38;
@@ -500,7 +503,14 @@ pub fn default_profile(capabilities: &Capabilities) -> Result<LinuxSeccomp> {
     for personality in PERSONALITIES {
         rules.push(allow(&["personality"], Some(arg(0, personality, LinuxSeccompOperator::ScmpCmpEq)?))?);
     }
-    rules.push(allow(&["socket"], Some(arg(0, AF_VSOCK, LinuxSeccompOperator::ScmpCmpNe)?))?);
+    // All families but two: rules of one call are alternatives, so "neither" is said by ranges.
+    for (family, operator) in [
+        (AF_ALG, LinuxSeccompOperator::ScmpCmpLt),
+        (AF_ALG + 1, LinuxSeccompOperator::ScmpCmpEq),
+        (AF_VSOCK, LinuxSeccompOperator::ScmpCmpGt),
+    ] {
+        rules.push(allow(&["socket"], Some(arg(0, family, operator)?))?);
+    }
     if !capabilities.contains(&Capability::SysAdmin) {
         rules.push(allow(&["clone"], Some(masked(CLONE_FLAGS_INDEX, CLONE_NAMESPACES, 0)?))?);
         // Its flags are behind a pointer, so it looks absent and callers fall back on clone.
