@@ -298,9 +298,8 @@ fn plan_propagation(path: &CString, propagation: Option<(u64, Reach)>, steps: &m
 /// A file system to be made by the init, with its parameters.
 pub(crate) fn new_source(kind: &str, source: &str, options: &Options, label: Option<&str>) -> Result<Source> {
     let mut all = vec![(c"source".to_owned(), Some(text(source, kind)?))];
-    let knows_read_only =
-        !matches!(kind, "proc" | "sysfs" | "tmpfs" | "mqueue" | "devpts" | "cgroup" | "cgroup2");
-    if options.read_only && knows_read_only {
+    // A tmpfs is filled before it becomes read-only; the others that are left out are the kernel's, for all containers.
+    if options.read_only && !matches!(kind, "tmpfs" | "mqueue" | "cgroup" | "cgroup2") {
         all.push((c"ro".to_owned(), None));
     }
     all.extend(parameters(options, kind)?);

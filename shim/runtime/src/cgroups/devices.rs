@@ -74,7 +74,6 @@ const ALWAYS: &[Rule] = &[
     Rule::allow(Kind::Char, Some(1), Some(8), RWM),
     Rule::allow(Kind::Char, Some(1), Some(9), RWM),
     Rule::allow(Kind::Char, Some(5), Some(0), RWM),
-    Rule::allow(Kind::Char, Some(5), Some(1), RWM),
     Rule::allow(Kind::Char, Some(5), Some(2), RWM),
     Rule::allow(Kind::Char, Some(136), None, RWM),
 ];

@@ -57,6 +57,17 @@ fn configure(context: &OwnedFd, parameters: &[(CString, Option<CString>)]) -> Sy
     Ok(())
 }
 
+/// A target that was not asked for by a path below `/proc` or `/sys` must not lead there by links of the rootfs: it would
+/// pull the masks away (CVE-2019-16884, CVE-2025-52881).
+fn refuse_kernels_files(target: BorrowedFd<'_>) -> Result<(), Trouble> {
+    const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+    const SYSFS_MAGIC: u64 = 0x6265_6572;
+    match rustix::fs::fstatfs(target)?.f_type as u64 {
+        PROC_SUPER_MAGIC | SYSFS_MAGIC => Err(Trouble::suspicious(Errno::LOOP)),
+        _ => Ok(()),
+    }
+}
+
 /// Lets a new file system begin like the folder that it will hide; answers that folder. A folder that had to be made has
 /// nothing to give.
 fn start_with(
@@ -114,6 +125,9 @@ impl Child {
             Start::Empty => paths::open_or_create(root, &mount.target, mount.kind, mount.links)?,
             start => start_with(start, root, mount, tree)?,
         };
+        if mount.links == Links::Follow {
+            refuse_kernels_files(target.as_fd())?;
+        }
         attach(tree, target.as_fd())?;
         Ok(())
     }
@@ -127,6 +141,9 @@ impl Child {
         attr: &MountAttr,
     ) -> Result<(), Trouble> {
         let target = paths::open(self.root()?, path, OFlags::PATH, links)?;
+        if links == Links::Follow {
+            refuse_kernels_files(target.as_fd())?;
+        }
         if let Some(parameters) = parameters {
             let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
             let context = fspick(&target, c"", flags)?;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod attacks;
 mod bundle;
 mod cgroups;
 mod exec;
@@ -12,6 +13,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod races;
 mod rootless;
 mod seccomp;
 mod security;
