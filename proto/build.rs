@@ -21,6 +21,19 @@ fn protos(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
+/// Paths of the methods whose request is one message, sorted.
+fn unary(descriptors: &prost_types::FileDescriptorSet) -> Vec<String> {
+    let mut paths = Vec::new();
+    for file in &descriptors.file {
+        for service in &file.service {
+            let methods = service.method.iter().filter(|method| !method.client_streaming());
+            paths.extend(methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
+        }
+    }
+    paths.sort();
+    paths
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = Vec::new();
     for root in ["containerd", "google", "grpc", "longshore"] {
@@ -33,6 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut descriptors = protox::compile(&files, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    fs::write(out.join("unary.rs"), format!("{:?}", unary(&descriptors)))?;
     for file in &mut descriptors.file {
         if TTRPC_ONLY.contains(&file.package()) {
             file.service.clear();

@@ -15,3 +15,6 @@ pub use generated::*;
 
 /// The encoded `FileDescriptorSet` of all interfaces, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Paths of all methods whose request is one message (the answer may be a stream), sorted.
+pub const UNARY: &[&str] = &include!(concat!(env!("OUT_DIR"), "/unary.rs"));

@@ -17,6 +17,8 @@ use crate::metadata::{Db, Reader, Tx, tables};
 use crate::namespaces::{self, Namespace, check_identifier};
 use crate::restart::policy;
 
+mod message;
+
 /// The runtime that runs a container, and its options.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Runtime {
@@ -97,18 +99,21 @@ impl Container {
     }
 
     fn to_record(&self) -> ContainerRecord {
-        let container = self.clone();
+        self.clone().into_record()
+    }
+
+    pub fn into_record(self) -> ContainerRecord {
         ContainerRecord {
-            labels: container.labels,
-            image: container.image,
-            runtime: container.runtime,
-            spec: container.spec,
-            snapshotter: container.snapshotter,
-            snapshot_key: container.snapshot_key,
-            created_at: container.created_at,
-            updated_at: container.updated_at,
-            extensions: container.extensions,
-            sandbox_id: container.sandbox_id,
+            labels: self.labels,
+            image: self.image,
+            runtime: self.runtime,
+            spec: self.spec,
+            snapshotter: self.snapshotter,
+            snapshot_key: self.snapshot_key,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            extensions: self.extensions,
+            sandbox_id: self.sandbox_id,
         }
     }
 }
@@ -170,10 +175,26 @@ impl ContainerStore {
         Ok(containers.filter(|container| filter.matches(container)).collect())
     }
 
-    /// Up to `max` containers in the order of their ids, from the first after `after` on.
-    pub fn page(&self, namespace: &Namespace, after: Option<&str>, max: usize) -> Result<Vec<Container>> {
-        let rows = self.db.page(&tables::CONTAINERS, namespace, after, max)?;
-        Ok(rows.into_iter().map(|row| Container::from_record(row.key, row.record)).collect())
+    /// As [`Self::get`]: the message that clients are sent.
+    pub fn message(&self, namespace: &Namespace, id: &str) -> Result<Vec<u8>> {
+        let message = self.db.message(&tables::CONTAINERS, namespace, id)?;
+        message.ok_or_else(|| Error::not_found("container", id))
+    }
+
+    /// Up to `max` containers in the order of their ids, from the first after `after` on: ids, and messages that clients are sent.
+    pub fn messages(
+        &self,
+        namespace: &Namespace,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        self.db.messages(&tables::CONTAINERS, namespace, after, max)
+    }
+
+    /// Whether a container's message is one that matches.
+    pub fn matches(&self, filter: &Filter, id: &str, message: &[u8]) -> Result<bool> {
+        let unreadable = |source| Error::Record { table: "containers", key: id.to_owned(), source };
+        Ok(filter.is_everything() || filter.matches(&Container::kept(message).map_err(unreadable)?))
     }
 
     /// Stores a new container; its times are set to now.

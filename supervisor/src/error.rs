@@ -67,7 +67,7 @@ pub enum Error {
 
     /// A record could not be encoded or decoded; `table` and `key` name it.
     #[error("metadata record {table}/{key}: {source}")]
-    Record { table: &'static str, key: String, source: serde_json::Error },
+    Record { table: &'static str, key: String, source: crate::metadata::Unreadable },
 
     /// A shim refused what it was asked, or did not answer; `step` is what it was asked.
     #[error("container {container}: {step}: {message}")]

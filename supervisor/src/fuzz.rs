@@ -36,7 +36,7 @@ pub fn filter(text: &str) {
 /// Messages of every shape, decoded, translated and checked as requests are.
 pub fn request(bytes: &[u8]) {
     if let Ok(request) = wire::containers::v1::CreateContainerRequest::decode(bytes) {
-        let container = request.container.map(api::containers::from_wire);
+        let container = request.container.map(crate::containers::Container::asked);
         let _ = container.as_ref().map(crate::containers::check);
     }
     if let Ok(request) = wire::images::v1::CreateImageRequest::decode(bytes)

@@ -27,6 +27,7 @@ mod labels;
 mod leases;
 mod listen;
 mod malloc;
+mod messages;
 mod metadata;
 mod mounts;
 mod namespaces;

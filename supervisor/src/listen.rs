@@ -17,7 +17,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_stream::Stream;
-use tonic::transport::server::Connected;
 
 mod authority;
 
@@ -84,7 +83,7 @@ fn has_group(pid: i32, group: u32) -> bool {
 }
 
 /// The other end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Peer {
     pub uid: u32,
     /// 0: not known.
@@ -278,10 +277,9 @@ pub struct Connection {
     _place: OwnedSemaphorePermit,
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+impl Connection {
+    pub fn peer(&self) -> Peer {
+        self.peer
     }
 }
 

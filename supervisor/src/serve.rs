@@ -8,9 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api;
-use crate::api::layers::{
-    arrival::ArrivalLayer, limits::LimitsLayer, namespace::NamespaceLayer, trace::TraceLayer,
-};
+use crate::api::layers::Layers;
 use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
@@ -39,11 +37,6 @@ use crate::tasks::{Addresses, Runtimes, TaskManager, TaskOptions};
 
 /// How long requests may finish after the daemon was told to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// HTTP/2 windows in bytes: content is written in messages of a megabyte.
-const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// Calls on one connection: clients keep a wait open for every container they run.
-const CALLS_PER_CONNECTION: u32 = 64 * 1024;
 
 /// Runs the daemon until it is told to stop.
 pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
@@ -218,28 +211,17 @@ async fn serve(
     socket: Socket,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
-    let (stop, mut stopping) = watch::channel(false);
-    let server = tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CALLS_PER_CONNECTION)
-        .layer(TraceLayer)
-        .layer(ArrivalLayer::new(&services.config.grpc))
-        .layer(LimitsLayer::new(&services.config.grpc))
-        .layer(NamespaceLayer)
-        .add_routes(api::routes(services, engine).await)
-        .serve_with_incoming_shutdown(socket, async move {
-            // An error means that the sender is gone, which is as good as a stop.
-            let _ = stopping.wait_for(|&stop| stop).await;
-        });
+    let (stop, stopping) = watch::channel(false);
+    let layers = Arc::new(Layers::new(&services.config.grpc, api::routes(services, engine).await));
+    let server = api::server::serve(socket, layers, stopping);
     tokio::pin!(server);
     tokio::select! {
-        ended = &mut server => return ended.context("serving the socket"),
+        () = &mut server => anyhow::bail!("the socket takes no more connections"),
         name = signals.next() => tracing::info!("{name}: stopping"),
     }
     stop.send_replace(true);
     tokio::select! {
-        ended = &mut server => ended.context("serving the socket"),
+        () = &mut server => Ok(()),
         () = tokio::time::sleep(STOP_TIMEOUT) => {
             tracing::info!("requests that did not finish within {} s are cut", STOP_TIMEOUT.as_secs());
             Ok(())

@@ -46,8 +46,10 @@ impl Frame {
 /// A connection.
 pub struct Connection {
     stream: UnixStream,
+    /// What came and was not looked at yet is from `at` to `end`.
     received: Vec<u8>,
     at: usize,
+    end: usize,
     /// Bytes of data that we may still send, all streams together.
     pub window: i64,
     /// Bytes of data that came since the peer was last given room.
@@ -123,7 +125,7 @@ impl Connection {
             hello.extend(frame(WINDOW_UPDATE, 0, 0, &more.to_be_bytes()));
         }
         stream.write_all(&hello)?;
-        Ok(Connection { stream, received: Vec::new(), at: 0, window: FIRST_WINDOW, taken: 0, next: 1 })
+        Ok(Connection { stream, received: Vec::new(), at: 0, end: 0, window: FIRST_WINDOW, taken: 0, next: 1 })
     }
 
     pub fn socket(&self) -> &UnixStream {
@@ -152,29 +154,37 @@ impl Connection {
 
     /// Whether a frame is there without waiting for the socket.
     pub fn has_frame(&self) -> bool {
-        self.length().is_some_and(|length| self.received.len() - self.at >= length)
+        self.length().is_some_and(|length| self.end - self.at >= length)
     }
 
     fn length(&self) -> Option<usize> {
-        let head = self.received.get(self.at..self.at + 9)?;
+        let head = self.received[..self.end].get(self.at..self.at + 9)?;
         Some(9 + (usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])))
     }
 
     /// Reads what the socket has, once.
     pub fn fill(&mut self) -> io::Result<usize> {
-        if self.at > 0 {
-            self.received.drain(..self.at);
-            self.at = 0;
+        self.received.copy_within(self.at..self.end, 0);
+        (self.at, self.end) = (0, self.end - self.at);
+        if self.end == self.received.len() {
+            self.received.resize(self.end + 256 * 1024, 0);
         }
-        let end = self.received.len();
-        self.received.resize(end + 256 * 1024, 0);
-        let count = self.stream.read(&mut self.received[end..]);
-        self.received.truncate(end + *count.as_ref().unwrap_or(&0));
-        count
+        let count = self.stream.read(&mut self.received[self.end..])?;
+        self.end += count;
+        Ok(count)
     }
 
     /// The next frame; what keeps the connection going (settings, pings, windows) is answered on the way, and shown, too.
     pub fn read(&mut self) -> io::Result<Frame> {
+        self.next_frame(true)
+    }
+
+    /// As [`Self::read`], for load that costs the client almost nothing: the payload is passed over.
+    pub fn skim(&mut self) -> io::Result<Frame> {
+        self.next_frame(false)
+    }
+
+    fn next_frame(&mut self, payload: bool) -> io::Result<Frame> {
         while !self.has_frame() {
             if self.fill()? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -183,13 +193,15 @@ impl Connection {
         let length = self.length().unwrap_or(9);
         let bytes = &self.received[self.at..self.at + length];
         let stream = u32::from_be_bytes([bytes[5] & 0x7f, bytes[6], bytes[7], bytes[8]]);
-        let frame = Frame { kind: bytes[3], flags: bytes[4], stream, payload: bytes[9..].to_vec() };
+        let (kind, flags) = (bytes[3], bytes[4]);
+        let kept = if payload || !matches!(kind, DATA | HEADERS) { &bytes[9..] } else { &[] };
+        let frame = Frame { kind, flags, stream, payload: kept.to_vec() };
         self.at += length;
-        self.keep_going(&frame)?;
+        self.keep_going(&frame, length - 9)?;
         Ok(frame)
     }
 
-    fn keep_going(&mut self, received: &Frame) -> io::Result<()> {
+    fn keep_going(&mut self, received: &Frame, length: usize) -> io::Result<()> {
         let number = || match received.payload[..] {
             [a, b, c, d, ..] => u32::from_be_bytes([a, b, c, d]),
             _ => 0,
@@ -202,7 +214,7 @@ impl Connection {
                 Ok(())
             }
             DATA => {
-                self.taken += received.payload.len() as u32;
+                self.taken += length as u32;
                 if self.taken < WINDOW / 2 {
                     return Ok(());
                 }

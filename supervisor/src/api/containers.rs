@@ -7,11 +7,12 @@ use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{STREAM_BUFFER, convert, namespace, required};
-use crate::containers::{Container, ContainerStore, Runtime};
+use super::encoded::{self, Encoded};
+use super::routes::Routes;
+use super::{STREAM_BUFFER, namespace, required};
+use crate::containers::{Container, ContainerStore};
 use crate::error::{Error, Result as CoreResult};
 use crate::filters::Filter;
-use crate::labels::{from_hash, to_hash};
 use crate::namespaces::Namespace;
 use crate::services::Services;
 use crate::tasks::ProcessId;
@@ -20,41 +21,6 @@ use crate::tasks::ProcessId;
 const PAGE: usize = 32;
 
 pub struct Service(pub Services);
-
-fn to_wire(container: Container) -> wire::Container {
-    let Runtime { name, options } = container.runtime;
-    wire::Container {
-        id: container.id,
-        labels: to_hash(&container.labels),
-        image: container.image,
-        runtime: Some(wire::container::Runtime { name, options: options.map(Into::into) }),
-        spec: container.spec.map(Into::into),
-        snapshotter: container.snapshotter,
-        snapshot_key: container.snapshot_key,
-        created_at: Some(convert::timestamp(container.created_at)),
-        updated_at: Some(convert::timestamp(container.updated_at)),
-        extensions: container.extensions.into_iter().map(|(key, value)| (key, value.into())).collect(),
-        sandbox: container.sandbox_id,
-    }
-}
-
-pub fn from_wire(asked: wire::Container) -> Container {
-    let runtime = asked.runtime.unwrap_or_default();
-    let runtime = Runtime { name: runtime.name, options: runtime.options.map(Into::into) };
-    let mut container = Container::new(asked.id, runtime);
-    container.labels = from_hash(asked.labels);
-    container.image = asked.image;
-    container.spec = asked.spec.map(Into::into);
-    container.snapshotter = asked.snapshotter;
-    container.snapshot_key = asked.snapshot_key;
-    container.extensions = asked.extensions.into_iter().map(|(key, value)| (key, value.into())).collect();
-    container.sandbox_id = asked.sandbox;
-    container
-}
-
-fn message(container: wire::Container) -> wire::ListContainerMessage {
-    wire::ListContainerMessage { container: Some(container) }
-}
 
 /// Containers of a namespace that match, a page at a time: no list is in memory as a whole.
 struct Pages {
@@ -66,23 +32,77 @@ struct Pages {
 }
 
 impl Pages {
-    async fn next(&mut self) -> CoreResult<Option<Vec<wire::Container>>> {
+    fn new(store: &Arc<ContainerStore>, namespace: Namespace, filters: &[String]) -> CoreResult<Self> {
+        let filter = Filter::parse_all(filters)?;
+        Ok(Self { store: Arc::clone(store), namespace, filter, after: Some(String::new()) })
+    }
+
+    /// The next containers' messages.
+    async fn next(&mut self) -> CoreResult<Option<Vec<Vec<u8>>>> {
         let Some(after) = self.after.take() else { return Ok(None) };
-        // Others get a turn, too.
-        tokio::task::yield_now().await;
         let after = (!after.is_empty()).then_some(after);
-        let page = self.store.page(&self.namespace, after.as_deref(), PAGE)?;
-        if page.len() == PAGE {
-            self.after = page.last().map(|container| container.id.clone());
+        if after.is_some() {
+            // Others get a turn, too.
+            tokio::task::yield_now().await;
         }
-        Ok(Some(page.into_iter().filter(|container| self.filter.matches(container)).map(to_wire).collect()))
+        let page = self.store.messages(&self.namespace, after.as_deref(), PAGE)?;
+        if page.len() == PAGE {
+            self.after = page.last().map(|(id, _)| id.clone());
+        }
+        let mut messages = Vec::with_capacity(page.len());
+        for (id, message) in page {
+            if self.store.matches(&self.filter, &id, &message)? {
+                messages.push(message);
+            }
+        }
+        Ok(Some(messages))
     }
 }
 
-impl Service {
-    fn pages(&self, namespace: Namespace, filter: Filter) -> Pages {
-        Pages { store: Arc::clone(&self.0.containers), namespace, filter, after: Some(String::new()) }
+/// Adds the methods whose answers are kept as they are sent.
+pub fn encoded(routes: &mut Routes, services: &Services) {
+    let max = services.config.grpc.max_message_bytes;
+    let (getting, listing) = (Arc::clone(&services.containers), Arc::clone(&services.containers));
+    routes.add_method("/containerd.services.containers.v1.Containers/Get", move |request| {
+        let store = Arc::clone(&getting);
+        Box::pin(async move { Ok(encoded::unary(request, |request| get(store, request)).await) })
+    });
+    routes.add_method("/containerd.services.containers.v1.Containers/List", move |request| {
+        let store = Arc::clone(&listing);
+        Box::pin(async move { Ok(encoded::unary(request, |request| list(store, request, max)).await) })
+    });
+}
+
+async fn get(
+    store: Arc<ContainerStore>,
+    request: Request<wire::GetContainerRequest>,
+) -> Result<Encoded, Status> {
+    Ok(Encoded::one(store.message(&namespace(&request)?, &request.get_ref().id)?))
+}
+
+async fn list(
+    store: Arc<ContainerStore>,
+    request: Request<wire::ListContainersRequest>,
+    max: usize,
+) -> Result<Encoded, Status> {
+    let mut pages = Pages::new(&store, namespace(&request)?, &request.get_ref().filters)?;
+    let mut answer = Encoded::default();
+    while let Some(messages) = pages.next().await? {
+        for message in messages {
+            answer.add(message);
+            if answer.length() > max {
+                let (what, limit) = ("list of containers".into(), "grpc.max_message_bytes; use ListStream");
+                return Err(Error::ResourceExhausted { what, limit, max: max as u64 }.into());
+            }
+        }
     }
+    Ok(answer)
+}
+
+fn streamed(message: &[u8]) -> CoreResult<wire::ListContainerMessage> {
+    let container = wire::Container::decode(message)
+        .map_err(|error| Error::Damaged { what: "a container's record".into(), why: error.to_string() })?;
+    Ok(wire::ListContainerMessage { container: Some(container) })
 }
 
 #[tonic::async_trait]
@@ -91,49 +111,31 @@ impl wire::containers_server::Containers for Service {
 
     async fn get(
         &self,
-        request: Request<wire::GetContainerRequest>,
+        _: Request<wire::GetContainerRequest>,
     ) -> Result<Response<wire::GetContainerResponse>, Status> {
-        let namespace = namespace(&request)?;
-        let container = self.0.containers.get(&namespace, &request.get_ref().id)?;
-        Ok(Response::new(wire::GetContainerResponse { container: Some(to_wire(container)) }))
+        // Answered by [`encoded`].
+        Err(Error::Unimplemented { what: "Containers.Get past the front of its service".into() }.into())
     }
 
     async fn list(
         &self,
-        request: Request<wire::ListContainersRequest>,
+        _: Request<wire::ListContainersRequest>,
     ) -> Result<Response<wire::ListContainersResponse>, Status> {
-        let namespace = namespace(&request)?;
-        let filter = Filter::parse_all(&request.get_ref().filters)?;
-        let max = self.0.config.grpc.max_message_bytes;
-        let (mut pages, mut containers, mut bytes) = (self.pages(namespace, filter), Vec::new(), 0);
-        while let Some(page) = pages.next().await? {
-            for container in page {
-                let length = container.encoded_len();
-                bytes += length + 1 + prost::length_delimiter_len(length);
-                if bytes > max {
-                    let (what, limit) =
-                        ("list of containers".into(), "grpc.max_message_bytes; use ListStream");
-                    return Err(Error::ResourceExhausted { what, limit, max: max as u64 }.into());
-                }
-                containers.push(container);
-            }
-        }
-        Ok(Response::new(wire::ListContainersResponse { containers }))
+        // Answered by [`encoded`].
+        Err(Error::Unimplemented { what: "Containers.List past the front of its service".into() }.into())
     }
 
     async fn list_stream(
         &self,
         request: Request<wire::ListContainersRequest>,
     ) -> Result<Response<Self::ListStreamStream>, Status> {
-        let namespace = namespace(&request)?;
-        let filter = Filter::parse_all(&request.get_ref().filters)?;
-        let mut pages = self.pages(namespace, filter);
+        let mut pages = Pages::new(&self.0.containers, namespace(&request)?, &request.get_ref().filters)?;
         let (sender, receiver) = tokio::sync::mpsc::channel(STREAM_BUFFER);
         tokio::spawn(async move {
             loop {
                 let messages = match pages.next().await {
                     Ok(None) => return,
-                    Ok(Some(page)) => page.into_iter().map(|container| Ok(message(container))).collect(),
+                    Ok(Some(page)) => page.iter().map(|message| Ok(streamed(message)?)).collect(),
                     Err(error) => vec![Err(error.into())],
                 };
                 for message in messages {
@@ -152,8 +154,8 @@ impl wire::containers_server::Containers for Service {
     ) -> Result<Response<wire::CreateContainerResponse>, Status> {
         let namespace = namespace(&request)?;
         let asked = required(request.into_inner().container, "container")?;
-        let container = self.0.containers.create(&namespace, from_wire(asked)).await?;
-        Ok(Response::new(wire::CreateContainerResponse { container: Some(to_wire(container)) }))
+        let container = self.0.containers.create(&namespace, Container::asked(asked)).await?;
+        Ok(Response::new(wire::CreateContainerResponse { container: Some(container.into()) }))
     }
 
     async fn update(
@@ -164,8 +166,8 @@ impl wire::containers_server::Containers for Service {
         let request = request.into_inner();
         let asked = required(request.container, "container")?;
         let mask = request.update_mask.map(|mask| mask.paths).unwrap_or_default();
-        let container = self.0.containers.update(&namespace, from_wire(asked), &mask).await?;
-        Ok(Response::new(wire::UpdateContainerResponse { container: Some(to_wire(container)) }))
+        let container = self.0.containers.update(&namespace, Container::asked(asked), &mask).await?;
+        Ok(Response::new(wire::UpdateContainerResponse { container: Some(container.into()) }))
     }
 
     async fn delete(&self, request: Request<wire::DeleteContainerRequest>) -> Result<Response<()>, Status> {

@@ -2,10 +2,11 @@
 //!
 //! What always holds: wire types stop here; requests have passed the layers (namespace, limits, trace).
 
-pub mod containers;
+mod containers;
 mod content;
 pub mod convert;
 mod diff;
+mod encoded;
 mod engine;
 mod events;
 pub mod forward;
@@ -16,7 +17,9 @@ mod leases;
 mod mounts;
 mod namespaces;
 mod reflection;
+mod routes;
 mod sandboxes;
+pub mod server;
 mod snapshots;
 mod streaming;
 pub mod tasks;
@@ -27,13 +30,13 @@ use std::sync::Arc;
 
 use longshore_proto::containerd::services as wire;
 use longshore_proto::longshore::engine::v1 as daily;
-use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 use crate::services::Services;
+use routes::Routes;
 
 pub use version::{REVISION, VERSION};
 
@@ -55,80 +58,83 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
     let (s, e) = (|| services.clone(), || Arc::clone(engine));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let mut routes = tonic::service::RoutesBuilder::default();
+    let mut routes = Routes::default();
     routes
-        .add_service(health_server)
-        .add_service(reflection::Reflection::default())
-        .add_service(wire::version::v1::version_server::VersionServer::new(version::Service))
-        .add_service(wire::introspection::v1::introspection_server::IntrospectionServer::new(
+        .add(health_server)
+        .add(reflection::Reflection::default())
+        .add(wire::version::v1::version_server::VersionServer::new(version::Service))
+        .add(wire::introspection::v1::introspection_server::IntrospectionServer::new(
             introspection::Service(s()),
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::namespaces::v1::namespaces_server::NamespacesServer::new(namespaces::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::content::v1::content_server::ContentServer::new(content::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::images::v1::images_server::ImagesServer::new(images::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::snapshots::v1::snapshots_server::SnapshotsServer::new(snapshots::Service(s())),
             services
         ))
-        .add_service(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
-        .add_service(limited!(
+        .add(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
+        .add(limited!(
             wire::mounts::v1::mounts_server::MountsServer::new(mounts::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::sandbox::v1::controller_server::ControllerServer::new(sandboxes::Controller(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::sandbox::v1::store_server::StoreServer::new(sandboxes::Store(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::leases::v1::leases_server::LeasesServer::new(leases::Service(s())),
             services
         ))
-        .add_service(events::Front::new(
+        .add(events::Front::new(
             services,
             limited!(wire::events::v1::events_server::EventsServer::new(events::Service(s())), services),
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::tasks::v1::tasks_server::TasksServer::new(tasks::TasksService::new(services)),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::streaming::v1::streaming_server::StreamingServer::new(streaming::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             wire::transfer::v1::transfer_server::TransferServer::new(transfer::Service(s())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             daily::containers_server::ContainersServer::new(engine::ContainersService::new(e())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             daily::images_server::ImagesServer::new(engine::ImagesService::new(e())),
             services
         ))
-        .add_service(limited!(
+        .add(limited!(
             daily::system_server::SystemServer::new(engine::SystemService::new(e())),
             services
         ));
-    routes.routes()
+    containers::encoded(&mut routes, services);
+    content::encoded(&mut routes, services);
+    images::encoded(&mut routes, services);
+    routes
 }
 
 /// The request's namespace; FailedPrecondition if it named none.

@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::service::Routes;
 use tower::Service;
+
+use super::routes::{Answer, Routes};
 
 #[derive(Clone, Default)]
 pub struct Reflection {
@@ -22,26 +23,26 @@ impl NamedService for Reflection {
 impl Service<http::Request<Body>> for Reflection {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = <Routes as Service<http::Request<Body>>>::Future;
+    type Future = Answer;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        self.built.get_or_init(build).clone().call(request)
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let built = Arc::clone(&self.built);
+        Box::pin(async move { Ok(built.get_or_init(build).answer(request).await) })
     }
 }
 
 fn build() -> Routes {
+    let mut routes = Routes::default();
     let built = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(longshore_proto::DESCRIPTORS)
         .build_v1();
     match built {
-        Ok(service) => Routes::new(service),
-        Err(error) => {
-            tracing::error!("reflection is not available: {error}");
-            Routes::default()
-        }
+        Ok(service) => drop(routes.add(service)),
+        Err(error) => tracing::error!("reflection is not available: {error}"),
     }
+    routes
 }

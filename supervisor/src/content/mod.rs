@@ -6,6 +6,7 @@
 
 pub mod digest;
 mod ingest;
+mod message;
 mod reader;
 mod reconcile;
 mod remote;

@@ -118,6 +118,12 @@ impl ContentStore {
             .ok_or_else(|| Error::not_found("content", digest.as_str()))
     }
 
+    /// As [`Self::info`]: the message that clients are sent.
+    pub fn message(&self, namespace: &Namespace, digest: &Digest) -> Result<Vec<u8>> {
+        let message = self.db.message(&tables::BLOBS, namespace, digest.as_str())?;
+        message.ok_or_else(|| Error::not_found("content", digest.as_str()))
+    }
+
     pub fn exists(&self, namespace: &Namespace, digest: &Digest) -> Result<bool> {
         self.db.contains(&tables::BLOBS, namespace, digest.as_str())
     }

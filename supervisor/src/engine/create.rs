@@ -278,7 +278,7 @@ impl Engine {
         let json = serde_json::to_vec(&spec).map_err(|source| Error::Record {
             table: "bundle",
             key: id.to_owned(),
-            source,
+            source: source.into(),
         })?;
         Ok(json.into())
     }

@@ -137,6 +137,6 @@ fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
     serde_json::to_vec(&process).map_err(|source| Error::Record {
         table: "exec",
         key: record.name.clone(),
-        source,
+        source: source.into(),
     })
 }

@@ -87,7 +87,7 @@ impl Engine {
         let mut record: Record = serde_json::from_slice(&value.value).map_err(|source| Error::Record {
             table: "containers",
             key: container.id.clone(),
-            source,
+            source: source.into(),
         })?;
         if let Some(state) = self.db.get(&tables::ENGINE, &self.namespace, &container.id)? {
             record.state = state;
@@ -100,7 +100,7 @@ fn extension(record: &Record) -> Result<Any> {
     let json = serde_json::to_vec(record).map_err(|source| Error::Record {
         table: "containers",
         key: record.name.clone(),
-        source,
+        source: source.into(),
     })?;
     Ok(Any::new(EXTENSION, json))
 }

@@ -47,6 +47,11 @@ impl Filter {
         parse::all(filters)
     }
 
+    /// Whether nothing is left out.
+    pub fn is_everything(&self) -> bool {
+        self.alternatives.is_empty()
+    }
+
     pub fn matches(&self, subject: &dyn Adaptor) -> bool {
         self.alternatives.is_empty()
             || self

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde::Deserialize;
 
 use super::graph::{Graph, Node, Reach};
+use super::views::{BlobView, ContainerView, ImageView, LabelsView, MountView};
 use super::{SnapshotId, SnapshotSource, conditions, labels};
 use crate::content::ContentStore;
 use crate::error::Result;
@@ -15,47 +15,6 @@ use crate::leases::{self, Resource};
 use crate::metadata::{Db, Reader, tables};
 use crate::mounts::State;
 use crate::namespaces::Namespace;
-
-/// What a collection needs to know of an image, and nothing more of it is read into memory.
-#[derive(Deserialize)]
-pub struct ImageView {
-    #[serde(default)]
-    pub labels: Labels,
-    pub target: TargetView,
-}
-
-#[derive(Deserialize)]
-pub struct TargetView {
-    pub digest: String,
-}
-
-/// A container without its spec.
-#[derive(Deserialize)]
-pub struct ContainerView {
-    #[serde(default)]
-    pub labels: Labels,
-    #[serde(default)]
-    pub snapshotter: String,
-    #[serde(default)]
-    pub snapshot_key: String,
-}
-
-#[derive(Deserialize)]
-pub struct LabelsView {
-    #[serde(default)]
-    pub labels: Labels,
-}
-
-/// An activation of mounts without what it mounts.
-#[derive(Deserialize)]
-pub struct MountView {
-    pub id: u64,
-    pub state: State,
-    #[serde(default)]
-    pub lease: Option<String>,
-    #[serde(default)]
-    pub labels: Labels,
-}
 
 /// One namespace: its graph, and the objects that go unless they are marked.
 #[derive(Default)]
@@ -198,7 +157,7 @@ fn add_images(marked: &mut Marked, db: &Db) -> Result<()> {
     for row in db.scan(&tables::IMAGES.view::<ImageView>())? {
         let scope = marked.scope(&row.namespace);
         let node = Node::Image(row.key);
-        scope.graph.parent(node.clone(), Node::Content(row.record.target.digest));
+        scope.graph.parent(node.clone(), Node::Content(row.record.digest().to_owned()));
         scope.add_labels(&node, &row.record.labels);
         scope.add_conditions(&node, &row.record.labels, now);
         if labels::is_expired(&row.record.labels, now) {
@@ -253,7 +212,7 @@ fn add_mounts(marked: &mut Marked, db: &Db) -> Result<()> {
 
 fn add_content(marked: &mut Marked, db: &Db) -> Result<()> {
     let now = marked.now;
-    for row in db.scan(&tables::BLOBS.view::<LabelsView>())? {
+    for row in db.scan(&tables::BLOBS.view::<BlobView>())? {
         let scope = marked.scope(&row.namespace);
         let node = Node::Content(row.key);
         scope.add_conditions(&node, &row.record.labels, now);

@@ -8,6 +8,7 @@ mod graph;
 mod labels;
 mod mark;
 mod sweep;
+mod views;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};

@@ -4,7 +4,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::graph::{Graph, Node, Reach};
-use super::mark::{ContainerView, ImageView, LabelsView, Marked, MountView};
+use super::mark::Marked;
+use super::views::{BlobView, ContainerView, ImageView, LabelsView, MountView};
 use super::{Collected, SnapshotId, SnapshotNode, SnapshotSource, conditions, labels};
 use crate::content::{ContentStore, Digest};
 use crate::error::Result;
@@ -60,12 +61,12 @@ fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()>
     let Touched { tag, namespace, key } = touched;
     let found = if tables::BLOBS.has(tag) {
         let labels =
-            tx.get(&tables::BLOBS.view::<LabelsView>(), &namespace, &key)?.map(|record| record.labels);
+            tx.get(&tables::BLOBS.view::<BlobView>(), &namespace, &key)?.map(|record| record.labels);
         labels.map(|labels| (Node::Content(key), may_keep(&labels)))
     } else if tables::IMAGES.has(tag) {
         tx.get(&tables::IMAGES.view::<ImageView>(), &namespace, &key)?.map(|image| {
             let mut edges = may_keep(&image.labels);
-            edges.push(Node::Content(image.target.digest));
+            edges.push(Node::Content(image.digest().to_owned()));
             (Node::Image(key), edges)
         })
     } else if tables::CONTAINERS.has(tag) {

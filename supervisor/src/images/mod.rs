@@ -10,6 +10,7 @@ pub mod held;
 pub mod hosts;
 pub mod import;
 pub mod manifest;
+mod message;
 pub mod names;
 pub mod platform;
 pub mod pull;

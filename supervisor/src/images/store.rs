@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use longshore_proto::containerd::services::images::v1 as wire;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use crate::content::Descriptor;
@@ -39,7 +40,7 @@ pub struct Image {
 }
 
 impl Image {
-    fn new(name: &str, record: ImageRecord) -> Self {
+    pub(super) fn new(name: &str, record: ImageRecord) -> Self {
         let ImageRecord { target, labels, created_at, updated_at } = record;
         Self { name: name.to_owned(), target, labels, created_at, updated_at }
     }
@@ -89,6 +90,22 @@ impl ImageStore {
         let rows = self.db.list(&tables::IMAGES, namespace)?;
         let images = rows.into_iter().map(|row| Image::new(&row.key, row.record));
         Ok(images.filter(|image| filter.matches(image)).collect())
+    }
+
+    /// As [`Self::get`]: the message that clients are sent.
+    pub fn message(&self, namespace: &Namespace, name: &str) -> Result<Vec<u8>> {
+        let message = self.db.message(&tables::IMAGES, namespace, name)?;
+        message.ok_or_else(|| Error::not_found("image", name))
+    }
+
+    /// As [`Self::list`]: the messages that clients are sent.
+    pub fn messages(&self, namespace: &Namespace, filter: &Filter) -> Result<Vec<Vec<u8>>> {
+        if !filter.is_everything() {
+            let images = self.list(namespace, filter)?.into_iter();
+            return Ok(images.map(|image| wire::Image::from(image).encode_to_vec()).collect());
+        }
+        let messages = self.db.messages(&tables::IMAGES, namespace, None, usize::MAX)?;
+        Ok(messages.into_iter().map(|(_, message)| message).collect())
     }
 
     pub async fn create(

@@ -5,11 +5,10 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde::de::DeserializeOwned;
-
 use super::barrier::Barrier;
 use super::flush::Flusher;
 use super::open::{self, Options};
+use super::record::Record;
 use super::table::{Row, Table};
 use super::tx::{self, Source, Tx, Visit};
 use super::{export, key, sled_error};
@@ -103,13 +102,55 @@ impl Db {
 
     /// Up to `max` records of one namespace in the order of their keys, from the first after `after` on: what a list in
     /// bounded memory is made of. A record that is there throughout is in exactly one page.
-    pub fn page<T: DeserializeOwned>(
+    pub fn page<T: Record>(
         &self,
         table: &Table<T>,
         namespace: &Namespace,
         after: Option<&str>,
         max: usize,
     ) -> Result<Vec<Row<T>>> {
+        self.paged(table, namespace, after, max, |full, key, stored| {
+            let record = tx::decode(self, table, full, stored)?;
+            Ok(Row { namespace: namespace.clone(), key: key.to_owned(), record })
+        })
+    }
+
+    /// As [`Db::page`]: the records' keys, and the messages that they are kept as.
+    pub fn messages<T: Record>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        after: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>> {
+        self.paged(table, namespace, after, max, |full, key, stored| {
+            let message = tx::message(self, table, full, key, stored)?;
+            Ok((key.to_owned(), message.unwrap_or_default()))
+        })
+    }
+
+    /// A record as the message that it is kept as.
+    pub fn message<T: Record>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        key: &str,
+    ) -> Result<Option<Vec<u8>>> {
+        let full = key::record(table.tag, namespace, key)?;
+        match self.raw_get(&full)? {
+            None => Ok(None),
+            Some(stored) => tx::message(self, table, &full, key, &stored),
+        }
+    }
+
+    fn paged<T, R>(
+        &self,
+        table: &Table<T>,
+        namespace: &Namespace,
+        after: Option<&str>,
+        max: usize,
+        read: impl Fn(&[u8], &str, &[u8]) -> Result<R>,
+    ) -> Result<Vec<R>> {
         let prefix = key::prefix(table.tag, namespace);
         let from = match after {
             None => Bound::Included(prefix.clone()),
@@ -118,11 +159,9 @@ impl Db {
         let mut rows = Vec::new();
         for entry in self.sled.range((from, Bound::Unbounded)).take(max) {
             let (full, stored) = entry.map_err(sled_error("reading records"))?;
-            if !full.starts_with(&prefix) {
-                break;
-            }
-            if let Some((_, namespace, key)) = key::split(&full) {
-                rows.push(Row { namespace, key, record: tx::decode(self, table, &full, &stored)? });
+            let Some(key) = full.strip_prefix(&prefix[..]) else { break };
+            if let Ok(key) = std::str::from_utf8(key) {
+                rows.push(read(&full, key, &stored)?);
             }
         }
         Ok(rows)
@@ -211,7 +250,7 @@ fn touched(keys: BTreeSet<Vec<u8>>) -> Vec<Touched> {
 }
 
 impl Source for Db {
-    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<sled::IVec>> {
         let tree: &sled::Tree = &self.sled;
         tree.raw_get(key)
     }

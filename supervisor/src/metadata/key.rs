@@ -2,6 +2,7 @@
 //!
 //! `tag, namespace, 0, key` for records; `0xff, record key, 0, index (u16 BE)` for the further pieces of a long value.
 
+use super::record::Form;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
@@ -58,28 +59,38 @@ pub fn piece(record: &[u8], index: u16) -> Vec<u8> {
 }
 
 /// A value cut into what is stored under the record's key and the further pieces. The first byte of the former
-/// counts as the form: 0 whole, 1 cut, followed by the number of further pieces (u16 BE).
-pub fn cut(value: &[u8]) -> (Vec<u8>, Vec<&[u8]>) {
+/// counts as the form: 0 whole, 1 cut, followed by the number of further pieces (u16 BE); 2 and 3 the same of a message.
+pub fn cut(form: Form, value: &[u8]) -> (Vec<u8>, Vec<&[u8]>) {
+    let form = match form {
+        Form::Json => 0,
+        Form::Message => 2,
+    };
     let (first, rest) = value.split_at(value.len().min(MAX_PIECE));
     let further: Vec<&[u8]> = rest.chunks(MAX_PIECE).collect();
     let mut head = Vec::with_capacity(first.len() + 3);
     if further.is_empty() {
-        head.push(0);
+        head.push(form);
     } else {
-        head.push(1);
+        head.push(form + 1);
         head.extend_from_slice(&pieces_u16(further.len()).to_be_bytes());
     }
     head.extend_from_slice(first);
     (head, further)
 }
 
-/// What a stored head says: the first piece, and how many follow.
-pub fn head(stored: &[u8]) -> Option<(&[u8], u16)> {
-    match stored.split_first()? {
-        (0, whole) => Some((whole, 0)),
-        (1, rest) if rest.len() >= 2 => Some((&rest[2..], u16::from_be_bytes([rest[0], rest[1]]))),
-        _ => None,
+/// What a stored head says: the record's form, the first piece, and how many follow.
+pub fn head(stored: &[u8]) -> Option<(Form, &[u8], u16)> {
+    let (&form, rest) = stored.split_first()?;
+    let kind = match form {
+        0 | 1 => Form::Json,
+        2 | 3 => Form::Message,
+        _ => return None,
+    };
+    if form % 2 == 0 {
+        return Some((kind, rest, 0));
     }
+    let (count, first) = rest.split_first_chunk()?;
+    Some((kind, first, u16::from_be_bytes(*count)))
 }
 
 fn pieces_u16(count: usize) -> u16 {
@@ -100,11 +111,14 @@ mod tests {
     #[test]
     fn long_values_are_cut() {
         let value = vec![7; MAX_PIECE * 2 + 5];
-        let (stored, further) = cut(&value);
-        let (first, count) = head(&stored).unwrap();
-        assert_eq!((first.len(), count, further.len()), (MAX_PIECE, 2, 2));
-        let (stored, further) = cut(b"short");
-        assert_eq!(head(&stored), Some((&b"short"[..], 0)));
-        assert!(further.is_empty());
+        for form in [Form::Json, Form::Message] {
+            let (stored, further) = cut(form, &value);
+            let (read, first, count) = head(&stored).unwrap();
+            assert_eq!((read, first.len(), count, further.len()), (form, MAX_PIECE, 2, 2));
+            let (stored, further) = cut(form, b"short");
+            assert_eq!(head(&stored), Some((form, &b"short"[..], 0)));
+            assert!(further.is_empty());
+        }
+        assert_eq!((head(b""), head(b"\x01\0"), head(b"\x04x")), (None, None, None));
     }
 }

@@ -10,6 +10,7 @@ mod export;
 mod flush;
 mod key;
 mod open;
+mod record;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ mod tx;
 
 pub use db::{Db, Touched};
 pub use open::Options;
+pub use record::{Record, Unreadable};
 pub use table::{Row, tables};
 pub use tx::{Reader, Tx};
 

@@ -28,8 +28,9 @@ impl Default for Options {
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes kept for opening the store on a full disk.
 const BALLAST: u64 = 2 * 1024 * 1024;
-/// Names the schema; a store with a newer one is not opened.
-const SCHEMA: u32 = 1;
+/// Names the schema; a store with a newer one is not opened, one with an older is given this one. In the first, all records
+/// were JSON.
+const SCHEMA: u32 = 2;
 const SCHEMA_KEY: [u8; 2] = [key::OWN, 1];
 
 pub fn store_file(directory: &Path) -> PathBuf {
@@ -59,6 +60,7 @@ pub fn open(directory: &Path, options: &Options) -> Result<sled::Db> {
         Err(error) => rebuild(directory, options, &error)?,
     };
     let db = compact(directory, options, db)?;
+    write_schema(&db)?;
     add_ballast(directory);
     Ok(db)
 }
@@ -143,8 +145,20 @@ fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
 }
 
-/// Reads every record once, checks that the store is not older than the export, and checks or writes the schema's
-/// number.
+fn is_readable(schema: &[u8]) -> bool {
+    schema.try_into().is_ok_and(|bytes| u32::from_le_bytes(bytes) <= SCHEMA)
+}
+
+/// Says which schema the store has from now on, however it came to be.
+fn write_schema(db: &sled::Db) -> Result<()> {
+    if db.get(SCHEMA_KEY).map_err(sled_error("reading the schema"))?.is_some_and(|is| is == SCHEMA.to_le_bytes()) {
+        return Ok(());
+    }
+    db.insert(SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(sled_error("writing the schema"))?;
+    db.flush().map_err(sled_error("writing the schema")).map(drop)
+}
+
+/// Reads every record once, and checks that the store is not older than the export and its schema is known.
 fn verify(db: &sled::Db, directory: &Path) -> Result<()> {
     let read_all = || -> Result<()> {
         for entry in db.iter() {
@@ -157,15 +171,11 @@ fn verify(db: &sled::Db, directory: &Path) -> Result<()> {
     })?;
     check_number(db, directory)?;
     match db.get(SCHEMA_KEY).map_err(sled_error("reading the schema"))? {
-        None => {
-            db.insert(SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(sled_error("writing the schema"))?;
-            Ok(())
-        }
-        Some(stored) if stored == SCHEMA.to_le_bytes() => Ok(()),
-        Some(_) => Err(Error::precondition(
+        Some(stored) if !is_readable(&stored) => Err(Error::precondition(
             "metadata store",
             "written by a newer longshored: start that version, or give this one another --root",
         )),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use crate::namespaces::Namespace;
 
 /// A table of records of type `T`, keyed by namespace and key.
 ///
-/// Records are stored as JSON, so that a field added with `#[serde(default)]` reads older records.
+/// How they are kept is said in [`record`](super::record).
 pub struct Table<T> {
     pub(super) name: &'static str,
     pub(super) tag: u8,
@@ -62,4 +62,15 @@ pub mod tables {
     pub const SANDBOXES: Table<crate::sandboxes::SandboxRecord> = Table::new(11, "sandboxes");
     /// Key: name of an activation.
     pub const MOUNTS: Table<crate::mounts::ActivationRecord> = Table::new(12, "mounts");
+}
+
+/// Tables that keep JSON.
+mod json {
+    use crate::metadata::Record;
+
+    impl Record for crate::namespaces::NamespaceRecord {}
+    impl Record for crate::leases::LeaseRecord {}
+    impl Record for crate::engine::state::State {}
+    impl Record for crate::sandboxes::SandboxRecord {}
+    impl Record for crate::mounts::ActivationRecord {}
 }

@@ -137,6 +137,120 @@ fn a_damaged_export_is_refused() {
     assert!(export::decode(&flipped).is_err());
 }
 
+/// A store as the first schema left it: all records were JSON, long ones in pieces.
+fn first_schema(path: &Path, records: &[(u8, &str, String)]) {
+    let sled = sled::Config::new().path(path).open().unwrap();
+    sled.insert([key::OWN, 1], &1u32.to_le_bytes()).unwrap();
+    for (tag, name, json) in records {
+        let full = key::record(*tag, &namespace(), name).unwrap();
+        let (head, further) = key::cut(record::Form::Json, json.as_bytes());
+        for (index, piece) in (0u16..).zip(further) {
+            sled.insert(key::piece(&full, index), piece).unwrap();
+        }
+        sled.insert(full, head).unwrap();
+    }
+    sled.flush().unwrap();
+}
+
+fn old_records() -> Vec<(u8, &'static str, String)> {
+    let times = r#""created_at":"2024-01-02T03:04:05.000000006Z","updated_at":"2024-01-02T03:04:06Z""#;
+    let spec = "x".repeat(10_000);
+    let container = format!(
+        r#"{{"labels":{{"a":"b"}},"image":"i","runtime":{{"name":"r","options":{{"type_url":"o","value":"\u0000hex:00ff"}}}},
+        "spec":{{"type_url":"s","value":"{spec}"}},"snapshotter":"overlayfs","snapshot_key":"k",{times},
+        "extensions":{{"e":{{"type_url":"t","value":"v"}}}}}}"#
+    );
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let image = format!(r#"{{"target":{{"media_type":"m","digest":"{digest}","size":3}},{times}}}"#);
+    let blob = format!(r#"{{"size":9,"labels":{{"c":"d"}},{times}}}"#);
+    vec![(4, "box", container), (3, "busybox", image), (2, "sha256:x", blob), (9, "uuid", r#""u""#.into())]
+}
+
+/// Reads each of [`old_records`] as a record and as a message.
+fn check_old_records(db: &Db) {
+    use longshore_proto::containerd::services as wire;
+    use prost::Message;
+    let ns = namespace();
+    let container = db.get(&tables::CONTAINERS, &ns, "box").unwrap().unwrap();
+    assert_eq!(container.runtime.options.as_ref().unwrap().value, b"\x00\xff"[..]);
+    assert_eq!(container.spec.as_ref().unwrap().value.len(), 10_000);
+    assert_eq!((container.created_at.subsec_nanosecond(), container.labels["a"].as_str()), (6, "b"));
+    let message = db.message(&tables::CONTAINERS, &ns, "box").unwrap().unwrap();
+    let message = wire::containers::v1::Container::decode(&message[..]).unwrap();
+    assert_eq!((message.id.as_str(), message.spec.unwrap().value.len()), ("box", 10_000));
+    assert_eq!(message.extensions["e"].value, b"v");
+    let messages = db.messages(&tables::IMAGES, &ns, None, 10).unwrap();
+    let image = wire::images::v1::Image::decode(&messages[0].1[..]).unwrap();
+    assert_eq!((image.name.as_str(), image.target.unwrap().size), ("busybox", 3));
+    assert_eq!(db.get(&tables::IMAGES, &ns, "busybox").unwrap().unwrap().target.size, 3);
+    let blob = db.message(&tables::BLOBS, &ns, "sha256:x").unwrap().unwrap();
+    let blob = wire::content::v1::Info::decode(&blob[..]).unwrap();
+    assert_eq!((blob.digest.as_str(), blob.size, blob.labels["c"].as_str()), ("sha256:x", 9, "d"));
+    assert_eq!(db.get(&tables::SETTINGS, &ns, "uuid").unwrap().unwrap(), "u");
+}
+
+#[tokio::test]
+async fn records_of_the_first_schema_are_read_and_become_messages_when_they_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let ns = namespace();
+    first_schema(&folder.path().join("sled"), &old_records());
+    let db = open(folder.path());
+    check_old_records(&db);
+    let container = db.get(&tables::CONTAINERS, &ns, "box").unwrap().unwrap();
+    db.write(|tx| tx.put(&tables::CONTAINERS, &ns, "box", &container)).await.unwrap();
+    let full = key::record(4, &ns, "box").unwrap();
+    let stored = tx::Source::raw_get(&db, &full).unwrap().unwrap();
+    assert_eq!(key::head(&stored).unwrap().0, record::Form::Message);
+    assert_eq!(db.get(&tables::CONTAINERS, &ns, "box").unwrap().unwrap(), container);
+    check_old_records(&db);
+    db.write(|tx| tx.delete(&tables::CONTAINERS, &ns, "box")).await.unwrap();
+    let mut left = 0;
+    let count = &mut |_: &[u8], _: &[u8]| {
+        left += 1;
+        Ok(())
+    };
+    tx::Source::raw_scan(&db, &[key::PIECE], count).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn an_export_of_the_first_schema_becomes_a_store_of_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old");
+    first_schema(&old, &old_records());
+    let sled = sled::Config::new().path(&old).open().unwrap();
+    export::count_up(&sled).unwrap();
+    let bytes = export::encode(&sled).unwrap();
+    export::write(folder.path(), &bytes).unwrap();
+    // There is no store, so it is older than its export.
+    {
+        let db = open(folder.path());
+        check_old_records(&db);
+        let container = db.get(&tables::CONTAINERS, &namespace(), "box").unwrap().unwrap();
+        db.write(|tx| tx.put(&tables::CONTAINERS, &namespace(), "box", &container)).await.unwrap();
+        db.close().unwrap();
+    }
+    // What is rebuilt from an export of this schema is the same.
+    std::fs::remove_dir_all(folder.path().join("sled")).unwrap();
+    let db = open(folder.path());
+    check_old_records(&db);
+    drop(db);
+    let sled = sled::Config::new().path(folder.path().join("sled")).open().unwrap();
+    assert_eq!(sled.get([key::OWN, 1]).unwrap().unwrap(), 2u32.to_le_bytes());
+}
+
+#[test]
+fn a_store_of_a_newer_schema_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    {
+        let sled = sled::Config::new().path(folder.path().join("sled")).open().unwrap();
+        sled.insert([key::OWN, 1], &3u32.to_le_bytes()).unwrap();
+        sled.flush().unwrap();
+    }
+    let refused = Db::open(folder.path(), &Options::default()).map(drop).unwrap_err();
+    assert!(refused.to_string().contains("newer longshored"), "{refused}");
+}
+
 /// The environment variable that turns this test binary into the process that is killed.
 const CHILD: &str = "LONGSHORE_TEST_METADATA_CHILD";
 

@@ -1,10 +1,12 @@
 //! Reading and changing records: the same verbs on the store and inside a batch that is being made.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use sled::IVec;
 
+use super::record::{Form, Record};
 use super::table::{Row, Table};
 use super::{key, sled_error};
 use crate::error::{Error, Result};
@@ -15,14 +17,14 @@ pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> Result<()> + 'a;
 
 /// Ordered raw reads: what the store and a batch in the making have in common.
 pub trait Source {
-    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    fn raw_get(&self, key: &[u8]) -> Result<Option<IVec>>;
     /// All records whose key begins with `prefix`, in order.
     fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()>;
 }
 
 /// Typed reads.
 pub trait Reader {
-    fn get<T: DeserializeOwned>(
+    fn get<T: Record>(
         &self,
         table: &Table<T>,
         namespace: &Namespace,
@@ -30,22 +32,22 @@ pub trait Reader {
     ) -> Result<Option<T>>;
     fn contains<T>(&self, table: &Table<T>, namespace: &Namespace, key: &str) -> Result<bool>;
     /// The records of one namespace in the order of their keys.
-    fn list<T: DeserializeOwned>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>>;
+    fn list<T: Record>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>>;
     /// The records of one namespace whose keys begin with `prefix`.
-    fn list_prefix<T: DeserializeOwned>(
+    fn list_prefix<T: Record>(
         &self,
         table: &Table<T>,
         namespace: &Namespace,
         prefix: &str,
     ) -> Result<Vec<Row<T>>>;
     /// The records of all namespaces.
-    fn scan<T: DeserializeOwned>(&self, table: &Table<T>) -> Result<Vec<Row<T>>>;
+    fn scan<T: Record>(&self, table: &Table<T>) -> Result<Vec<Row<T>>>;
     /// Whether the namespace has any record in this table.
     fn any<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<bool>;
 }
 
 impl<S: Source> Reader for S {
-    fn get<T: DeserializeOwned>(
+    fn get<T: Record>(
         &self,
         table: &Table<T>,
         namespace: &Namespace,
@@ -62,11 +64,11 @@ impl<S: Source> Reader for S {
         Ok(self.raw_get(&key::record(table.tag, namespace, name)?)?.is_some())
     }
 
-    fn list<T: DeserializeOwned>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>> {
+    fn list<T: Record>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>> {
         rows(self, table, &key::prefix(table.tag, namespace))
     }
 
-    fn list_prefix<T: DeserializeOwned>(
+    fn list_prefix<T: Record>(
         &self,
         table: &Table<T>,
         namespace: &Namespace,
@@ -75,7 +77,7 @@ impl<S: Source> Reader for S {
         rows(self, table, &key::record(table.tag, namespace, prefix)?)
     }
 
-    fn scan<T: DeserializeOwned>(&self, table: &Table<T>) -> Result<Vec<Row<T>>> {
+    fn scan<T: Record>(&self, table: &Table<T>) -> Result<Vec<Row<T>>> {
         rows(self, table, &[table.tag])
     }
 
@@ -89,7 +91,7 @@ impl<S: Source> Reader for S {
     }
 }
 
-fn rows<S: Source + ?Sized, T: DeserializeOwned>(
+fn rows<S: Source + ?Sized, T: Record>(
     source: &S,
     table: &Table<T>,
     prefix: &[u8],
@@ -105,33 +107,60 @@ fn rows<S: Source + ?Sized, T: DeserializeOwned>(
     Ok(rows)
 }
 
-pub(super) fn decode<S: Source + ?Sized, T: DeserializeOwned>(
+pub(super) fn decode<S: Source + ?Sized, T: Record>(
     source: &S,
     table: &Table<T>,
     full: &[u8],
     stored: &[u8],
 ) -> Result<T> {
+    let (form, bytes) = whole(source, table, full, stored)?;
+    form.read(&bytes).map_err(|source| unreadable(table, full, source))
+}
+
+/// The record as a message; nothing if its table keeps none.
+pub(super) fn message<S: Source + ?Sized, T: Record>(
+    source: &S,
+    table: &Table<T>,
+    full: &[u8],
+    name: &str,
+    stored: &[u8],
+) -> Result<Option<Vec<u8>>> {
+    let (form, bytes) = whole(source, table, full, stored)?;
+    if form == Form::Message {
+        return Ok(Some(bytes.into_owned()));
+    }
+    let record: T = form.read(&bytes).map_err(|source| unreadable(table, full, source))?;
+    Ok(record.to_message(name))
+}
+
+/// A record's bytes, put together from its pieces.
+fn whole<'a, S: Source + ?Sized, T>(
+    source: &S,
+    table: &Table<T>,
+    full: &[u8],
+    stored: &'a [u8],
+) -> Result<(Form, Cow<'a, [u8]>)> {
     let damaged = |why: &str| Error::Damaged {
         what: format!("metadata record {}/{}", table.name, String::from_utf8_lossy(&full[1..])),
         why: why.to_owned(),
     };
-    let (first, further) = key::head(stored).ok_or_else(|| damaged("unknown form"))?;
-    let parsed = if further == 0 {
-        serde_json::from_slice(first)
-    } else {
-        let mut whole = first.to_vec();
-        for index in 0..further {
-            let piece =
-                source.raw_get(&key::piece(full, index))?.ok_or_else(|| damaged("a piece is missing"))?;
-            whole.extend_from_slice(&piece);
-        }
-        serde_json::from_slice(&whole)
-    };
-    parsed.map_err(|source| Error::Record {
-        table: table.name,
-        key: String::from_utf8_lossy(&full[1..]).replace('\0', "/"),
-        source,
-    })
+    let (form, first, further) = key::head(stored).ok_or_else(|| damaged("unknown form"))?;
+    if further == 0 {
+        return Ok((form, first.into()));
+    }
+    let mut whole = Vec::with_capacity(first.len() + usize::from(further) * key::MAX_PIECE);
+    whole.extend_from_slice(first);
+    for index in 0..further {
+        let piece =
+            source.raw_get(&key::piece(full, index))?.ok_or_else(|| damaged("a piece is missing"))?;
+        whole.extend_from_slice(&piece);
+    }
+    Ok((form, whole.into()))
+}
+
+fn unreadable<T>(table: &Table<T>, full: &[u8], source: super::Unreadable) -> Error {
+    let key = String::from_utf8_lossy(&full[1..]).replace('\0', "/");
+    Error::Record { table: table.name, key, source }
 }
 
 /// A batch in the making: reads see its own changes; nothing is stored until it is applied as a whole.
@@ -149,7 +178,7 @@ impl<'a> Tx<'a> {
         self.changes
     }
 
-    pub fn put<T: Serialize>(
+    pub fn put<T: Record + Serialize>(
         &mut self,
         table: &Table<T>,
         namespace: &Namespace,
@@ -157,11 +186,13 @@ impl<'a> Tx<'a> {
         record: &T,
     ) -> Result<()> {
         let full = key::record(table.tag, namespace, name)?;
-        let value = serde_json::to_vec(record).map_err(|source| Error::Record {
-            table: table.name,
-            key: name.to_owned(),
-            source,
-        })?;
+        let (form, value) = match record.to_message(name) {
+            Some(message) => (Form::Message, message),
+            None => {
+                let json = serde_json::to_vec(record);
+                (Form::Json, json.map_err(|source| unreadable(table, &full, source.into()))?)
+            }
+        };
         if value.len() > key::MAX_RECORD {
             return Err(Error::ResourceExhausted {
                 what: format!("{} record \"{name}\" of {} bytes", table.name, value.len()),
@@ -170,7 +201,7 @@ impl<'a> Tx<'a> {
             });
         }
         self.remove_pieces(&full)?;
-        let (head, further) = key::cut(&value);
+        let (head, further) = key::cut(form, &value);
         for (index, piece) in (0u16..).zip(further) {
             self.changes.insert(key::piece(&full, index), Some(piece.to_vec()));
         }
@@ -190,7 +221,7 @@ impl<'a> Tx<'a> {
 
     fn remove_pieces(&mut self, full: &[u8]) -> Result<bool> {
         let Some(stored) = self.raw_get(full)? else { return Ok(false) };
-        if let Some((_, further)) = key::head(&stored) {
+        if let Some((_, _, further)) = key::head(&stored) {
             for index in 0..further {
                 self.changes.insert(key::piece(full, index), None);
             }
@@ -200,9 +231,9 @@ impl<'a> Tx<'a> {
 }
 
 impl Source for Tx<'_> {
-    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn raw_get(&self, key: &[u8]) -> Result<Option<IVec>> {
         match self.changes.get(key) {
-            Some(changed) => Ok(changed.clone()),
+            Some(changed) => Ok(changed.as_deref().map(IVec::from)),
             None => self.tree.raw_get(key),
         }
     }
@@ -228,8 +259,8 @@ impl Source for Tx<'_> {
 }
 
 impl Source for sled::Tree {
-    fn raw_get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        Ok(self.get(key).map_err(sled_error("reading a record"))?.map(|value| value.to_vec()))
+    fn raw_get(&self, key: &[u8]) -> Result<Option<IVec>> {
+        self.get(key).map_err(sled_error("reading a record"))
     }
 
     fn raw_scan(&self, prefix: &[u8], visit: &mut Visit<'_>) -> Result<()> {

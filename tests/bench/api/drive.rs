@@ -104,7 +104,7 @@ fn connection(target: &Target, at_once: usize, until: Instant, script: &mut dyn 
             return Ok(micros);
         }
         loop {
-            let frame = connection.read().context("reading an answer")?;
+            let frame = connection.skim().context("reading an answer")?;
             if frame.kind == GOAWAY {
                 bail!("the daemon ended the connection");
             }

@@ -99,7 +99,7 @@ fn publish(target: &Target, count: usize) -> Result<Vec<u32>> {
         }
         connection.write(&out)?;
         loop {
-            let frame = connection.read()?;
+            let frame = connection.skim()?;
             if let Some((since, answered)) = began.get_mut(&frame.stream) {
                 *answered |= frame.kind == DATA;
                 if frame.ends() {

@@ -9,23 +9,16 @@ use longshore_proto::containerd::services::content::v1 as wire;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::encoded::{self, Encoded};
+use super::routes::Routes;
 use super::{LIST_BATCH, STREAM_BUFFER, convert, lease, namespace, required};
-use crate::content::{BlobInfo, Digest, IngestStatus};
+use crate::content::{ContentStore, Digest, IngestStatus};
+use crate::error::Error;
 use crate::filters::Filter;
-use crate::labels::{from_hash, to_hash};
+use crate::labels::from_hash;
 use crate::services::Services;
 
 pub struct Service(pub Services);
-
-fn to_wire(info: BlobInfo) -> wire::Info {
-    wire::Info {
-        digest: info.digest.to_string(),
-        size: convert::size(info.size),
-        created_at: Some(convert::timestamp(info.created_at)),
-        updated_at: Some(convert::timestamp(info.updated_at)),
-        labels: to_hash(&info.labels),
-    }
-}
 
 fn status_to_wire(status: IngestStatus) -> wire::Status {
     wire::Status {
@@ -38,20 +31,30 @@ fn status_to_wire(status: IngestStatus) -> wire::Status {
     }
 }
 
+/// Adds the method whose answers are kept as they are sent.
+pub fn encoded(routes: &mut Routes, services: &Services) {
+    let content = Arc::clone(&services.content);
+    routes.add_method("/containerd.services.content.v1.Content/Info", move |request| {
+        let content = Arc::clone(&content);
+        Box::pin(async move { Ok(encoded::unary(request, |request| info(content, request)).await) })
+    });
+}
+
+async fn info(content: Arc<ContentStore>, request: Request<wire::InfoRequest>) -> Result<Encoded, Status> {
+    let namespace = namespace(&request)?;
+    let digest = Digest::parse(&request.get_ref().digest)?;
+    Ok(Encoded::one(content.message(&namespace, &digest)?))
+}
+
 #[tonic::async_trait]
 impl wire::content_server::Content for Service {
     type ListStream = ReceiverStream<Result<wire::ListContentResponse, Status>>;
     type ReadStream = ReceiverStream<Result<wire::ReadContentResponse, Status>>;
     type WriteStream = ReceiverStream<Result<wire::WriteContentResponse, Status>>;
 
-    async fn info(
-        &self,
-        request: Request<wire::InfoRequest>,
-    ) -> Result<Response<wire::InfoResponse>, Status> {
-        let namespace = namespace(&request)?;
-        let digest = Digest::parse(&request.get_ref().digest)?;
-        let info = self.0.content.info(&namespace, &digest)?;
-        Ok(Response::new(wire::InfoResponse { info: Some(to_wire(info)) }))
+    async fn info(&self, _: Request<wire::InfoRequest>) -> Result<Response<wire::InfoResponse>, Status> {
+        // Answered by [`encoded`].
+        Err(Error::Unimplemented { what: "Content.Info past the front of its service".into() }.into())
     }
 
     async fn update(
@@ -65,7 +68,7 @@ impl wire::content_server::Content for Service {
         let keys = convert::label_mask("content", request.update_mask)?;
         let info =
             self.0.content.update(&namespace, &digest, from_hash(asked.labels), keys.as_deref()).await?;
-        Ok(Response::new(wire::UpdateResponse { info: Some(to_wire(info)) }))
+        Ok(Response::new(wire::UpdateResponse { info: Some(info.into()) }))
     }
 
     async fn list(
@@ -86,7 +89,7 @@ impl wire::content_server::Content for Service {
                 let whole = page.len() == LIST_BATCH;
                 after = page.last().map(|info| info.digest.clone());
                 let info: Vec<_> =
-                    page.into_iter().filter(|info| filter.matches(info)).map(to_wire).collect();
+                    page.into_iter().filter(|info| filter.matches(info)).map(wire::Info::from).collect();
                 let sent = match info.is_empty() {
                     true => !sender.is_closed(),
                     false => sender.send(Ok(wire::ListContentResponse { info })).await.is_ok(),

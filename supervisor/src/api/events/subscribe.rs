@@ -18,6 +18,7 @@ use wire::events_server::EventsServer;
 
 use super::Service;
 use crate::api::convert;
+use crate::api::routes::Answer;
 use crate::events::{Event, Subscription};
 use crate::services::Services;
 
@@ -49,8 +50,6 @@ impl Front {
 impl NamedService for Front {
     const NAME: &'static str = "containerd.services.events.v1.Events";
 }
-
-type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 impl tower::Service<http::Request<Body>> for Front {
     type Response = http::Response<Body>;

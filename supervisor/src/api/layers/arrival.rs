@@ -4,7 +4,7 @@
 //! not arrived within [`PATIENCE`] is answered with DeadlineExceeded. Streams from clients, and methods that no interface of ours
 //! has, pass by.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,13 +13,12 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http_body::Body as _;
-use prost::Message;
+use hyper::body::Incoming;
+use longshore_proto::UNARY;
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
 use super::limits::Bound;
-use super::{Answer, Boxed};
 use crate::error::Error;
 
 /// How long a client may take to send a request.
@@ -29,32 +28,45 @@ const MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
-#[derive(Clone)]
-pub struct ArrivalLayer {
+pub struct Arrival {
     places: Bound,
     max_message: usize,
     bytes: Arc<AtomicUsize>,
-    /// Paths of the methods whose request is one message.
-    methods: Arc<HashSet<String>>,
 }
 
-impl ArrivalLayer {
+impl Arrival {
     pub fn new(config: &crate::config::Grpc) -> Self {
         Self {
             places: Bound::new("grpc.max_streams (requests that arrive)", config.max_streams),
             max_message: config.max_message_bytes,
             bytes: Arc::default(),
-            methods: Arc::new(methods()),
         }
     }
 
+    /// The request when all of it is there; what passes by, at once.
+    pub async fn wait(&self, request: http::Request<Incoming>) -> Result<http::Request<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path();
+        if UNARY.binary_search(&path).is_err() {
+            return Ok(http::Request::from_parts(parts, Body::new(body)));
+        }
+        let _place = self.places.take(path)?;
+        let arrived = tokio::time::timeout(PATIENCE, self.gather(body)).await.unwrap_or_else(|_| {
+            let what = format!("the arrival of request {path}");
+            Err(Error::Timeout { what, seconds: PATIENCE.as_secs() }.into())
+        })?;
+        Ok(http::Request::from_parts(parts, Body::new(arrived)))
+    }
+
     /// Reads a request's body to its end.
-    async fn gather(&self, mut body: Body) -> Result<Arrived, Status> {
+    async fn gather(&self, mut body: Incoming) -> Result<Arrived, Status> {
         let mut arrived =
             Arrived { chunks: VecDeque::new(), held: Held { all: Arc::clone(&self.bytes), own: 0 } };
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
         {
-            let Ok(data) = frame?.into_data() else { continue };
+            let frame =
+                frame.map_err(|error| Status::cancelled(format!("the request did not arrive: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
             arrived.held.add(data.len())?;
             arrived.chunks.push_back(data);
             self.check(&arrived)?;
@@ -75,21 +87,6 @@ impl ArrivalLayer {
             max: self.max_message as u64,
         })
     }
-}
-
-/// From the descriptors of all interfaces; the crate that carries them is tested to.
-fn methods() -> HashSet<String> {
-    let all = prost_types::FileDescriptorSet::decode(longshore_proto::DESCRIPTORS).unwrap_or_default();
-    let mut methods = HashSet::new();
-    for file in &all.file {
-        for service in &file.service {
-            let unary = service.method.iter().filter(|method| !method.client_streaming());
-            methods.extend(
-                unary.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())),
-            );
-        }
-    }
-    methods
 }
 
 /// Counts bytes of requests for as long as they are in memory.
@@ -155,72 +152,17 @@ impl http_body::Body for Arrived {
     }
 }
 
-impl<S> Layer<S> for ArrivalLayer {
-    type Service = Arriving<S>;
-    fn layer(&self, inner: S) -> Self::Service {
-        Arriving { inner, layer: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct Arriving<S> {
-    inner: S,
-    layer: ArrivalLayer,
-}
-
-impl<S> Service<http::Request<Body>> for Arriving<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Unpin,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Answer<Boxed<S::Error>, S::Error>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if !self.layer.methods.contains(request.uri().path()) {
-            return Answer::Inner(Box::pin(self.inner.call(request)));
-        }
-        let place = match self.layer.places.take(request.uri().path()) {
-            Ok(place) => place,
-            Err(error) => return Answer::refused(error.into()),
-        };
-        // The one that said it is ready is used; its copy takes its place.
-        let copy = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, copy);
-        let layer = self.layer.clone();
-        Answer::Inner(Box::pin(async move {
-            let (parts, body) = request.into_parts();
-            let arrived = match tokio::time::timeout(PATIENCE, layer.gather(body)).await {
-                Ok(Ok(arrived)) => arrived,
-                Ok(Err(status)) => return Ok(status.into_http()),
-                Err(_) => {
-                    let what = format!("the arrival of request {}", parts.uri.path());
-                    return Ok(Status::from(Error::Timeout { what, seconds: PATIENCE.as_secs() }).into_http());
-                }
-            };
-            drop(place);
-            inner.call(http::Request::from_parts(parts, Body::new(arrived))).await
-        }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn streams_from_clients_are_not_waited_for() {
-        let methods = methods();
-        assert!(methods.contains("/containerd.services.version.v1.Version/Version"));
-        assert!(methods.contains("/containerd.services.events.v1.Events/Subscribe"));
-        assert!(!methods.contains("/containerd.services.content.v1.Content/Write"));
-        assert!(!methods.contains("/longshore.engine.v1.Containers/Attach"));
+        let is_unary = |path| UNARY.binary_search(&path).is_ok();
+        assert!(is_unary("/containerd.services.version.v1.Version/Version"));
+        assert!(is_unary("/containerd.services.events.v1.Events/Subscribe"));
+        assert!(!is_unary("/containerd.services.content.v1.Content/Write"));
+        assert!(!is_unary("/longshore.engine.v1.Containers/Attach"));
     }
 
     #[test]

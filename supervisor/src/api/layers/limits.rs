@@ -9,9 +9,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
-use super::{Answer, Boxed};
 use crate::error::Error;
 
 /// Methods whose answers may take as long as a container lives.
@@ -40,9 +38,20 @@ const LONG: &[&str] = &[
 ];
 
 /// An answer's body that holds its place until it was sent, or its client left.
-struct Counted {
+pub struct Counted {
     body: Body,
-    _permit: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Counted {
+    pub fn new(body: Body, place: OwnedSemaphorePermit) -> Self {
+        Self { body, _place: Some(place) }
+    }
+
+    /// Of a request that was given no place.
+    pub fn free(body: Body) -> Self {
+        Self { body, _place: None }
+    }
 }
 
 impl http_body::Body for Counted {
@@ -65,14 +74,12 @@ impl http_body::Body for Counted {
     }
 }
 
-#[derive(Clone)]
-pub struct LimitsLayer {
+pub struct Limits {
     short: Bound,
     long: Bound,
 }
 
 /// So many at one time, and the name under which a refusal tells it.
-#[derive(Clone)]
 pub(super) struct Bound {
     permits: Arc<Semaphore>,
     name: &'static str,
@@ -94,53 +101,17 @@ impl Bound {
     }
 }
 
-impl LimitsLayer {
+impl Limits {
     pub fn new(config: &crate::config::Grpc) -> Self {
         Self {
             short: Bound::new("grpc.max_requests", config.max_requests),
             long: Bound::new("grpc.max_streams", config.max_streams),
         }
     }
-}
 
-impl<S> Layer<S> for LimitsLayer {
-    type Service = Limited<S>;
-    fn layer(&self, inner: S) -> Self::Service {
-        Limited { inner, limits: self.clone() }
-    }
-}
-
-#[derive(Clone)]
-pub struct Limited<S> {
-    inner: S,
-    limits: LimitsLayer,
-}
-
-impl<S> Service<http::Request<Body>> for Limited<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Unpin,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Answer<Boxed<S::Error>, S::Error>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let path = request.uri().path();
-        let bound = if LONG.contains(&path) { &self.limits.long } else { &self.limits.short };
-        let permit = match bound.take(path) {
-            Ok(permit) => permit,
-            Err(error) => return Answer::refused(error.into()),
-        };
-        let future = self.inner.call(request);
-        Answer::Inner(Box::pin(async move {
-            let answer = future.await?;
-            Ok(answer.map(|body| Body::new(Counted { body, _permit: permit })))
-        }))
+    /// A place for a request to `path`, or the refusal.
+    pub fn take(&self, path: &str) -> Result<OwnedSemaphorePermit, Error> {
+        let bound = if LONG.contains(&path) { &self.long } else { &self.short };
+        bound.take(path)
     }
 }

@@ -1,46 +1,63 @@
-//! What every request passes before its service: each a small tower layer.
+//! What every request passes before its service: each step in a file of its own.
 //!
-//! The order, from the outside: trace (everything is logged, refusals too), arrival, limits, namespace. Peers were
+//! The order, from the outside: trace (everything is logged, refusals too), deadline, arrival, limits, namespace. Peers were
 //! looked at when they connected.
+//!
+//! What always holds: a request costs one future, however many steps there are; whoever adds a step adds it to [`Layers::pass`].
 
-pub mod arrival;
-pub mod limits;
-pub mod namespace;
-pub mod trace;
+mod arrival;
+mod deadline;
+mod limits;
+mod namespace;
+mod trace;
 
-use std::future::{Future, Ready, ready};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::convert::Infallible;
+use std::sync::Arc;
 
+use hyper::body::Incoming;
 use tonic::Status;
 use tonic::body::Body;
 
-/// An answer that comes from a layer, or from the service behind it.
-pub enum Answer<F, E> {
-    Refused(Ready<Result<http::Response<Body>, E>>),
-    Inner(F),
+use super::routes::Routes;
+use crate::config::Grpc;
+use crate::listen::Peer;
+use arrival::Arrival;
+use limits::Limits;
+
+pub use limits::Counted;
+
+pub struct Layers {
+    arrival: Arrival,
+    limits: Limits,
+    routes: Routes,
 }
 
-impl<F, E> Answer<F, E> {
-    pub fn refused(status: Status) -> Self {
-        Self::Refused(ready(Ok(status.into_http())))
+impl Layers {
+    pub fn new(config: &Grpc, routes: Routes) -> Self {
+        Self { arrival: Arrival::new(config), limits: Limits::new(config), routes }
+    }
+
+    /// The answer to a request; a refusal is one, too.
+    pub async fn answer(
+        self: Arc<Self>,
+        peer: Peer,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Counted>, Infallible> {
+        let trace = trace::Trace::new(peer, &request);
+        let answer = match deadline::of(request.headers()) {
+            None => self.pass(request).await,
+            Some(deadline) => deadline::within(deadline, trace.path(), self.pass(request)).await,
+        };
+        let answer = answer.unwrap_or_else(|status| status.into_http().map(Counted::free));
+        trace.log(answer.headers());
+        Ok(answer)
+    }
+
+    async fn pass(&self, request: http::Request<Incoming>) -> Result<http::Response<Counted>, Status> {
+        let mut request: http::Request<Body> = self.arrival.wait(request).await?;
+        let place = self.limits.take(request.uri().path())?;
+        namespace::read(&mut request)?;
+        let answer = self.routes.answer(request).await;
+        Ok(answer.map(|body| Counted::new(body, place)))
     }
 }
-
-impl<F, E> Future for Answer<F, E>
-where
-    F: Future<Output = Result<http::Response<Body>, E>> + Unpin,
-    E: Unpin,
-{
-    type Output = Result<http::Response<Body>, E>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            Self::Refused(answer) => Pin::new(answer).poll(context),
-            Self::Inner(future) => Pin::new(future).poll(context),
-        }
-    }
-}
-
-/// A service's future where the layers need to name it.
-pub type Boxed<E> = Pin<Box<dyn Future<Output = Result<http::Response<Body>, E>> + Send>>;

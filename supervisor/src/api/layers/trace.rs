@@ -1,87 +1,56 @@
 //! One log line per request: method, namespace, peer, outcome and time; refusals and failures above debug level.
 
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tonic::body::Body;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 
-use super::Boxed;
 use super::namespace::HEADER;
 use crate::listen::Peer;
+use crate::namespaces::MAX_IDENTIFIER;
 
-#[derive(Clone, Copy)]
-pub struct TraceLayer;
-
-impl<S> Layer<S> for TraceLayer {
-    type Service = Traced<S>;
-    fn layer(&self, inner: S) -> Self::Service {
-        Traced { inner }
-    }
-}
-
-#[derive(Clone)]
-pub struct Traced<S> {
-    inner: S,
-}
-
-impl<S> Service<http::Request<Body>> for Traced<S>
-where
-    S: Service<http::Request<Body>, Response = http::Response<Body>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Boxed<S::Error>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = request.uri().path().to_owned();
-        let namespace = request
-            .headers()
-            .get(HEADER)
-            .and_then(|value| value.to_str().ok())
-            .map(|name| name.chars().take(crate::namespaces::MAX_IDENTIFIER).collect::<String>())
-            .unwrap_or_default();
-        let peer = request.extensions().get::<Peer>().map(|peer| (peer.uid, peer.pid));
-        let started = Instant::now();
-        let future = self.inner.call(request);
-        Box::pin(async move {
-            let answer = future.await;
-            if let Ok(answer) = &answer {
-                log(&method, &namespace, peer, started, answer);
-            }
-            answer
-        })
-    }
-}
-
-fn log(
-    method: &str,
-    namespace: &str,
-    peer: Option<(u32, i32)>,
+/// What is to be logged of a request when it is answered.
+pub struct Trace {
+    path: Option<PathAndQuery>,
+    namespace: Option<HeaderValue>,
+    peer: Peer,
     started: Instant,
-    answer: &http::Response<Body>,
-) {
-    let took = started.elapsed();
-    let (uid, pid) = peer.unwrap_or_default();
-    // A failure that is known with the headers; one in mid-stream is the service's to log.
-    match Status::from_header_map(answer.headers()) {
-        Some(status) if status.code() == Code::Internal || status.code() == Code::DataLoss => {
-            tracing::error!(method, namespace, uid, pid, ?took, "{}", status.message());
+}
+
+impl Trace {
+    pub fn new<B>(peer: Peer, request: &http::Request<B>) -> Self {
+        let (path, namespace) = (request.uri().path_and_query(), request.headers().get(HEADER));
+        Self { path: path.cloned(), namespace: namespace.cloned(), peer, started: Instant::now() }
+    }
+
+    pub fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// Logs the answer with these headers. A failure in mid-stream is the service's to log.
+    pub fn log(&self, answer: &HeaderMap) {
+        let status = Status::from_header_map(answer);
+        if status.is_none() && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
         }
-        Some(status)
-            if status.code() == Code::PermissionDenied || status.code() == Code::ResourceExhausted =>
-        {
-            tracing::warn!(method, namespace, uid, pid, ?took, "refused: {}", status.message());
+        let method = self.path();
+        let namespace = self.namespace.as_ref().and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let namespace = namespace.get(..MAX_IDENTIFIER).unwrap_or(namespace);
+        let Peer { uid, pid } = self.peer;
+        let took = self.started.elapsed();
+        let Some(status) = status else {
+            tracing::debug!(method, namespace, uid, pid, ?took, "ok");
+            return;
+        };
+        match status.code() {
+            Code::Internal | Code::DataLoss => {
+                tracing::error!(method, namespace, uid, pid, ?took, "{}", status.message());
+            }
+            Code::PermissionDenied | Code::ResourceExhausted => {
+                tracing::warn!(method, namespace, uid, pid, ?took, "refused: {}", status.message());
+            }
+            code => tracing::debug!(method, namespace, uid, pid, ?took, ?code, "{}", status.message()),
         }
-        Some(status) if status.code() != Code::Ok => {
-            tracing::debug!(method, namespace, uid, pid, ?took, code = ?status.code(), "{}", status.message());
-        }
-        _ => tracing::debug!(method, namespace, uid, pid, ?took, "ok"),
     }
 }
