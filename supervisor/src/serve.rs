@@ -31,6 +31,7 @@ use crate::plugins::Plugin;
 use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
+use crate::settle::Settle;
 use crate::snapshots::Snapshots;
 use crate::tasks::sandbox::Sandboxes;
 use crate::tasks::{Addresses, Runtimes, TaskManager, TaskOptions};
@@ -212,7 +213,8 @@ async fn serve(
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
-    let layers = Arc::new(Layers::new(&services.config.grpc, api::routes(services, engine).await));
+    let routes = api::routes(services, engine).await;
+    let layers = Arc::new(Layers::new(&services.config.grpc, routes, Settle::start()));
     let server = api::server::serve(socket, layers, stopping);
     tokio::pin!(server);
     tokio::select! {

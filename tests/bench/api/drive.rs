@@ -30,10 +30,31 @@ pub struct Figures {
     pub p99: f64,
     /// Microseconds of the daemon's CPU per call.
     pub cpu: f64,
+    /// Microseconds of the client's CPU per call: what they have to share.
+    pub client: f64,
+}
+
+/// CPU time since then, of the daemon and of this program.
+pub struct Spent {
+    pid: i32,
+    daemon: f64,
+    client: f64,
+}
+
+impl Spent {
+    pub fn begin(pid: i32) -> Result<Self> {
+        Ok(Self { pid, daemon: cpu(pid)?, client: cpu(std::process::id() as i32)? })
+    }
+
+    /// Of each of so many calls.
+    pub fn each(&self, calls: f64) -> Result<(f64, f64)> {
+        let (daemon, client) = (cpu(self.pid)? - self.daemon, cpu(std::process::id() as i32)? - self.client);
+        Ok((daemon / calls, client / calls))
+    }
 }
 
 /// CPU time of a process, in microseconds; the kernel counts in hundredths of a second.
-pub fn cpu(pid: i32) -> Result<f64> {
+fn cpu(pid: i32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the daemon's CPU time")?;
     let rest = text.rsplit(')').next().unwrap_or_default();
     let ticks = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
@@ -52,7 +73,7 @@ pub fn run(
     turn: Duration,
     script: fn(usize) -> Box<dyn Script>,
 ) -> Result<Figures> {
-    let before = cpu(target.pid)?;
+    let spent = Spent::begin(target.pid)?;
     let began = Instant::now();
     let outcomes: Vec<Result<Vec<u32>>> = std::thread::scope(|scope| {
         let connections = (0..CONNECTIONS).map(|number| {
@@ -62,14 +83,14 @@ pub fn run(
         connections.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(anyhow!("a thread ended")))).collect()
     });
     let taken = began.elapsed();
-    let spent = cpu(target.pid)? - before;
     let mut all = Vec::new();
     for micros in outcomes {
         all.extend(micros?);
     }
     ensure!(!all.is_empty(), "no call was answered");
     let calls = all.len() as f64;
-    Ok(Figures { rate: calls / taken.as_secs_f64(), p99: p99(all), cpu: spent / calls })
+    let (cpu, client) = spent.each(calls)?;
+    Ok(Figures { rate: calls / taken.as_secs_f64(), p99: p99(all), cpu, client })
 }
 
 struct Call {

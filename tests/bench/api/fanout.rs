@@ -11,7 +11,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::Target;
-use super::drive::{Figures, cpu, p99};
+use super::drive::{Figures, Spent, p99};
 use super::seed::NAMESPACE;
 
 const SUBSCRIBERS: usize = 100;
@@ -152,7 +152,7 @@ pub fn run(target: &Target) -> Result<Figures> {
     listen(&mut subscribers, usize::MAX, Duration::from_millis(300))?;
     subscribers.iter_mut().for_each(|subscriber| subscriber.count = 0);
 
-    let before = cpu(target.pid)?;
+    let spent = Spent::begin(target.pid)?;
     let began = Instant::now();
     let micros = std::thread::scope(|scope| {
         let publisher = scope.spawn(|| publish(target, EVENTS));
@@ -162,6 +162,6 @@ pub fn run(target: &Target) -> Result<Figures> {
     })?;
     let taken = began.elapsed();
     let delivered = (EVENTS * SUBSCRIBERS) as f64;
-    let spent = cpu(target.pid)? - before;
-    Ok(Figures { rate: delivered / taken.as_secs_f64(), p99: p99(micros), cpu: spent / delivered })
+    let (cpu, client) = spent.each(delivered)?;
+    Ok(Figures { rate: delivered / taken.as_secs_f64(), p99: p99(micros), cpu, client })
 }

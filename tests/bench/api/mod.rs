@@ -174,10 +174,11 @@ fn row(
         }
     }
     type Figure = fn(&Figures) -> f64;
-    let figures: [(&str, &'static str, Figure); 3] = [
+    let figures: [(&str, &'static str, Figure); 4] = [
         ("", "1/s", |figures| figures.rate),
         (", p99", "us", |figures| figures.p99),
         (", the daemon's CPU for each", "us", |figures| figures.cpu),
+        (", the client's CPU for each", "us", |figures| figures.client),
     ];
     for (what, unit, figure) in figures {
         let of = |samples: &[Figures]| median(&samples.iter().map(figure).collect::<Vec<_>>());

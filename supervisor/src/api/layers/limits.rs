@@ -11,6 +11,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use crate::error::Error;
+use crate::settle::Settle;
 
 /// Methods whose answers may take as long as a container lives.
 const LONG: &[&str] = &[
@@ -40,11 +41,25 @@ const LONG: &[&str] = &[
 /// An answer's body that holds its place until it was sent, or its client left.
 pub struct Counted {
     body: Body,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
+}
+
+/// A request's place among those that are answered; one that may have needed much tells of its end.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    settle: Option<Settle>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(settle) = &self.settle {
+            settle.ended();
+        }
+    }
 }
 
 impl Counted {
-    pub fn new(body: Body, place: OwnedSemaphorePermit) -> Self {
+    pub fn new(body: Body, place: Place) -> Self {
         Self { body, _place: Some(place) }
     }
 
@@ -77,6 +92,7 @@ impl http_body::Body for Counted {
 pub struct Limits {
     short: Bound,
     long: Bound,
+    settle: Settle,
 }
 
 /// So many at one time, and the name under which a refusal tells it.
@@ -102,16 +118,20 @@ impl Bound {
 }
 
 impl Limits {
-    pub fn new(config: &crate::config::Grpc) -> Self {
+    pub fn new(config: &crate::config::Grpc, settle: Settle) -> Self {
         Self {
+            settle,
             short: Bound::new("grpc.max_requests", config.max_requests),
             long: Bound::new("grpc.max_streams", config.max_streams),
         }
     }
 
     /// A place for a request to `path`, or the refusal.
-    pub fn take(&self, path: &str) -> Result<OwnedSemaphorePermit, Error> {
-        let bound = if LONG.contains(&path) { &self.long } else { &self.short };
-        bound.take(path)
+    pub fn take(&self, path: &str) -> Result<Place, Error> {
+        let (bound, settle) = match LONG.contains(&path) {
+            true => (&self.long, Some(self.settle.clone())),
+            false => (&self.short, None),
+        };
+        Ok(Place { _permit: bound.take(path)?, settle })
     }
 }

@@ -21,6 +21,7 @@ use tonic::body::Body;
 use super::routes::Routes;
 use crate::config::Grpc;
 use crate::listen::Peer;
+use crate::settle::Settle;
 use arrival::Arrival;
 use limits::Limits;
 
@@ -33,8 +34,8 @@ pub struct Layers {
 }
 
 impl Layers {
-    pub fn new(config: &Grpc, routes: Routes) -> Self {
-        Self { arrival: Arrival::new(config), limits: Limits::new(config), routes }
+    pub fn new(config: &Grpc, routes: Routes, settle: Settle) -> Self {
+        Self { arrival: Arrival::new(config), limits: Limits::new(config, settle), routes }
     }
 
     /// The answer to a request; a refusal is one, too.

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::server::conn::http2::Builder;
@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
 
+use super::bell::Bell;
 use super::line::Line;
 use super::turn::Arrivals;
 use crate::api::layers::Layers;
@@ -39,25 +40,35 @@ pub async fn serve(connection: Connection, layers: Arc<Layers>, mut stop: watch:
     let mut http = pin!(http);
     let mut stopping = pin!(stop.wait_for(|&stop| stop));
     let mut is_stopping = false;
-    let ended = poll_fn(|context| {
-        if !is_stopping && stopping.as_mut().poll(context).is_ready() {
-            is_stopping = true;
-            http.as_mut().graceful_shutdown();
-        }
+    let bell = Arc::new(Bell::default());
+    let ring = Waker::from(Arc::clone(&bell));
+    let ended = poll_fn(|task| {
+        let mut context = Context::from_waker(&ring);
+        bell.begin(task.waker());
         loop {
-            if let Poll::Ready(outcome) = http.as_mut().poll(context) {
-                arrivals.begin();
+            bell.look();
+            if !is_stopping && stopping.as_mut().poll(&mut context).is_ready() {
+                is_stopping = true;
+                http.as_mut().graceful_shutdown();
+            }
+            let outcome = http.as_mut().poll(&mut context);
+            let begun = arrivals.begin();
+            if let Poll::Ready(outcome) = outcome {
                 return Poll::Ready(outcome.map_err(|error| error.to_string()));
             }
-            if !arrivals.begin() {
+            if !begun {
                 break;
             }
         }
-        match line.poll_leave(context) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
-            // Whoever does not read is waited for.
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        // Whoever does not read is waited for.
+        if let Poll::Ready(Err(error)) = line.poll_leave(&mut context) {
+            return Poll::Ready(Err(error.to_string()));
         }
+        if bell.end() {
+            // Others get a turn first.
+            task.waker().wake_by_ref();
+        }
+        Poll::Pending
     });
     if let Err(error) = ended.await {
         tracing::debug!(uid = peer.uid, pid = peer.pid, "a connection ended: {error}");

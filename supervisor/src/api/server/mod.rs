@@ -3,6 +3,7 @@
 //! What always holds: the bounds of [`listen`](crate::listen) are on connections, those here on what one connection may have
 //! under way; after a stop nothing new is taken, and what is under way is answered.
 
+mod bell;
 mod connection;
 mod line;
 mod turn;
