@@ -131,7 +131,9 @@ fn runtime_code(error: &runtime::Error) -> Code {
         runtime::Error::InvalidSpec { .. } => Code::InvalidArgument,
         runtime::Error::NotBuilt { .. } => Code::Unimplemented,
         runtime::Error::NotRunning => Code::NotFound,
-        runtime::Error::NoSystemd | runtime::Error::WrongState { .. } | runtime::Error::NoController { .. } => Code::FailedPrecondition,
+        runtime::Error::NoSystemd
+        | runtime::Error::WrongState { .. }
+        | runtime::Error::NoController { .. } => Code::FailedPrecondition,
         _ => Code::Unknown,
     }
 }

@@ -101,6 +101,14 @@ impl Directories {
         Ok(())
     }
 
+    /// Gives the `fs` of `id` this owner.
+    pub fn own_root(&self, id: u64, (uid, gid): (u32, u32)) -> Result<()> {
+        let to = format!("{}/fs", base36(id));
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        chownat(&self.snapshots, &*to, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(Error::io("set the owner of", self.path_in(id, "fs")))
+    }
+
     /// The opened `fs` of a snapshot.
     pub fn open_fs(&self, id: u64) -> Result<OwnedFd> {
         let name = format!("{}/fs", base36(id));

@@ -28,6 +28,8 @@ pub enum Error {
     InvalidKey { why: &'static str },
     #[error("the labels of snapshot \"{key}\" take {size} bytes, and the limit is {limit}")]
     RecordTooLarge { key: String, size: usize, limit: usize },
+    #[error("label {label} of snapshot \"{key}\" {why}")]
+    InvalidMapping { key: String, label: &'static str, why: &'static str },
     #[error("{path}: directories nested deeper than the limit of {limit}")]
     TooDeep { path: PathBuf, limit: usize },
     #[error("{path} cannot hold snapshots: {why}")]

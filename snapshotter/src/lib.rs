@@ -24,6 +24,7 @@ mod local;
 mod native;
 mod overlayfs;
 mod record;
+mod remap;
 mod snapshot;
 mod store;
 mod tree;

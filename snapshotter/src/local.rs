@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use crate::directories::Directories;
 use crate::store::{Chain, Store};
 use crate::{
-    Commit, Error, Info, Kind, LabelChange, Labels, Mount, Result, Snapshotter, UpperDir, Usage, lock, tree,
+    Commit, Error, Info, Kind, LabelChange, Labels, Mount, Result, Snapshotter, UpperDir, Usage, lock, remap,
+    tree,
 };
 
 /// How one driver lays out and mounts a snapshot.
@@ -24,7 +25,17 @@ pub trait Driver: Send + Sync + 'static {
     fn create(&self, directories: &Directories, id: u64, kind: Kind, parents: &[u64]) -> Result<()>;
 
     /// What to mount for the snapshot `id`, active or a view.
-    fn mounts(&self, directories: &Directories, id: u64, kind: Kind, parents: &[u64]) -> Vec<Mount>;
+    fn mounts(
+        &self,
+        directories: &Directories,
+        id: u64,
+        kind: Kind,
+        parents: &[u64],
+        labels: &Labels,
+    ) -> Vec<Mount>;
+
+    /// Whether owners can be shifted by the mount.
+    fn can_remap(&self) -> bool;
 
     /// How the directory `fs` of an active snapshot is to be written.
     fn upper_dir(&self, fs: String) -> UpperDir;
@@ -108,7 +119,11 @@ impl<D: Driver> Local<D> {
                 continue;
             }
             let Ok(chain) = self.store.chain(&record.key) else { continue };
-            match self.driver.create(&self.directories, record.id, record.kind, &chain.parents) {
+            let made = self
+                .driver
+                .create(&self.directories, record.id, record.kind, &chain.parents)
+                .and_then(|()| self.own_root(record.id, &record.key, &record.labels));
+            match made {
                 Ok(()) => self.recovery.emptied.push(record.key.clone()),
                 Err(_) => self.recovery.lost.push(record.key.clone()),
             }
@@ -123,11 +138,18 @@ impl<D: Driver> Local<D> {
         let reservation = self.store.reserve(key, parent)?;
         let (id, parents) = (reservation.id, reservation.parents.clone());
         let made = self.driver.create(&self.directories, id, kind, &parents);
+        let made = made.and_then(|()| self.own_root(id, key, &labels));
+        let mounts = self.driver.mounts(&self.directories, id, kind, &parents, &labels);
         if let Err(e) = made.and_then(|()| self.store.publish(reservation, kind, labels)) {
             self.discard(id);
             return Err(e);
         }
-        Ok(self.driver.mounts(&self.directories, id, kind, &parents))
+        Ok(mounts)
+    }
+
+    /// Where owners are to be shifted the root is the container's root's, whoever shifts them.
+    fn own_root(&self, id: u64, key: &str, labels: &Labels) -> Result<()> {
+        remap::root(key, labels)?.map_or(Ok(()), |owner| self.directories.own_root(id, owner))
     }
 
     /// Removes directories that nobody owns any more.
@@ -169,7 +191,7 @@ impl<D: Driver> Snapshotter for Local<D> {
                 wanted: "active or a view",
             });
         }
-        Ok(self.driver.mounts(&self.directories, record.id, record.kind, &parents))
+        Ok(self.driver.mounts(&self.directories, record.id, record.kind, &parents, &record.labels))
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>, labels: Labels) -> Result<Vec<Mount>> {
@@ -226,6 +248,10 @@ impl<D: Driver> Snapshotter for Local<D> {
 
     fn can_rebase(&self) -> bool {
         D::CAN_REBASE
+    }
+
+    fn can_remap(&self) -> bool {
+        self.driver.can_remap()
     }
 
     fn flush(&self) -> Result<()> {

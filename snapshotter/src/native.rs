@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::directories::Directories;
 use crate::local::{Driver, Local};
 use crate::overlayfs::bind;
-use crate::{Kind, Mount, Result, UpperDir, tree};
+use crate::{Kind, Labels, Mount, Result, UpperDir, tree};
 
 /// Parents are recorded but never stacked, so this only bounds the chains that others may have to walk.
 const MAX_LAYERS: usize = 500;
@@ -40,12 +40,23 @@ impl Driver for Plain {
         }
     }
 
-    fn mounts(&self, directories: &Directories, id: u64, kind: Kind, parents: &[u64]) -> Vec<Mount> {
+    fn mounts(
+        &self,
+        directories: &Directories,
+        id: u64,
+        kind: Kind,
+        parents: &[u64],
+        _labels: &Labels,
+    ) -> Vec<Mount> {
         let (shown, access) = match (kind, parents.first()) {
             (Kind::Active, _) => (id, "rw"),
             (Kind::View | Kind::Committed, parent) => (*parent.unwrap_or(&id), "ro"),
         };
         vec![bind(directories.path_in(shown, "fs"), access)]
+    }
+
+    fn can_remap(&self) -> bool {
+        false
     }
 
     fn upper_dir(&self, fs: String) -> UpperDir {

@@ -11,7 +11,7 @@ use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_string, fsopen};
 
 use crate::directories::Directories;
 use crate::local::{Driver, Local};
-use crate::{Error, Kind, Mount, Result, UpperDir};
+use crate::{Error, Kind, Labels, Mount, Result, UpperDir, remap};
 
 /// The kernel's limit of lower layers.
 const MAX_LAYERS: usize = 500;
@@ -31,7 +31,9 @@ impl Local<Overlay> {
             options.push("userxattr".to_owned());
         }
         let xattr_prefix = if user_namespace { "user.overlay." } else { "trusted.overlay." };
-        Self::open_with(root, Overlay { options, xattr_prefix })
+        std::fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        let remaps = !user_namespace && remap::is_possible(root);
+        Self::open_with(root, Overlay { options, xattr_prefix, remaps })
     }
 
     /// Whether overlay works on the file system of the root, found out by a mount that nobody sees. A kernel without the calls to
@@ -53,6 +55,8 @@ pub struct Overlay {
     /// Options of every overlay mount.
     options: Vec<String>,
     xattr_prefix: &'static str,
+    /// Whether mounts may be given maps of ids.
+    remaps: bool,
 }
 
 impl Driver for Overlay {
@@ -70,13 +74,27 @@ impl Driver for Overlay {
         }
     }
 
-    fn mounts(&self, directories: &Directories, id: u64, kind: Kind, parents: &[u64]) -> Vec<Mount> {
+    fn mounts(
+        &self,
+        directories: &Directories,
+        id: u64,
+        kind: Kind,
+        parents: &[u64],
+        labels: &Labels,
+    ) -> Vec<Mount> {
+        let shifted = if self.remaps { remap::options(labels) } else { Vec::new() };
         match (kind, parents) {
+            // What is in there is its owner's already.
             (Kind::Active, []) => vec![bind(directories.path_in(id, "fs"), "rw")],
             (_, []) => vec![bind(directories.path_in(id, "fs"), "ro")],
-            (Kind::View | Kind::Committed, [only]) => vec![bind(directories.path_in(*only, "fs"), "ro")],
+            (Kind::View | Kind::Committed, [only]) => {
+                let mut mount = bind(directories.path_in(*only, "fs"), "ro");
+                mount.options.splice(..0, shifted);
+                vec![mount]
+            }
             (_, parents) => {
-                let mut options = self.options.clone();
+                let mut options = shifted;
+                options.extend_from_slice(&self.options);
                 if kind == Kind::Active {
                     options.push(format!("workdir={}", directories.path_in(id, "work")));
                     options.push(format!("upperdir={}", directories.path_in(id, "fs")));
@@ -87,6 +105,10 @@ impl Driver for Overlay {
                 vec![Mount { kind: overlay(), source: overlay(), target: String::new(), options }]
             }
         }
+    }
+
+    fn can_remap(&self) -> bool {
+        self.remaps
     }
 
     fn upper_dir(&self, fs: String) -> UpperDir {

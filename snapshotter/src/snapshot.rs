@@ -156,6 +156,9 @@ pub trait Snapshotter: Send + Sync {
     /// Whether [`Commit::parent`] may give a parent to a snapshot that was prepared without one.
     fn can_rebase(&self) -> bool;
 
+    /// Whether mounts say `uidmap` and `gidmap` for snapshots whose labels ask for shifted owners.
+    fn can_remap(&self) -> bool;
+
     /// Makes everything that returned before durable, without waiting for the data of active snapshots.
     fn flush(&self) -> Result<()>;
 

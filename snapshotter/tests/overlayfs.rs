@@ -138,3 +138,34 @@ fn more_layers_than_the_kernel_stacks_are_refused() {
     let refused = snapshots.prepare("c", Some("l500"), Labels::new());
     assert!(matches!(refused, Err(Error::TooManyLayers { layers: 501, limit: 500, .. })), "{refused:?}");
 }
+
+#[test]
+fn labels_ask_for_shifted_owners() {
+    use std::os::unix::fs::MetadataExt;
+    let root = suite::folder().unwrap();
+    let snapshots = Overlayfs::open(root.path()).unwrap();
+    snapshots.prepare("a", None, Labels::new()).unwrap();
+    snapshots.commit("one", "a", Labels::new()).unwrap();
+    let label = |name: &str, map: &str| (format!("containerd.io/snapshot/{name}"), map.to_owned());
+    let labels =
+        Labels::from([label("uidmapping", "0:100000:65536"), label("gidmapping", "1:5:10,0:200000:1")]);
+    let mounts = snapshots.prepare("b", Some("one"), labels.clone()).unwrap();
+    let upper = options_of(&mounts[0], "upperdir=");
+    let owner = std::fs::metadata(&upper[0]).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (100_000, 200_000));
+    let empty = snapshots.prepare("c", None, labels.clone()).unwrap();
+    assert_eq!(empty[0].options, ["rw", "rbind"]);
+    assert_eq!(std::fs::metadata(&empty[0].source).unwrap().uid(), 100_000);
+    let view = snapshots.view("v", Some("one"), labels).unwrap();
+    let expected: &[&str] = if snapshots.can_remap() { &["0:100000:65536"] } else { &[] };
+    for mounts in [&mounts, &view, &snapshots.mounts("b").unwrap()] {
+        assert_eq!(options_of(&mounts[0], "uidmap="), expected);
+    }
+    for wrong in
+        [&[label("uidmapping", "0:1:1")][..], &[label("uidmapping", "x"), label("gidmapping", "0:1:1")]]
+    {
+        let error = snapshots.prepare("d", Some("one"), wrong.iter().cloned().collect()).unwrap_err();
+        assert!(matches!(error, Error::InvalidMapping { .. }), "{error}");
+        assert!(matches!(snapshots.stat("d"), Err(Error::NotFound { .. })));
+    }
+}

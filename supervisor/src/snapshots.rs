@@ -113,8 +113,8 @@ impl Snapshots {
             ("native".to_owned(), Ok(local("native", Arc::new(native)))),
         ]);
         for (name, plugin) in config.proxies(ProxyKind::Snapshot) {
-            let rebases = plugin.capabilities.iter().any(|capability| capability == "rebase");
-            let remote = Remote::new(Plugin::new("snapshotter", name, plugin)?, name.clone(), rebases);
+            let capabilities = plugin.capabilities.clone();
+            let remote = Remote::new(Plugin::new("snapshotter", name, plugin)?, name.clone(), capabilities);
             drivers.insert(name.clone(), Ok(wrap(name, Backend::Remote(remote))));
         }
         Ok(Arc::new(Self { drivers, default, db: Arc::clone(db) }))
@@ -211,6 +211,11 @@ impl Snapshotter {
     /// Whether [`Commit::parent`] is allowed.
     pub fn can_rebase(&self) -> bool {
         self.0.backend.can_rebase()
+    }
+
+    /// What clients may expect of it, in containerd's words.
+    pub fn capabilities(&self) -> Vec<String> {
+        self.0.backend.capabilities()
     }
 
     /// Whether layers may be unpacked side by side, each into its snapshot's own directory.

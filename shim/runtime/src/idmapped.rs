@@ -5,7 +5,7 @@ use crate::namespaces::{self, Namespaces};
 use crate::sys::mount::{MountAttr, Reach, set_attributes};
 use crate::sys::process::{self, Reap};
 use crate::{Error, Result};
-use oci_spec::runtime::{Linux, LinuxIdMapping, Mount as MountSpec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder, Mount as MountSpec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -95,6 +95,25 @@ impl<'a> IdMaps<'a> {
             }
         }
     }
+}
+
+/// A user namespace with maps as mount options have them: `CONTAINER:HOST:SIZE`, several with commas between.
+pub(crate) fn of_options(uid: &str, gid: &str) -> Result<OwnedFd> {
+    make(&maps_of(uid)?, &maps_of(gid)?)
+}
+
+fn maps_of(text: &str) -> Result<Vec<LinuxIdMapping>> {
+    let invalid = || Error::InvalidSpec {
+        field: "rootfs mount".into(),
+        why: format!("{text:?} is no map of ids (CONTAINER:HOST:SIZE, several with commas between)"),
+    };
+    let map = |part: &str| {
+        let mut numbers = part.split(':').map(|number| number.parse::<u32>().ok());
+        let mut next = || numbers.next().flatten();
+        let map = LinuxIdMappingBuilder::default().container_id(next()?).host_id(next()?).size(next()?);
+        numbers.next().is_none().then_some(map)?.build().ok()
+    };
+    text.split(',').map(|part| map(part).ok_or_else(invalid)).collect()
 }
 
 /// A user namespace with these maps, held by its descriptor alone.

@@ -19,6 +19,10 @@ use rustix::mount::{
 use std::ffi::CString;
 use std::path::Path;
 
+/// By these options a snapshotter asks for shifted owners: `CONTAINER:HOST:SIZE`, several with commas between.
+const UID_MAP: &str = "uidmap";
+const GID_MAP: &str = "gidmap";
+
 /// Longest string that `fsconfig` takes, with its NUL.
 const PARAMETER_MAX: usize = 256;
 
@@ -149,17 +153,47 @@ fn open_folder(root: &Path) -> Result<OwnedFd> {
     Ok(tree)
 }
 
+/// The owners that a snapshotter asks for, as a user namespace with these maps.
+fn id_map_of(options: &Options) -> Result<Option<OwnedFd>> {
+    let find = |name| options.data.iter().find(|(key, _)| key == name).and_then(|(_, map)| map.as_deref());
+    match (find(UID_MAP), find(GID_MAP)) {
+        (None, None) => Ok(None),
+        (Some(uids), Some(gids)) => crate::idmapped::of_options(uids, gids).map(Some),
+        _ => Err(Error::InvalidSpec {
+            field: "rootfs mount".into(),
+            why: format!("{UID_MAP} and {GID_MAP} must be given together"),
+        }),
+    }
+}
+
+/// Lets the owners of a detached tree appear as in a user namespace.
+fn map_owners(tree: &OwnedFd, reach: Reach, map: &OwnedFd, shown: &str) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let attr =
+        MountAttr { set: libc::MOUNT_ATTR_IDMAP, userns_fd: map.as_raw_fd() as u64, ..MountAttr::default() };
+    crate::sys::mount::set_attributes(tree.as_fd(), reach, &attr)
+        .map_err(io("map the owners of the rootfs", Path::new(shown)))
+}
+
 /// A snapshotter's mount, detached.
 fn open_tree_of(mount: &RootfsMount, options: &Options) -> Result<OwnedFd> {
+    let map = id_map_of(options)?;
     if options.bind.is_some() || mount.kind == "bind" {
         let source = Path::new(&mount.source);
         let (tree, _) = mounts::open_bind(source, options.bind.unwrap_or(Bind::Recursive))?;
         let attr = MountAttr { propagation: libc::MS_SLAVE, ..options.attr };
         crate::sys::mount::set_attributes(tree.as_fd(), Reach::Recursive, &attr)
             .map_err(io("set the attributes of the rootfs", source))?;
+        if let Some(map) = &map {
+            map_owners(&tree, Reach::Recursive, map, &mount.source)?;
+        }
         return Ok(tree);
     }
-    match new_file_system(mount, options) {
+    match new_file_system(mount, options, map.as_ref()) {
+        Err(Refusal::Parameter) if map.is_some() => Err(Error::NotBuilt {
+            feature: format!("{UID_MAP} in a rootfs mount, before Linux 6.15 or with very long paths,"),
+        }),
+        Err(Refusal::Owners(error)) => Err(error),
         Err(Refusal::Parameter) => crate::legacy_mount::mount(mount, options),
         Err(Refusal::Errno(errno, log)) => Err(Error::Io {
             doing: "mount the rootfs from",
@@ -180,6 +214,8 @@ fn open_tree_of(mount: &RootfsMount, options: &Options) -> Result<OwnedFd> {
 enum Refusal {
     /// It cannot be told all parameters on this kernel.
     Parameter,
+    /// The owners of a layer cannot be mapped.
+    Owners(Error),
     Errno(Errno, String),
 }
 
@@ -189,8 +225,13 @@ impl From<Errno> for Refusal {
     }
 }
 
-fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Refusal> {
+fn new_file_system(
+    mount: &RootfsMount,
+    options: &Options,
+    map: Option<&OwnedFd>,
+) -> Result<OwnedFd, Refusal> {
     let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let mut mapped = Vec::new();
     let set = |key: &str, value: Option<&str>| match value {
         Some(value) if value.len() >= PARAMETER_MAX => Err(Refusal::Parameter),
         Some(value) => fsconfig_set_string(&context, key, value).map_err(Refusal::from),
@@ -207,6 +248,12 @@ fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Re
     }
     for (key, value) in &options.data {
         match (key.as_str(), value) {
+            (UID_MAP | GID_MAP, _) if map.is_some() => {}
+            ("lowerdir", Some(value)) if mount.kind == "overlay" && map.is_some() => {
+                // Overlay itself cannot be so mounted; its layers can, and what is new is written by the right owners.
+                let layers = layers(value).ok_or(Refusal::Parameter)?;
+                mapped = add_mapped_layers(&context, &layers, map)?;
+            }
             ("lowerdir", Some(value)) if mount.kind == "overlay" => {
                 for layer in layers(value).ok_or(Refusal::Parameter)? {
                     // Not known before Linux 6.5.
@@ -227,8 +274,35 @@ fn new_file_system(mount: &RootfsMount, options: &Options) -> Result<OwnedFd, Re
         log if errno == Errno::INVAL && mount.kind == "overlay" && log.is_empty() => Refusal::Parameter,
         log => Refusal::Errno(errno, log),
     })?;
+    drop(mapped);
     let attributes = MountAttrFlags::from_bits_retain(options.attr.set as u32);
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    let tree = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    if let Some(map) = map.filter(|_| mount.kind != "overlay") {
+        map_owners(&tree, Reach::One, map, &mount.source).map_err(Refusal::Owners)?;
+    }
+    Ok(tree)
+}
+
+/// Gives back the layers: a detached mount is gone with its last descriptor, and overlay takes them only when it is created.
+fn add_mapped_layers(
+    context: &OwnedFd,
+    layers: &[String],
+    map: Option<&OwnedFd>,
+) -> Result<Vec<OwnedFd>, Refusal> {
+    let mut mapped = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let (tree, _) = mounts::open_bind(Path::new(layer), Bind::One).map_err(Refusal::Owners)?;
+        if let Some(map) = map {
+            map_owners(&tree, Reach::One, map, layer).map_err(Refusal::Owners)?;
+        }
+        match rustix::mount::fsconfig_set_fd(context, "lowerdir+", &tree) {
+            // Not known before Linux 6.13, and what is attached nowhere is no layer before 6.15.
+            Err(Errno::INVAL) => return Err(Refusal::Parameter),
+            other => other?,
+        }
+        mapped.push(tree);
+    }
+    Ok(mapped)
 }
 
 /// What the file system has to say about a failure.

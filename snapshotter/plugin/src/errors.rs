@@ -7,9 +7,10 @@ pub fn status(error: Error) -> Status {
     let (code, words) = match &error {
         Error::NotFound { .. } | Error::ParentNotFound { .. } => (Code::NotFound, ": not found"),
         Error::AlreadyExists { .. } => (Code::AlreadyExists, ": already exists"),
-        Error::ParentNotCommitted { .. } | Error::ParentMismatch { .. } | Error::InvalidKey { .. } => {
-            (Code::InvalidArgument, ": invalid argument")
-        }
+        Error::ParentNotCommitted { .. }
+        | Error::ParentMismatch { .. }
+        | Error::InvalidKey { .. }
+        | Error::InvalidMapping { .. } => (Code::InvalidArgument, ": invalid argument"),
         Error::WrongKind { .. } | Error::HasChildren { .. } => {
             (Code::FailedPrecondition, ": failed precondition")
         }

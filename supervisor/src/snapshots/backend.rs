@@ -75,6 +75,16 @@ impl Backend {
         }
     }
 
+    pub fn capabilities(&self) -> Vec<String> {
+        match self {
+            Self::Local(driver) => {
+                let all = [("rebase", driver.can_rebase()), ("remap-ids", driver.can_remap())];
+                all.into_iter().filter(|(_, can)| *can).map(|(name, _)| name.to_owned()).collect()
+            }
+            Self::Remote(remote) => remote.capabilities().to_vec(),
+        }
+    }
+
     /// Whether the daemon may write into a snapshot's own directory, and stack it afterwards.
     pub fn unpacks_aside(&self) -> bool {
         matches!(self, Self::Local(driver) if driver.can_rebase())

@@ -99,6 +99,7 @@ fn convert(error: DriverError, outside: impl Fn(String) -> String) -> Error {
             limit: "nested directories",
             max: limit as u64,
         },
+        DriverError::InvalidMapping { label, why, .. } => Error::invalid(format!("label {label}"), why),
         DriverError::InvalidKey { why } => Error::invalid("snapshot key", why),
         DriverError::UnusableRoot { path, why } => Error::invalid(path.display().to_string(), why),
         DriverError::Locked { path } => {

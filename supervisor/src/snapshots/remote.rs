@@ -28,17 +28,22 @@ pub struct Remote {
     plugin: Plugin,
     /// Under which it is configured: a plugin with several snapshotters goes by it.
     name: String,
-    rebases: bool,
+    /// As configured.
+    capabilities: Vec<String>,
 }
 
 impl Remote {
-    pub fn new(plugin: Plugin, name: String, rebases: bool) -> Self {
-        Self { plugin, name, rebases }
+    pub fn new(plugin: Plugin, name: String, capabilities: Vec<String>) -> Self {
+        Self { plugin, name, capabilities }
+    }
+
+    pub fn capabilities(&self) -> &[String] {
+        &self.capabilities
     }
 
     /// Whether the configuration says that it can.
     pub fn can_rebase(&self) -> bool {
-        self.rebases
+        self.capabilities.iter().any(|capability| capability == "rebase")
     }
 
     pub async fn stat(&self, namespace: &Namespace, key: &str) -> Result<Info> {

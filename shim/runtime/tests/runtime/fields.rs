@@ -1,7 +1,7 @@
 //! Fields of `config.json` that few configs have: each does what the specification says, or names itself in an error.
 
 use crate::bundle::{Bundle, shell};
-use longshore_runtime::Error;
+use longshore_runtime::{Error, RootfsMount};
 use serde_json::{Value, json};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -495,4 +495,60 @@ fn no_mount_namespace_is_refused_by_name() {
     let mut bundle = Bundle::new("true");
     bundle.remove_namespace("mount");
     assert!(bundle.failure().to_string().contains("mount namespace"));
+}
+
+fn kernel() -> (u32, u32) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// What a snapshotter says of a snapshot whose owners are to be shifted: the layers belong to the host's root on disk, and to the
+/// container's in the container.
+#[test]
+fn a_rootfs_of_layers_with_shifted_owners() {
+    let mut bundle =
+        Bundle::new("stat -c %u /bin/busybox /bin; echo hi > /new; stat -c %u /new; touch /bin/more");
+    add_namespace(&mut bundle, json!({ "type": "user" }));
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map;
+    let layer = bundle.dir.path().join("layer");
+    std::fs::rename(bundle.root(), &layer).unwrap();
+    std::fs::create_dir(bundle.root()).unwrap();
+    let (upper, work) = (bundle.dir.path().join("upper"), bundle.dir.path().join("work"));
+    std::fs::create_dir(&upper).unwrap();
+    std::fs::create_dir(&work).unwrap();
+    std::os::unix::fs::lchown(&upper, Some(100_000), Some(100_000)).unwrap();
+    let mount = |options: &[&str]| RootfsMount {
+        kind: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: [
+            format!("lowerdir={}", layer.display()),
+            format!("upperdir={}", upper.display()),
+            format!("workdir={}", work.display()),
+        ]
+        .into_iter()
+        .chain(options.iter().map(|option| (*option).to_owned()))
+        .collect(),
+    };
+    bundle.rootfs_mounts = vec![mount(&["uidmap=0:100000:65536"])];
+    assert_eq!(invalid_field(&bundle.failure()), "rootfs mount");
+    bundle.rootfs_mounts = vec![mount(&["uidmap=0:100000:65536", "gidmap=nonsense"])];
+    assert_eq!(invalid_field(&bundle.failure()), "rootfs mount");
+
+    bundle.rootfs_mounts = vec![mount(&["uidmap=0:100000:65536", "gidmap=0:100000:65536"])];
+    let running = match bundle.create() {
+        // A kernel before 6.15 has no such layers: the error says so.
+        Err(Error::NotBuilt { feature }) if kernel() < (6, 15) => {
+            return assert!(feature.contains("uidmap"), "{feature}");
+        }
+        other => other.unwrap(),
+    };
+    drop(running);
+    let outcome = bundle.run();
+    assert_eq!((outcome.stdout.as_str(), outcome.code), ("0\n0\n0\n", 0), "{outcome:?}");
+    assert_eq!(std::fs::metadata(upper.join("new")).unwrap().uid(), 100_000);
+    assert_eq!(std::fs::metadata(layer.join("bin/busybox")).unwrap().uid(), 0);
 }

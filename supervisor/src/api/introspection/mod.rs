@@ -49,7 +49,7 @@ impl Service {
         }
         if kind == plugins::SNAPSHOTTER {
             match self.0.snapshots.by_name(id) {
-                Ok(driver) => plugin.capabilities.extend(driver.can_rebase().then(|| "rebase".to_owned())),
+                Ok(driver) => plugin.capabilities.extend(driver.capabilities()),
                 Err(why) => plugin.init_err = Some(status(&why)),
             }
         }
