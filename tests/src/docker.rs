@@ -44,11 +44,9 @@ impl Edition {
                 "--feature=time-namespaces=false",
                 "--storage-driver=overlay2",
             ],
-            Edition::NewerImageStore => &[
-                "--feature=containerd-snapshotter=true",
-                "--feature=time-namespaces=false",
-                "--default-runtime=io.containerd.longshore.v1",
-            ],
+            Edition::NewerImageStore => {
+                &["--feature=containerd-snapshotter=true", "--default-runtime=io.containerd.longshore.v1"]
+            }
         }
     }
 }
