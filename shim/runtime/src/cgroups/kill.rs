@@ -5,7 +5,7 @@ use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,10 +44,11 @@ impl CgroupPaths {
 
     fn signal_each(&self, signal: i32) -> Result<()> {
         for pid in self.pids()? {
-            let (Some(pid), Some(signal)) = (Pid::from_raw(pid), Signal::from_named_raw(signal)) else {
-                continue;
-            };
-            match kill_process(pid, signal) {
+            let Some(pid) = Pid::from_raw(pid) else { continue };
+            // By number, as real-time signals have no names.
+            let sent = pidfd_open(pid, PidfdFlags::empty())
+                .and_then(|pidfd| crate::sys::process::pidfd_send_signal(pidfd.as_fd(), signal));
+            match sent {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(errno) => {
                     return Err(Error::System {
@@ -63,13 +64,16 @@ impl CgroupPaths {
 
 /// Removes a cgroup with those below it; gone already is success.
 pub(super) fn remove_tree(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-    remove_children(dir)?;
+    remove_children(dir, read::DEPTH_MAX)?;
     retry(|| rustix::fs::rmdir(path))
 }
 
-fn remove_children(dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    for (name, child) in read::children(dir)? {
-        remove_children(child.as_fd())?;
+fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> Result<(), Errno> {
+    for name in read::children(dir)? {
+        let depth = depth.checked_sub(1).ok_or(Errno::LOOP)?;
+        if let Some(child) = read::child(dir, &name)? {
+            remove_children(child.as_fd(), depth)?;
+        }
         retry(|| rustix::fs::unlinkat(dir, name.as_c_str(), AtFlags::REMOVEDIR))?;
     }
     Ok(())

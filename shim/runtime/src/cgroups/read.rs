@@ -9,7 +9,7 @@ use rustix::io::Errno;
 /// Largest control file that is read; `cgroup.procs` of a full container stays below.
 const FILE_MAX: usize = 16 << 20;
 /// How deep cgroups below a container's are followed.
-const DEPTH_MAX: u32 = 64;
+pub(super) const DEPTH_MAX: u32 = 64;
 
 /// The text of a control file.
 pub(super) fn text_at(dir: BorrowedFd<'_>, file: &str) -> Result<String, Errno> {
@@ -64,17 +64,17 @@ fn collect(dir: BorrowedFd<'_>, pids: &mut Vec<i32>, depth: u32) -> Result<(), E
         Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => return Ok(()),
         Err(errno) => return Err(errno),
     }
-    if depth == 0 {
-        return Ok(());
-    }
-    for child in children(dir)? {
-        collect(child.1.as_fd(), pids, depth - 1)?;
+    for name in children(dir)? {
+        let depth = depth.checked_sub(1).ok_or(Errno::LOOP)?;
+        if let Some(child) = child(dir, &name)? {
+            collect(child.as_fd(), pids, depth)?;
+        }
     }
     Ok(())
 }
 
-/// The cgroups right below one: name and descriptor.
-pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, OwnedFd)>, Errno> {
+/// The names of the cgroups right below one; as many as there are, so they are opened one at a time.
+pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<std::ffi::CString>, Errno> {
     // Two links are a folder without folders in it, on kernfs too: the usual container needs no listing.
     match rustix::fs::fstat(dir) {
         Ok(stat) if stat.st_nlink <= 2 => return Ok(Vec::new()),
@@ -93,14 +93,19 @@ pub(super) fn children(dir: BorrowedFd<'_>) -> Result<Vec<(std::ffi::CString, Ow
         if entry.file_type() != FileType::Directory || name == c"." || name == c".." {
             continue;
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-            Ok(fd) => found.push((name.to_owned(), fd)),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
-        }
+        found.push(name.to_owned());
     }
     Ok(found)
+}
+
+/// One of them; `None` if it is gone.
+pub(super) fn child(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 impl CgroupPaths {

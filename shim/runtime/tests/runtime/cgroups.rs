@@ -250,3 +250,31 @@ fn device_rules_change_live() {
     }
     running.kill();
 }
+
+#[test]
+fn more_cgroups_below_than_descriptors_are_removed() {
+    let bundle = Bundle::new("echo ready; sleep 100");
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let below = match mode() {
+        Mode::V2 => format!("/sys/fs/cgroup{}", bundle.cgroups_path()),
+        _ => format!("/sys/fs/cgroup/pids{}", bundle.cgroups_path()),
+    };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let few = rustix::process::Rlimit { current: Some(64), maximum: limit.maximum };
+    for number in 0..100 {
+        std::fs::create_dir(format!("{below}/{number}")).unwrap();
+    }
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    assert_eq!(running.container().pids().unwrap().len(), 1);
+    running.kill();
+}
+
+#[test]
+fn real_time_signals_reach_every_process() {
+    let bundle = Bundle::new("trap 'exit 7' 36; echo ready; while true; do sleep 0.05; done");
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    running.container().kill_all(36).unwrap();
+    assert_eq!(running.finish().code, 7);
+}
