@@ -68,6 +68,8 @@ pub struct Task {
     pub owner: Owner,
     /// Where criu works; empty: the runtime's choice.
     pub criu_work: String,
+    /// Where criu is, if the options say.
+    pub criu: String,
     pub paused: bool,
     /// Whether processes outlive the first one, because they share someone else's pid namespace.
     pub shares_pids: bool,

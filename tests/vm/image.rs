@@ -139,6 +139,15 @@ fn system(tree: &Path) -> Result<()> {
     if !shell.is_symlink() {
         symlink("bash", shell)?;
     }
+    // What Debian's alternatives would be; criu keeps packet filters by them.
+    for family in ["iptables", "ip6tables"] {
+        for verb in ["", "-save", "-restore"] {
+            let path = tree.join(format!("usr/sbin/{family}{verb}"));
+            if !path.is_symlink() {
+                symlink("xtables-nft-multi", path)?;
+            }
+        }
+    }
     for unit in MASKED {
         let path = tree.join("etc/systemd/system").join(unit);
         if !path.is_symlink() {

@@ -54,6 +54,13 @@ fn mask(set: Option<&Capabilities>) -> u64 {
     set.into_iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
 }
 
+/// Every capability that some set has.
+pub(crate) fn all_of(sets: Option<&LinuxCapabilities>) -> u64 {
+    let Some(sets) = sets else { return 0 };
+    let all = [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()];
+    all.into_iter().fold(0, |all, set| all | mask(set.as_ref()))
+}
+
 /// The steps that give a process its capabilities: first what it can never get back, then the rest.
 pub(crate) struct Plan {
     /// What stays in the bounding set.

@@ -30,6 +30,8 @@ pub struct Container {
     /// Keeps the mount namespace until the container is deleted: its mounts are taken down then, and not while everybody
     /// waits for the last process to exit.
     pub(crate) _mount_namespace: Option<OwnedFd>,
+    /// Restored from a checkpoint: its processes stand still until it is started.
+    pub(crate) restored: bool,
     pub(crate) poststart: Option<HookList>,
     pub(crate) poststop: Option<HookList>,
 }

@@ -205,6 +205,7 @@ impl Builder<'_> {
             memory_policy,
             rdt,
             new_keyring,
+            restored: false,
             _mount_namespace: mount_namespace,
             poststart: self.hooks.poststart.take(),
             poststop: self.hooks.poststop.take(),

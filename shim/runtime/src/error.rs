@@ -94,6 +94,30 @@ pub enum Error {
         /// Which controller.
         controller: &'static str,
     },
+    /// criu is needed and not there.
+    #[error("checkpoint and restore need criu, and there is no {path:?}; install it (Debian's criu)")]
+    NoCriu {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// criu could not do it.
+    #[error("criu could not {doing} the container: {why} (log: {log:?})")]
+    Criu {
+        /// dump or restore.
+        doing: &'static str,
+        /// The end of its log.
+        why: String,
+        /// All of its log.
+        log: PathBuf,
+    },
+    /// A checkpoint that tries to be more than one.
+    #[error("checkpoint refused: {path:?} {why}")]
+    UntrustedImage {
+        /// What is wrong in it.
+        path: PathBuf,
+        /// In which way.
+        why: String,
+    },
     /// The systemd driver was asked for on a host without systemd.
     #[error(
         "the systemd cgroup driver needs a host that runs systemd, and this one does not; use the cgroupfs driver"

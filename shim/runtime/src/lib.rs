@@ -12,9 +12,11 @@
 
 mod capabilities;
 pub mod cgroups;
+mod checkpoint;
 mod config;
 mod container;
 mod create;
+mod criu;
 mod delete;
 mod devices;
 mod error;
@@ -36,6 +38,7 @@ mod paths;
 mod process;
 mod procfs;
 mod record;
+mod restore;
 mod rootfs;
 pub mod rootless;
 mod scheduling;
@@ -44,6 +47,7 @@ mod seccomp_agent;
 mod start;
 mod sys;
 
+pub use checkpoint::{Checkpoint, CheckpointOptions};
 pub use config::{load_process, load_spec};
 pub use container::{Container, Process};
 pub use error::{Error, Result};
@@ -51,6 +55,7 @@ pub use features::features;
 pub use hooks::{run_poststart, run_poststop};
 pub use options::{CreateOptions, ExecOptions, RootfsMount, Stdio};
 pub use record::{Record, signal};
+pub use restore::RestoreOptions;
 pub use rootfs::mount_on_host;
 pub use seccomp::libseccomp_version;
 

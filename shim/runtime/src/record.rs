@@ -128,6 +128,7 @@ impl Container {
             rdt: record.resctrl.clone(),
             new_keyring: record.new_keyring,
             _mount_namespace: None,
+            restored: false,
             poststart: None,
             poststop: None,
         })

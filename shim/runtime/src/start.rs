@@ -4,6 +4,9 @@ use crate::init::channel::Report;
 use crate::{Container, Error, Process, Result};
 
 pub(crate) fn start_container(container: &mut Container) -> Result<()> {
+    if std::mem::take(&mut container.restored) {
+        return container.cgroups.kill_all(libc::SIGCONT);
+    }
     start_process(&mut container.init)?;
     match container.poststart.take() {
         Some(hooks) => hooks.run(container.init.pid).inspect_err(|_| {

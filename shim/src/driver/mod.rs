@@ -16,9 +16,9 @@ use oci_spec::runtime::LinuxResources;
 pub use checkpoint::Checkpoint;
 pub use command::{Command, ExecByCommand, KILL, Making};
 pub use oci::Oci;
-pub use order::{Heard, Leaves, Order, Running, Step, criu_check};
+pub use order::{Heard, Leaves, Order, Running, Step, criu_check, criu_dump};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A container in the hands of who made it.
 pub enum Driver {
@@ -137,13 +137,7 @@ fn done(result: Result<(), longshore_runtime::Error>) -> Result<Step> {
     Ok(result.map(|()| Step::Done)?)
 }
 
-/// Why a container of our own runtime is not dumped or restored, where criu works.
-pub fn no_checkpoint(what: &'static str) -> Error {
-    Error::NotBuilt {
-        what,
-        why:
-            "criu works on this host, but its use is built for other OCI runtimes only; set BinaryName (for \
-              example runc) in the runtime's options"
-                .into(),
-    }
+/// criu as the options name it, or as it is found.
+pub fn criu_of(option: &str) -> &std::path::Path {
+    std::path::Path::new(if option.is_empty() { "criu" } else { option })
 }

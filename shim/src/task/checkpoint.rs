@@ -1,16 +1,21 @@
 //! `Checkpoint`: dumps the container by criu, where the host's criu works.
 
+use std::path::Path;
+
 use longshore_proto::containerd::events::TaskCheckpointed;
 use longshore_proto::containerd::runc::v1::CheckpointOptions;
 use longshore_proto::containerd::task::v3::CheckpointTaskRequest;
 use longshore_proto::ttrpc;
 
 use crate::dispatch::Answer;
-use crate::driver::{Checkpoint, Driver, Step, criu_check, no_checkpoint};
+use longshore_runtime::{Checkpoint as Dump, CheckpointOptions as DumpOptions, Container};
+
+use crate::bundle;
+use crate::driver::{Checkpoint, Driver, Step, criu_check, criu_dump, criu_of};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::process::Caller;
-use crate::server::Shim;
+use crate::server::{Place, Shim};
 
 impl Shim {
     pub fn checkpoint(&mut self, caller: Caller, request: CheckpointTaskRequest) -> Result<Answer> {
@@ -35,17 +40,24 @@ impl Shim {
             image.cloned().ok_or_else(|| Error::BadField { field: "path", why: "is empty".into() })?;
         let criu_work = self.task(&request.id)?.criu_work.clone();
         let what = Checkpoint { image: image.clone(), options, criu_work };
-        let order = match self.driver(&request.id)? {
-            Driver::Command(command) => Box::new(command.checkpoint(&what)),
-            Driver::Library(_) => {
-                let step = Step::Run(Box::new(criu_check()));
-                return self.after(caller, turn, step, |_, works| {
-                    works.and(Err::<(), _>(no_checkpoint(
-                        "checkpointing a container of this shim's own runtime",
-                    )))
-                });
+        let task = self.task(&request.id)?;
+        let (place, criu) = (task.place.clone(), task.criu.clone());
+        let (order, dump) = match self.driver(&request.id)? {
+            Driver::Command(command) => (command.checkpoint(&what), None),
+            Driver::Library(container) => {
+                let mut dump = match prepare(container, &place, &criu, &what) {
+                    Ok(dump) => dump,
+                    Err(error) => {
+                        let step = Step::Run(Box::new(criu_check()));
+                        let go_on = move |_: &mut Self, works: Result<()>| works.and(Err::<(), _>(error));
+                        return self.after(caller, turn, step, go_on);
+                    }
+                };
+                let command = std::mem::replace(&mut dump.command, std::process::Command::new("criu"));
+                (criu_dump(command), Some(dump))
             }
         };
+        let order = Box::new(order);
         let answer = self.keep_open(caller);
         let dumped = TaskCheckpointed { container_id: request.id, checkpoint: image };
         self.launch(order, turn.clone(), move |shim, result| match result {
@@ -55,9 +67,36 @@ impl Shim {
             }
             // Where criu does not work at all, its own reason says more than the runtime's.
             Err(error) => shim.launch(Box::new(criu_check()), turn, move |shim, works| {
+                let error = dump.map_or(error, |dump| dump.failure().into());
                 shim.reply(caller, works.and(Err::<(), _>(error)));
             }),
         });
         Ok(answer)
     }
+}
+
+/// A dump by our own runtime.
+fn prepare(container: &Container, place: &Place, criu: &str, what: &Checkpoint) -> Result<Dump> {
+    let options = &what.options;
+    let spec = longshore_runtime::load_spec(&bundle::read(&place.folder, bundle::CONFIG)?)?;
+    let work = [&options.work_path, &what.criu_work].into_iter().find(|path| !path.is_empty());
+    Ok(Dump::prepare(&DumpOptions {
+        criu: criu_of(criu),
+        pid: container.pid(),
+        cgroups: container.cgroups(),
+        spec: &spec,
+        bundle: &place.bundle,
+        image: Path::new(&what.image),
+        work: work.map(Path::new),
+        parent: Some(options.parent_path.as_str()),
+        pre_dump: false,
+        leave_running: !options.exit,
+        tcp_established: options.open_tcp,
+        external_unix_sockets: options.external_unix_sockets,
+        shell_job: options.terminal,
+        file_locks: options.file_locks,
+        auto_dedup: false,
+        cgroups_mode: Some(options.cgroups_mode.as_str()),
+        empty_namespaces: &options.empty_namespaces,
+    })?)
 }

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use longshore_proto::containerd::events::{TaskCreate, TaskIo};
 use longshore_proto::containerd::task::v3::{CreateTaskRequest, CreateTaskResponse};
 use longshore_proto::containerd::types::Mount;
-use longshore_runtime::{Container, CreateOptions, RootfsMount, Stdio};
+use longshore_runtime::{Container, CreateOptions, RestoreOptions, RootfsMount, Stdio};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::options::Options;
 use super::state_folder;
 use crate::commands::Turn;
 use crate::dispatch::Answer;
-use crate::driver::{Command, Driver, Making, Oci, Step, criu_check, no_checkpoint};
+use crate::driver::{Command, Driver, Making, Oci, Step, criu_check, criu_of};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::poll::{Flags, Token};
@@ -58,18 +58,24 @@ impl Shim {
             terminal: request.terminal,
         };
         let other = other_runtime(&options).map(str::to_owned);
-        if other.is_none() && !request.checkpoint.is_empty() {
-            let step = Step::Run(Box::new(criu_check()));
-            return self.after(caller, Turn::Creation(request.id.into()), step, |_, works| {
-                works.and(Err::<(), _>(no_checkpoint("restoring a container with this shim's own runtime")))
-            });
-        }
         let identity = Identity { id: &request.id, namespace: &self.assigned()?.namespace };
         let (io, stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
         let oom_score = spec.process().as_ref().and_then(|process| process.oom_score_adj());
         let shares_pids = shares_pids(&spec);
         let draft = Draft { request, options, place, shares_pids, oom_score, paths, io };
         match other {
+            None if !draft.request.checkpoint.is_empty() => {
+                let turn = Turn::Creation(draft.request.id.as_str().into());
+                let answer = self.keep_open(caller);
+                // First, as its reason says more than a failing restore.
+                self.launch(Box::new(criu_check()), turn, move |shim, works| {
+                    match works.and_then(|()| shim.restore_by_library(&draft, &spec, stdio)) {
+                        Ok(made) => shim.take_over(caller, draft, made),
+                        Err(error) => shim.reply(caller, Err::<CreateTaskResponse, _>(error)),
+                    }
+                });
+                Ok(answer)
+            }
             None => {
                 let made = self.create_by_library(&draft, &spec, stdio)?;
                 let answer = self.keep_open(caller);
@@ -109,6 +115,7 @@ impl Shim {
                 state,
                 owner: options.owner,
                 criu_work: options.runc.criu_work_path,
+                criu: options.runc.criu_path,
                 paused: false,
                 shares_pids: draft.shares_pids,
                 oom_score: draft.oom_score,
@@ -196,6 +203,38 @@ impl Shim {
             report::warn(&request.id, warning);
         }
         Ok(Made { terminal: container.take_terminal(), driver: Driver::Library(Box::new(container)), rootfs })
+    }
+
+    /// The restored processes stand still until the container is started, so that it has a process id meanwhile.
+    fn restore_by_library(&self, draft: &Draft, spec: &Spec, stdio: Stdio) -> Result<Made> {
+        let Draft { request, options, place, .. } = draft;
+        if !request.parent_checkpoint.is_empty() {
+            let why = "an image that builds on another is restored by other OCI runtimes only".into();
+            return Err(Error::NotBuilt { what: "restoring from a parent checkpoint", why });
+        }
+        let mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
+        let cache = Some(options.own.seccomp_cache.as_str()).filter(|path| !path.is_empty());
+        let image = Path::new(&request.checkpoint);
+        let work = Some(options.runc.criu_work_path.as_str()).filter(|path| !path.is_empty());
+        let container = Container::restore(RestoreOptions {
+            criu: criu_of(&options.runc.criu_path),
+            id: &request.id,
+            bundle: &place.bundle,
+            spec,
+            rootfs_mounts: &mounts,
+            stdio,
+            seccomp_cache: cache.map(Path::new),
+            systemd_cgroup: options.systemd_cgroup,
+            image,
+            work: work.map_or(image, Path::new),
+            tcp_established: true,
+            external_unix_sockets: true,
+            shell_job: false,
+            file_locks: true,
+            auto_dedup: false,
+            empty_namespaces: &[],
+        })?;
+        Ok(Made { terminal: None, driver: Driver::Library(Box::new(container)), rootfs: None })
     }
 
     fn create_by_command(

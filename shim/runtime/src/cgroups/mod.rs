@@ -278,6 +278,11 @@ impl CgroupPaths {
         .collect()
     }
 
+    /// Controllers and folder of each.
+    pub(crate) fn folders(&self) -> Vec<(String, PathBuf)> {
+        self.groups.iter().map(|group| (group.controllers.clone(), group.root.join(&self.path))).collect()
+    }
+
     /// Whether any process is left in them.
     pub fn is_populated(&self) -> Result<bool> {
         Ok(!self.pids()?.is_empty())

@@ -1,9 +1,12 @@
 //! `checkpoint`: a container's processes as files, by criu.
 
 use super::args::{Args, Flag, Reach};
-use super::error::Result;
+use super::error::{Error, Result};
+use super::store::{self, Status};
 use super::{Global, Verb};
-use longshore_runtime::Error;
+use longshore_runtime::cgroups::CgroupPaths;
+use longshore_runtime::{Checkpoint, CheckpointOptions};
+use std::path::Path;
 
 /// Flags that `checkpoint` and `restore` share.
 pub const IMAGE_PATH: Flag = Flag::value("image-path", "folder of criu's image files");
@@ -43,6 +46,51 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-fn run(_: &Global, _: &Args) -> Result<i32> {
-    Err(Error::NotBuilt { feature: "checkpoint".into() }.into())
+/// Where images go if nobody says: as with runc.
+pub const IMAGE: &str = "checkpoint";
+
+fn run(global: &Global, args: &Args) -> Result<i32> {
+    let folder = store::open(&global.root, args.id()?)?;
+    folder.lock()?;
+    let state = folder.read()?;
+    let record = state.container.as_ref().ok_or(Error::NotRunning)?;
+    match folder.status(&state)? {
+        Status::Running | Status::Paused => {}
+        Status::Created | Status::Creating | Status::Stopped => return Err(Error::NotRunning),
+    }
+    let spec = folder.config()?;
+    let empty: Vec<String> = args.list("empty-ns").map(str::to_owned).collect();
+    let mut checkpoint = Checkpoint::prepare(&CheckpointOptions {
+        criu: &global.criu,
+        pid: record.pid,
+        cgroups: &CgroupPaths::open(&record.cgroups)?,
+        spec: &spec,
+        bundle: &state.bundle,
+        image: Path::new(args.filled("image-path").unwrap_or(IMAGE)),
+        work: args.filled("work-path").map(Path::new),
+        parent: args.filled("parent-path"),
+        pre_dump: args.has("pre-dump"),
+        leave_running: args.has("leave-running"),
+        tcp_established: args.has("tcp-established"),
+        external_unix_sockets: args.has("ext-unix-sk"),
+        shell_job: args.has("shell-job"),
+        file_locks: args.has("file-locks"),
+        auto_dedup: args.has("auto-dedup"),
+        cgroups_mode: args.filled("manage-cgroups-mode"),
+        empty_namespaces: &empty,
+    })?;
+    if args.has("lazy-pages") {
+        checkpoint.command.arg("--lazy-pages");
+    }
+    if let Some(number) = args.number::<u32>("status-fd")? {
+        checkpoint.command.args(["--status-fd", &number.to_string()]);
+    }
+    if let Some(server) = args.filled("page-server") {
+        let (address, port) = server.rsplit_once(':').ok_or_else(|| Error::Usage {
+            why: format!("--page-server {server:?} is not of the form ADDRESS:PORT"),
+        })?;
+        checkpoint.command.args(["--page-server", "--address", address, "--port", port]);
+    }
+    checkpoint.run()?;
+    Ok(0)
 }

@@ -121,7 +121,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
     let mut bundle = config::bundle(args.filled("bundle"))?;
     let socket = args.filled("console-socket");
     check_terminal(config::wants_terminal(bundle.spec.process().as_ref()), stay, socket)?;
-    let claim = Claim(Some(store::claim(&global.root, id)?));
+    let claim = Claim::new(store::claim(&global.root, id)?);
     let folder = claim.folder()?;
     let notify = Notify::wanted(&folder.path);
     if let Some(notify) = &notify {
@@ -156,7 +156,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
         preserve_fds: passed.all,
         systemd_cgroup: global.systemd_cgroup,
     })?;
-    let mut made = Made(Some(container));
+    let mut made = Made::new(container);
     let container = made.container()?;
     for warning in container.warnings() {
         global.log.warn(warning);
@@ -183,14 +183,18 @@ fn hand_out(args: &Args, container: &mut Container) -> Result<()> {
 }
 
 /// The folder of a container that may not come to be.
-struct Claim(Option<Folder>);
+pub struct Claim(Option<Folder>);
 
 impl Claim {
-    fn folder(&self) -> Result<&Folder> {
+    pub fn new(folder: Folder) -> Claim {
+        Claim(Some(folder))
+    }
+
+    pub fn folder(&self) -> Result<&Folder> {
         self.0.as_ref().ok_or(Error::NotExist)
     }
 
-    fn keep(mut self) -> Result<Folder> {
+    pub fn keep(mut self) -> Result<Folder> {
         self.0.take().ok_or(Error::NotExist)
     }
 }
@@ -204,14 +208,18 @@ impl Drop for Claim {
 }
 
 /// A container that may have to be unmade.
-struct Made(Option<Container>);
+pub struct Made(Option<Container>);
 
 impl Made {
-    fn container(&mut self) -> Result<&mut Container> {
+    pub fn new(container: Container) -> Made {
+        Made(Some(container))
+    }
+
+    pub fn container(&mut self) -> Result<&mut Container> {
         self.0.as_mut().ok_or(Error::NotRunning)
     }
 
-    fn keep(mut self) -> Result<Container> {
+    pub fn keep(mut self) -> Result<Container> {
         self.0.take().ok_or(Error::NotRunning)
     }
 }

@@ -1,10 +1,16 @@
 //! `restore`: a container from the files of a checkpoint.
 
 use super::args::{Args, Flag, Reach};
-use super::checkpoint::{CGROUPS, DEDUP, EMPTY_NS, IMAGE_PATH, LAZY, LOCKS, SHELL, TCP, UNIX, WORK_PATH};
-use super::error::Result;
-use super::{Global, Verb, launch};
-use longshore_runtime::Error;
+use super::checkpoint::{
+    CGROUPS, DEDUP, EMPTY_NS, IMAGE, IMAGE_PATH, LAZY, LOCKS, SHELL, TCP, UNIX, WORK_PATH,
+};
+use super::error::{Error, Result};
+use super::foreground::{self, Signals, Watched};
+use super::launch::{self, Claim, Launched, Made};
+use super::store::{self, State};
+use super::{Global, Verb, config, pidfile, run, sealed};
+use longshore_runtime::{Container, RestoreOptions, Stdio};
+use std::path::Path;
 
 pub const VERB: Verb = Verb {
     name: "restore",
@@ -35,6 +41,85 @@ pub const VERB: Verb = Verb {
     run,
 };
 
-fn run(_: &Global, _: &Args) -> Result<i32> {
-    Err(Error::NotBuilt { feature: "restore".into() }.into())
+fn run(global: &Global, args: &Args) -> Result<i32> {
+    restore(global, args).map_err(|error| error.of_verb("restore"))
+}
+
+fn restore(global: &Global, args: &Args) -> Result<i32> {
+    sealed::ensure()?;
+    for flag in ["lazy-pages", "lsm-profile", "lsm-mount-context", "console-socket", "no-pivot"] {
+        if args.value(flag).is_some() {
+            return Err(longshore_runtime::Error::NotBuilt { feature: format!("restore --{flag}") }.into());
+        }
+    }
+    match args.filled("manage-cgroups-mode") {
+        None | Some("soft" | "ignore") => {}
+        Some(_) => {
+            return Err(Error::Usage {
+                why: "cgroups of a restored container are those of its config: --manage-cgroups-mode soft or ignore"
+                    .into(),
+            });
+        }
+    }
+    if !args.has("no-subreaper")
+        && let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+    {
+        global.log.warn(&format!("cannot become a subreaper: {errno}"));
+    }
+    let signals = if args.has("detach") { None } else { Some(Signals::catch()?) };
+    let mut launched = make(global, args)?;
+    let outcome = launched.container.start().map_err(Error::from).and_then(|()| match &signals {
+        None => Ok(0),
+        Some(signals) => {
+            launched.folder.unlock();
+            let watched = Watched { pid: launched.container.pid(), pidfd: launched.container.pidfd() };
+            foreground::stay(&watched, signals, None, &global.log)
+        }
+    });
+    if signals.is_some() || outcome.is_err() {
+        run::end(global, launched);
+    }
+    outcome
+}
+
+fn make(global: &Global, args: &Args) -> Result<Launched> {
+    let id = args.id()?;
+    let bundle = config::bundle(args.filled("bundle"))?;
+    let claim = Claim::new(store::claim(&global.root, id)?);
+    let folder = claim.folder()?;
+    let mut state = State::new(id, bundle.path, &bundle.spec, global.systemd_cgroup);
+    folder.write_config(&bundle.bytes)?;
+    folder.write(&state)?;
+    let image = Path::new(args.filled("image-path").unwrap_or(IMAGE));
+    let empty: Vec<String> = args.list("empty-ns").map(str::to_owned).collect();
+    let terminal = config::wants_terminal(bundle.spec.process().as_ref());
+    let container = Container::restore(RestoreOptions {
+        criu: &global.criu,
+        id,
+        bundle: &state.bundle,
+        spec: &bundle.spec,
+        rootfs_mounts: &[],
+        stdio: if terminal { Stdio::Terminal } else { launch::own_stdio()? },
+        seccomp_cache: Some(&store::seccomp_cache(&global.root)),
+        systemd_cgroup: global.systemd_cgroup,
+        image,
+        work: args.filled("work-path").map_or(image, Path::new),
+        tcp_established: args.has("tcp-established"),
+        external_unix_sockets: args.has("ext-unix-sk"),
+        shell_job: args.has("shell-job"),
+        file_locks: args.has("file-locks"),
+        auto_dedup: args.has("auto-dedup"),
+        empty_namespaces: &empty,
+    })?;
+    let mut made = Made::new(container);
+    let container = made.container()?;
+    for warning in container.warnings() {
+        global.log.warn(warning);
+    }
+    if let Some(path) = args.filled("pid-file") {
+        pidfile::write(Path::new(path), container.pid())?;
+    }
+    state.container = Some(container.record()?);
+    folder.write(&state)?;
+    Ok(Launched { notify: None, container: made.keep()?, folder: claim.keep()? })
 }

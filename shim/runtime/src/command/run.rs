@@ -98,7 +98,8 @@ fn stay(global: &Global, launched: &mut Launched, host: Option<Host>, signals: &
     foreground::stay(&watched, signals, relay, &global.log)
 }
 
-fn end(global: &Global, launched: Launched) {
+/// Deletes a container that has ended, or has to.
+pub fn end(global: &Global, launched: Launched) {
     let Launched { folder, container, .. } = launched;
     let ended = folder.lock().and_then(|()| container.delete().map_err(Error::from)).and_then(|warnings| {
         warnings.iter().for_each(|warning| global.log.warn(warning));

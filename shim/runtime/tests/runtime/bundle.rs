@@ -43,8 +43,8 @@ pub struct Bundle {
 /// A container whose first process writes to files of the test.
 pub struct Running {
     pub container: Option<Container>,
-    stdout: File,
-    stderr: File,
+    pub stdout: File,
+    pub stderr: File,
 }
 
 fn unique() -> String {

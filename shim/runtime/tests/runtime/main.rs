@@ -6,6 +6,7 @@
 mod attacks;
 mod bundle;
 mod cgroups;
+mod checkpoint;
 mod exec;
 mod fields;
 mod hooks;

@@ -1,0 +1,127 @@
+//! criu, which dumps and restores processes: found on the host, called by its command line.
+//!
+//! What always holds: criu opens files of an image folder by name and with all privileges, so it is shown no folder with
+//! anything but plain files of one name in it; what a restored container may have is decided by its config, never by an
+//! image.
+
+use crate::cgroups::{CgroupPaths, Mode};
+use crate::{Error, Result, paths};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// In an image folder: what the first process's stdio was, as runc notes it.
+pub(crate) const DESCRIPTORS: &str = "descriptors.json";
+/// Most files of an image folder that are looked at.
+const FILES_MAX: usize = 100_000;
+/// How much of a log's end is told.
+const LOG_TAIL: usize = 16 << 10;
+/// Lines of it.
+const LOG_LINES: usize = 4;
+/// The key of masked files.
+pub(crate) const MASK: &str = "/dev/null";
+
+/// Where criu is.
+pub(crate) fn find(criu: &Path) -> Result<PathBuf> {
+    let missing = || Error::NoCriu { path: criu.into() };
+    if criu.components().count() > 1 {
+        return criu.is_file().then(|| criu.to_owned()).ok_or_else(missing);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(usual)
+        .map(|folder| folder.join(criu))
+        .find(|path| path.is_file())
+        .ok_or_else(missing)
+}
+
+/// Makes a folder for images or logs, private; one that is there may hold plain files only. A link to elsewhere would have
+/// criu overwrite or read what it points to (CVE-2024-5154 and its like).
+pub(crate) fn check_folder(folder: &Path, parent_link: bool) -> Result<()> {
+    let failed = |doing| move |source| Error::Io { doing, path: folder.into(), source };
+    let refused = |name: &Path, why: &str| Error::UntrustedImage { path: folder.join(name), why: why.into() };
+    let made = fs::DirBuilder::new().mode(0o700).create(folder);
+    match made {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed("make")(error)),
+        _ => {}
+    }
+    if !fs::symlink_metadata(folder).map_err(failed("look at"))?.is_dir() {
+        return Err(refused(Path::new(""), "is no folder"));
+    }
+    for (count, entry) in fs::read_dir(folder).map_err(failed("list"))?.enumerate() {
+        let entry = entry.map_err(failed("list"))?;
+        let name = PathBuf::from(entry.file_name());
+        if count >= FILES_MAX {
+            return Err(refused(Path::new(""), "has too many files"));
+        }
+        if parent_link && name == Path::new("parent") {
+            continue;
+        }
+        let found = entry.metadata().map_err(failed("list"))?;
+        match (found.is_file(), found.nlink()) {
+            (true, 1) => {}
+            (true, _) => return Err(refused(&name, "is linked to from elsewhere, too")),
+            (false, _) => return Err(refused(&name, "is no plain file")),
+        }
+    }
+    Ok(())
+}
+
+/// The end of criu's log, where it says what went wrong.
+pub(crate) fn last_words(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
+    let errors: Vec<&str> = tail.lines().filter(|line| line.contains("Error (")).collect();
+    let shown = if errors.is_empty() { tail.lines().collect() } else { errors };
+    shown[shown.len().saturating_sub(LOG_LINES)..].join("; ")
+}
+
+/// A mount of the container that criu leaves to us: where it is in the container, and what is there on this host.
+pub(crate) struct External {
+    pub(crate) inside: String,
+    pub(crate) source: PathBuf,
+}
+
+/// Bind mounts of the config, and the cgroups.
+pub(crate) fn externals(spec: &Spec, bundle: &Path, cgroups: &CgroupPaths) -> Vec<External> {
+    let mut list = Vec::new();
+    for mount in spec.mounts().iter().flatten() {
+        let inside = format!("/{}", paths::clean(&mount.destination().to_string_lossy()));
+        let options = mount.options().as_deref().unwrap_or_default();
+        let is_bind = options.iter().any(|option| option == "bind" || option == "rbind");
+        match (mount.typ().as_deref(), mount.source()) {
+            (Some("bind"), Some(source)) => list.push(External { inside, source: bundle.join(source) }),
+            (_, Some(source)) if is_bind => list.push(External { inside, source: bundle.join(source) }),
+            (Some("cgroup" | "cgroup2"), _) => {
+                let v2 = cgroups.mode() == Mode::V2;
+                list.extend(cgroups.folders().into_iter().filter(|(name, _)| v2 || !name.is_empty()).map(
+                    |(name, source)| {
+                        let name = name.strip_prefix("name=").unwrap_or(&name).to_owned();
+                        External {
+                            inside: if v2 { inside.clone() } else { format!("{inside}/{name}") },
+                            source,
+                        }
+                    },
+                ));
+            }
+            _ => {}
+        }
+    }
+    list
+}
+
+/// Namespaces that the container shares with others by path, of the kinds that criu can leave alone: key and path.
+pub(crate) fn shared_namespaces(spec: &Spec) -> Vec<(&'static str, &'static str, PathBuf)> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let shared = namespaces.into_iter().flatten().filter_map(|namespace| {
+        let path = namespace.path().clone()?;
+        match namespace.typ() {
+            LinuxNamespaceType::Network => Some(("net", "extRootNetNS", path)),
+            LinuxNamespaceType::Pid => Some(("pid", "extRootPidNS", path)),
+            _ => None,
+        }
+    });
+    shared.collect()
+}

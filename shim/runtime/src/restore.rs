@@ -1,0 +1,439 @@
+//! A container from the files of a checkpoint, by criu.
+//!
+//! What always holds: cgroups, limits, mounts and namespaces come from the config; the restored processes stand still until
+//! they have been compared with it, and are killed if an image gives them more than it allows.
+
+use crate::cgroups::{CgroupPaths, Manager};
+use crate::container::SeccompProgram;
+use crate::criu::{self, DESCRIPTORS, MASK};
+use crate::init::{Listener, Step};
+use crate::namespaces::Namespaces;
+use crate::paths::Kind;
+use crate::sys::cstrings::CStrings;
+use crate::sys::process::{self as sys, Exit, Reap};
+use crate::{
+    Container, Error, Process, Result, RootfsMount, Stdio, capabilities, mounts, paths, rootfs, scheduling,
+    seccomp,
+};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How long criu may take.
+const PATIENCE: Timespec = Timespec { tv_sec: 600, tv_nsec: 0 };
+const PIDFILE: &str = "restored.pid";
+const LOG: &str = "restore.log";
+
+/// What is restored, and as what.
+pub struct RestoreOptions<'a> {
+    /// The criu program; a bare name is looked up.
+    pub criu: &'a Path,
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    pub spec: &'a Spec,
+    /// As for [`Container::create`].
+    pub rootfs_mounts: &'a [RootfsMount],
+    /// In the place of what the dumped process's stdio was.
+    pub stdio: Stdio,
+    pub seccomp_cache: Option<&'a Path>,
+    pub systemd_cgroup: bool,
+    /// Folder of the image files, with plain files only.
+    pub image: &'a Path,
+    /// Folder of criu's logs and its pid file.
+    pub work: &'a Path,
+    pub tcp_established: bool,
+    pub external_unix_sockets: bool,
+    pub shell_job: bool,
+    pub file_locks: bool,
+    pub auto_dedup: bool,
+    pub empty_namespaces: &'a [String],
+}
+
+impl Container {
+    /// Restores a container; its processes stand still until [`Container::start`]. The first one is the caller's
+    /// child.
+    ///
+    /// # Errors
+    /// No criu, an image folder with links in it, an image that gives more than the config, and what criu says.
+    pub fn restore(options: RestoreOptions<'_>) -> Result<Container> {
+        let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
+        let Stdio::Fds { stdin, stdout, stderr } = &options.stdio else {
+            return Err(Error::NotBuilt { feature: "restoring a container with a terminal".into() });
+        };
+        let criu = criu::find(options.criu)?;
+        criu::check_folder(options.image, false)?;
+        criu::check_folder(options.work, false)?;
+        let manager = if options.systemd_cgroup { Manager::Systemd } else { Manager::Files };
+        let (cgroups, placeholder) = CgroupPaths::create(options.spec, options.id, manager)?;
+        let restored = (|| {
+            cgroups.enable_usual_controllers()?;
+            let warnings = cgroups.limit_new(linux.resources().as_ref())?;
+            let pid = run(&criu, &options, &cgroups, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            drop(placeholder);
+            adopt(&options, pid, warnings)
+        })();
+        match restored {
+            Ok(mut container) => {
+                container.oom = cgroups.watch_oom()?;
+                container.cgroups = cgroups;
+                Ok(container)
+            }
+            Err(error) => {
+                let _ = cgroups.kill_all(libc::SIGKILL);
+                let _ = cgroups.remove();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn invalid(field: &str, why: impl Into<String>) -> Error {
+    Error::InvalidSpec { field: field.into(), why: why.into() }
+}
+
+fn system(doing: &'static str) -> impl Fn(Errno) -> Error {
+    move |errno| Error::System { doing, source: errno.into() }
+}
+
+/// The mount namespace of the caller, to which it returns.
+struct Aside {
+    namespace: OwnedFd,
+    folder: OwnedFd,
+}
+
+impl Aside {
+    /// Goes to a copy that nobody else sees, and that vanishes with the last process in it.
+    fn step() -> Result<Aside> {
+        let open = |path, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
+        let namespace =
+            open(c"/proc/self/ns/mnt", OFlags::RDONLY).map_err(system("open the mount namespace"))?;
+        let folder =
+            open(c".", OFlags::PATH | OFlags::DIRECTORY).map_err(system("open the working directory"))?;
+        sys::unshare(libc::CLONE_NEWNS).map_err(system("make a mount namespace"))?;
+        let aside = Aside { namespace, folder };
+        crate::sys::mount::set_propagation(c"/", libc::MS_SLAVE | libc::MS_REC)
+            .map_err(system("cut the mounts off the host's"))?;
+        Ok(aside)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // A failure would leave this process among mounts that nobody else has: better that it ends.
+        if sys::setns(self.namespace.as_fd(), libc::CLONE_NEWNS).is_err()
+            || rustix::process::fchdir(&self.folder).is_err()
+        {
+            sys::exit(255)
+        }
+    }
+}
+
+/// Runs criu beside the host's mounts and in the container's cgroups; the process id of the first process.
+fn run(
+    criu: &Path,
+    options: &RestoreOptions<'_>,
+    cgroups: &CgroupPaths,
+    stdio: [BorrowedFd<'_>; 3],
+) -> Result<i32> {
+    let root = options.spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
+    let root = options.bundle.join(root.path());
+    let _aside = Aside::step()?;
+    let folder = mount_root(options, &root)?;
+    let mut arguments = arguments(options, &root)?;
+    for external in criu::externals(options.spec, options.bundle, cgroups) {
+        make_target(folder.as_fd(), options.spec, &external)?;
+        arguments.push("--external".into());
+        arguments.push(format!("mnt[{}]:{}", external.inside, external.source.display()));
+    }
+    let mut passed: Vec<(String, OwnedFd)> = Vec::new();
+    for (key, fd) in descriptors(options.image)?.into_iter().zip(stdio) {
+        if !key.is_empty() && passed.iter().all(|(known, _)| *known != key) {
+            let fd =
+                rustix::io::fcntl_dupfd_cloexec(fd, 10).map_err(system("duplicate a descriptor of stdio"))?;
+            passed.push((key, fd));
+        }
+    }
+    for (_, key, path) in criu::shared_namespaces(options.spec) {
+        let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let fd = fd.map_err(|errno| Error::Io { doing: "open the namespace", path, source: errno.into() })?;
+        passed.push((
+            key.into(),
+            rustix::io::fcntl_dupfd_cloexec(&fd, 10).map_err(system("duplicate a namespace"))?,
+        ));
+    }
+    for (key, fd) in &passed {
+        arguments.extend(["--inherit-fd".into(), format!("fd[{}]:{key}", fd.as_raw_fd())]);
+    }
+    execute(criu, &arguments, options, cgroups, &passed)?;
+    let path = options.work.join(PIDFILE);
+    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+        doing: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let _ = std::fs::remove_file(&path);
+    text.trim().parse().map_err(|_| failure(options, "wrote no process id"))
+}
+
+fn failure(options: &RestoreOptions<'_>, why: &str) -> Error {
+    let log = options.work.join(LOG);
+    let words = criu::last_words(&log);
+    Error::Criu { doing: "restore", why: if words.is_empty() { why.into() } else { words }, log }
+}
+
+/// The root as criu wants it: a mount of its own, at its place.
+fn mount_root(options: &RestoreOptions<'_>, root: &Path) -> Result<OwnedFd> {
+    let own = [RootfsMount {
+        kind: "bind".into(),
+        source: root.to_string_lossy().into_owned(),
+        target: String::new(),
+        options: vec!["rbind".into()],
+    }];
+    let mounts = if options.rootfs_mounts.is_empty() { &own[..] } else { options.rootfs_mounts };
+    rootfs::mount_on_host(mounts, root)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(root, flags, Mode::empty()).map_err(|errno| Error::Io {
+        doing: "open the rootfs",
+        path: root.into(),
+        source: errno.into(),
+    })
+}
+
+/// criu follows links to where it mounts: there must be none (a link in the rootfs would lead to the host's files).
+fn make_target(root: BorrowedFd<'_>, spec: &Spec, external: &criu::External) -> Result<()> {
+    // What a new file system covers, criu makes there by itself.
+    let below = |mount: &oci_spec::runtime::Mount| {
+        let above = format!("/{}/", paths::clean(&mount.destination().to_string_lossy()));
+        external.inside.starts_with(&above)
+            && mount.typ().as_deref().is_some_and(|kind| kind != "bind" && kind != "none")
+    };
+    if spec.mounts().iter().flatten().any(below) {
+        return Ok(());
+    }
+    let kind = if external.source.is_dir() { Kind::Directory } else { Kind::File };
+    let target = mounts::in_root(&external.inside)?;
+    paths::open_or_create(root, &target, kind, paths::Links::Refuse).map(drop).map_err(|errno| {
+        Error::UntrustedImage {
+            path: PathBuf::from(&external.inside),
+            why: format!(
+                "cannot be mounted at without following a link in the rootfs: {}",
+                crate::error::errno_text(errno.raw_os_error())
+            ),
+        }
+    })
+}
+
+fn arguments(options: &RestoreOptions<'_>, root: &Path) -> Result<Vec<String>> {
+    let text = |path: &Path| {
+        path.to_str().map(str::to_owned).ok_or_else(|| invalid("path", format!("{path:?} is not UTF-8")))
+    };
+    let mut list: Vec<String> =
+        ["criu", "restore", "-v4", "--log-file", LOG, "--pidfile", PIDFILE].map(Into::into).into();
+    list.extend(
+        ["--restore-detached", "--restore-sibling", "--leave-stopped", "--manage-cgroups=ignore"]
+            .map(Into::into),
+    );
+    list.extend(["--images-dir".into(), text(options.image)?, "--work-dir".into(), text(options.work)?]);
+    list.extend(["--root".into(), text(root)?, "--external".into(), format!("mnt[{MASK}]:{MASK}")]);
+    for namespace in options.empty_namespaces {
+        list.extend([
+            "--empty-ns".into(),
+            if namespace == "network" { "net".into() } else { namespace.clone() },
+        ]);
+    }
+    let flags = [
+        ("--tcp-established", options.tcp_established),
+        ("--ext-unix-sk", options.external_unix_sockets),
+        ("--shell-job", options.shell_job),
+        ("--file-locks", options.file_locks),
+        ("--auto-dedup", options.auto_dedup),
+    ];
+    list.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
+    Ok(list)
+}
+
+/// What the dumped process's stdio was. Only names of what comes from outside are taken.
+fn descriptors(image: &Path) -> Result<Vec<String>> {
+    let path = image.join(DESCRIPTORS);
+    let text = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|source| Error::Io { doing: "read", path: path.clone(), source })?,
+    };
+    let list: Vec<String> = serde_json::from_slice(&text)
+        .map_err(|error| Error::UntrustedImage { path, why: error.to_string() })?;
+    let inner = |key: &str, kind: &str| key.strip_prefix(kind)?.strip_suffix(']').map(str::to_owned);
+    let fine = |key: &String| {
+        let number = |text: String| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let file = |text: String| text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+        inner(key, "pipe:[").is_some_and(number)
+            || inner(key, "socket:[").is_some_and(number)
+            || inner(key, "file[").is_some_and(file)
+    };
+    Ok(list.into_iter().take(3).map(|key| if fine(&key) { key } else { String::new() }).collect())
+}
+
+fn execute(
+    criu: &Path,
+    arguments: &[String],
+    options: &RestoreOptions<'_>,
+    cgroups: &CgroupPaths,
+    passed: &[(String, OwnedFd)],
+) -> Result<()> {
+    let nul = |_| invalid("path", "contains a NUL byte");
+    let path =
+        CString::new(criu.as_os_str().as_bytes()).map_err(|_| invalid("criu", "contains a NUL byte"))?;
+    let argv = CStrings::new(arguments, 0).map_err(nul)?;
+    let environment =
+        format!("PATH={}", std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    let envp = CStrings::new([environment], 0).map_err(nul)?;
+    let joins = cgroups.plan_joins()?;
+    let namespaces = options.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own_cgroups = namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none());
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(system("open /dev/null"))?;
+    let become_criu = || -> Result<(), Errno> {
+        sys::reset_signals()?;
+        rustix::process::setsid()?;
+        for join in &joins {
+            if let Step::JoinCgroup { tasks, .. } = join {
+                rustix::io::write(tasks, b"0")?;
+            }
+        }
+        // Its processes see the container's cgroups as the root of all.
+        if own_cgroups {
+            sys::unshare(libc::CLONE_NEWCGROUP)?;
+        }
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        for (_, fd) in passed {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
+        Err(sys::execve(&path, &argv, &envp))
+    };
+    let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
+    let child = sys::spawn(0, group, || become_criu().map_or_else(|errno| errno.raw_os_error(), |()| 0))
+        .map_err(system("clone a process for criu"))?;
+    match poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&PATIENCE)) {
+        Ok(0) => {
+            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+            let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
+            Err(failure(options, "took too long and was killed"))
+        }
+        _ => match sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))? {
+            Exit::Code(0) => Ok(()),
+            Exit::Code(code) => Err(failure(options, &format!("ended with {code}"))),
+            Exit::Signal(signal) => Err(failure(options, &format!("was killed by signal {signal}"))),
+        },
+    }
+}
+
+/// Looks at what was restored, before any of it runs.
+fn adopt(options: &RestoreOptions<'_>, pid: i32, warnings: Vec<String>) -> Result<Container> {
+    let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
+    let pidfd = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty())
+        .map_err(system("open the restored process"))?;
+    verify(options.spec, pid)?;
+    let profile = linux
+        .seccomp()
+        .as_ref()
+        .map(|profile| seccomp::plan(profile, options.seccomp_cache, Listener::None))
+        .transpose()?;
+    let seccomp = match profile {
+        Some(Step::Seccomp { program, flags, listener }) => {
+            Some(SeccompProgram { program, flags, listener, agent: None })
+        }
+        _ => None,
+    };
+    Ok(Container {
+        init: Process { pid, pidfd, terminal: None, gate: None },
+        id: options.id.into(),
+        warnings,
+        cgroups: CgroupPaths::open("/none")?,
+        oom: None,
+        namespaces: Namespaces::plan(linux)?.flags(),
+        seccomp,
+        personality: None,
+        memory_policy: scheduling::memory_policy(linux)?,
+        rdt: None,
+        new_keyring: false,
+        _mount_namespace: None,
+        restored: true,
+        poststart: None,
+        poststop: None,
+    })
+}
+
+/// The first process of an image has no more than the config gives: capabilities, a seccomp filter, no_new_privs,
+/// namespaces of its own.
+fn verify(spec: &Spec, pid: i32) -> Result<()> {
+    let refused = |what: String| Error::UntrustedImage { path: format!("/proc/{pid}").into(), why: what };
+    let path = PathBuf::from(format!("/proc/{pid}/status"));
+    let status = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+        doing: "look at the restored process",
+        path,
+        source,
+    })?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+            .unwrap_or_default()
+    };
+    let process = spec.process().as_ref();
+    let allowed = capabilities::all_of(process.and_then(|process| process.capabilities().as_ref()));
+    for set in ["CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb"] {
+        let has = u64::from_str_radix(field(set), 16).unwrap_or(u64::MAX);
+        if has & !allowed != 0 {
+            return Err(refused(format!(
+                "the image gives capabilities that the config does not ({set} {:x})",
+                has & !allowed
+            )));
+        }
+    }
+    let filtered = spec
+        .linux()
+        .as_ref()
+        .is_some_and(|linux| linux.seccomp().as_ref().is_some_and(|profile| profile.syscalls().is_some()));
+    if filtered && field("Seccomp") != "2" {
+        return Err(refused("the image has no seccomp filter, and the config has".into()));
+    }
+    if process.and_then(|process| process.no_new_privileges()) == Some(true) && field("NoNewPrivs") != "1" {
+        return Err(refused(
+            "the restored process has no no_new_privs, and the config has (criu keeps it from 3.18 on)"
+                .into(),
+        ));
+    }
+    for namespace in spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten()
+    {
+        let name = match namespace.typ() {
+            LinuxNamespaceType::Mount => "mnt",
+            LinuxNamespaceType::Cgroup => "cgroup",
+            LinuxNamespaceType::Uts => "uts",
+            LinuxNamespaceType::Ipc => "ipc",
+            LinuxNamespaceType::User => "user",
+            LinuxNamespaceType::Pid => "pid",
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::Time => "time",
+        };
+        let (theirs, ours) = (
+            std::fs::read_link(format!("/proc/{pid}/ns/{name}")),
+            std::fs::read_link(format!("/proc/self/ns/{name}")),
+        );
+        if namespace.path().is_none() && !matches!((&theirs, &ours), (Ok(theirs), Ok(ours)) if theirs != ours)
+        {
+            return Err(refused(format!("the image has no {name} namespace of its own, and the config has")));
+        }
+    }
+    Ok(())
+}
