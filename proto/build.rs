@@ -27,7 +27,9 @@ fn unary(descriptors: &prost_types::FileDescriptorSet) -> Vec<String> {
     for file in &descriptors.file {
         for service in &file.service {
             let methods = service.method.iter().filter(|method| !method.client_streaming());
-            paths.extend(methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())));
+            paths.extend(
+                methods.map(|method| format!("/{}.{}/{}", file.package(), service.name(), method.name())),
+            );
         }
     }
     paths.sort();

@@ -15,11 +15,7 @@ pub fn unmap() {
 }
 
 /// Of one loaded object: its segments that cannot be written to, and so are as they are in its file.
-unsafe extern "C" fn unmap_object(
-    object: *mut libc::dl_phdr_info,
-    _: libc::size_t,
-    _: *mut c_void,
-) -> c_int {
+unsafe extern "C" fn unmap_object(object: *mut libc::dl_phdr_info, _: libc::size_t, _: *mut c_void) -> c_int {
     // SAFETY: the loader hands out a description that is valid during this call.
     let object = unsafe { &*object };
     // SAFETY: the name is a string that ends with a NUL, or null.

@@ -125,7 +125,15 @@ impl Connection {
             hello.extend(frame(WINDOW_UPDATE, 0, 0, &more.to_be_bytes()));
         }
         stream.write_all(&hello)?;
-        Ok(Connection { stream, received: Vec::new(), at: 0, end: 0, window: FIRST_WINDOW, taken: 0, next: 1 })
+        Ok(Connection {
+            stream,
+            received: Vec::new(),
+            at: 0,
+            end: 0,
+            window: FIRST_WINDOW,
+            taken: 0,
+            next: 1,
+        })
     }
 
     pub fn socket(&self) -> &UnixStream {

@@ -1,9 +1,7 @@
 //! Between wire types and the daemon's own, where several services need it.
 
 use crate::error::{Error, Result};
-pub use crate::messages::{
-    descriptor, from_descriptor, from_size, from_timestamp, size, timestamp,
-};
+pub use crate::messages::{descriptor, from_descriptor, from_size, from_timestamp, size, timestamp};
 
 /// The keys of an update mask that names only labels: `None` for all labels.
 pub fn label_mask(object: &'static str, mask: Option<prost_types::FieldMask>) -> Result<Option<Vec<String>>> {

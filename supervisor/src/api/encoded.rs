@@ -184,7 +184,10 @@ mod tests {
             let (pieces, trailers) = bytes(answer.into_response().into_body()).await;
             assert!(pieces.iter().all(|piece| piece.len() < 2 * PIECE));
             let sent = pieces.concat();
-            assert_eq!(sent[..PREFIX], [&[0][..], &u32::try_from(whole.len()).unwrap().to_be_bytes()].concat());
+            assert_eq!(
+                sent[..PREFIX],
+                [&[0][..], &u32::try_from(whole.len()).unwrap().to_be_bytes()].concat()
+            );
             assert_eq!(sent[PREFIX..], whole);
             assert_eq!(trailers.unwrap().get("grpc-status").unwrap(), "0");
         }
@@ -197,7 +200,9 @@ mod tests {
         };
         let decoded = decode::<wire::GetContainerRequest>(body(b"\0\0\0\0\x03\x0a\x01a")).await;
         assert_eq!(decoded.unwrap().id, "a");
-        for bytes in [&b"\0\0"[..], b"\x01\0\0\0\x03\x0a\x01a", b"\0\0\0\0\x04\x0a\x01a", b"\0\0\0\0\x03\x0a\x09a"] {
+        for bytes in
+            [&b"\0\0"[..], b"\x01\0\0\0\x03\x0a\x01a", b"\0\0\0\0\x04\x0a\x01a", b"\0\0\0\0\x03\x0a\x09a"]
+        {
             assert!(decode::<wire::GetContainerRequest>(body(bytes)).await.is_err(), "{bytes:?}");
         }
     }

@@ -63,30 +63,21 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
         .add(health_server)
         .add(reflection::Reflection::default())
         .add(wire::version::v1::version_server::VersionServer::new(version::Service))
-        .add(wire::introspection::v1::introspection_server::IntrospectionServer::new(
-            introspection::Service(s()),
-        ))
+        .add(wire::introspection::v1::introspection_server::IntrospectionServer::new(introspection::Service(
+            s(),
+        )))
         .add(limited!(
             wire::namespaces::v1::namespaces_server::NamespacesServer::new(namespaces::Service(s())),
             services
         ))
-        .add(limited!(
-            wire::content::v1::content_server::ContentServer::new(content::Service(s())),
-            services
-        ))
-        .add(limited!(
-            wire::images::v1::images_server::ImagesServer::new(images::Service(s())),
-            services
-        ))
+        .add(limited!(wire::content::v1::content_server::ContentServer::new(content::Service(s())), services))
+        .add(limited!(wire::images::v1::images_server::ImagesServer::new(images::Service(s())), services))
         .add(limited!(
             wire::snapshots::v1::snapshots_server::SnapshotsServer::new(snapshots::Service(s())),
             services
         ))
         .add(limited!(wire::diff::v1::diff_server::DiffServer::new(diff::Service(s())), services))
-        .add(limited!(
-            wire::mounts::v1::mounts_server::MountsServer::new(mounts::Service(s())),
-            services
-        ))
+        .add(limited!(wire::mounts::v1::mounts_server::MountsServer::new(mounts::Service(s())), services))
         .add(limited!(
             wire::containers::v1::containers_server::ContainersServer::new(containers::Service(s())),
             services
@@ -95,14 +86,8 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             wire::sandbox::v1::controller_server::ControllerServer::new(sandboxes::Controller(s())),
             services
         ))
-        .add(limited!(
-            wire::sandbox::v1::store_server::StoreServer::new(sandboxes::Store(s())),
-            services
-        ))
-        .add(limited!(
-            wire::leases::v1::leases_server::LeasesServer::new(leases::Service(s())),
-            services
-        ))
+        .add(limited!(wire::sandbox::v1::store_server::StoreServer::new(sandboxes::Store(s())), services))
+        .add(limited!(wire::leases::v1::leases_server::LeasesServer::new(leases::Service(s())), services))
         .add(events::Front::new(
             services,
             limited!(wire::events::v1::events_server::EventsServer::new(events::Service(s())), services),
@@ -123,14 +108,8 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             daily::containers_server::ContainersServer::new(engine::ContainersService::new(e())),
             services
         ))
-        .add(limited!(
-            daily::images_server::ImagesServer::new(engine::ImagesService::new(e())),
-            services
-        ))
-        .add(limited!(
-            daily::system_server::SystemServer::new(engine::SystemService::new(e())),
-            services
-        ));
+        .add(limited!(daily::images_server::ImagesServer::new(engine::ImagesService::new(e())), services))
+        .add(limited!(daily::system_server::SystemServer::new(engine::SystemService::new(e())), services));
     containers::encoded(&mut routes, services);
     content::encoded(&mut routes, services);
     images::encoded(&mut routes, services);

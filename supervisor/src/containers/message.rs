@@ -39,8 +39,7 @@ impl Container {
         container.spec = asked.spec.map(Into::into);
         container.snapshotter = asked.snapshotter;
         container.snapshot_key = asked.snapshot_key;
-        container.extensions =
-            asked.extensions.into_iter().map(|(key, value)| (key, value.into())).collect();
+        container.extensions = asked.extensions.into_iter().map(|(key, value)| (key, value.into())).collect();
         container.sandbox_id = asked.sandbox;
         container
     }

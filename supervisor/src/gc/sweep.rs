@@ -60,8 +60,7 @@ pub async fn records(
 fn add_touched(tx: &Tx<'_>, marked: &mut Marked, touched: Touched) -> Result<()> {
     let Touched { tag, namespace, key } = touched;
     let found = if tables::BLOBS.has(tag) {
-        let labels =
-            tx.get(&tables::BLOBS.view::<BlobView>(), &namespace, &key)?.map(|record| record.labels);
+        let labels = tx.get(&tables::BLOBS.view::<BlobView>(), &namespace, &key)?.map(|record| record.labels);
         labels.map(|labels| (Node::Content(key), may_keep(&labels)))
     } else if tables::IMAGES.has(tag) {
         tx.get(&tables::IMAGES.view::<ImageView>(), &namespace, &key)?.map(|image| {

@@ -151,7 +151,11 @@ fn is_readable(schema: &[u8]) -> bool {
 
 /// Says which schema the store has from now on, however it came to be.
 fn write_schema(db: &sled::Db) -> Result<()> {
-    if db.get(SCHEMA_KEY).map_err(sled_error("reading the schema"))?.is_some_and(|is| is == SCHEMA.to_le_bytes()) {
+    if db
+        .get(SCHEMA_KEY)
+        .map_err(sled_error("reading the schema"))?
+        .is_some_and(|is| is == SCHEMA.to_le_bytes())
+    {
         return Ok(());
     }
     db.insert(SCHEMA_KEY, &SCHEMA.to_le_bytes()).map_err(sled_error("writing the schema"))?;

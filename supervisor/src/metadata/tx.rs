@@ -24,12 +24,7 @@ pub trait Source {
 
 /// Typed reads.
 pub trait Reader {
-    fn get<T: Record>(
-        &self,
-        table: &Table<T>,
-        namespace: &Namespace,
-        key: &str,
-    ) -> Result<Option<T>>;
+    fn get<T: Record>(&self, table: &Table<T>, namespace: &Namespace, key: &str) -> Result<Option<T>>;
     fn contains<T>(&self, table: &Table<T>, namespace: &Namespace, key: &str) -> Result<bool>;
     /// The records of one namespace in the order of their keys.
     fn list<T: Record>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<Row<T>>>;
@@ -47,12 +42,7 @@ pub trait Reader {
 }
 
 impl<S: Source> Reader for S {
-    fn get<T: Record>(
-        &self,
-        table: &Table<T>,
-        namespace: &Namespace,
-        name: &str,
-    ) -> Result<Option<T>> {
+    fn get<T: Record>(&self, table: &Table<T>, namespace: &Namespace, name: &str) -> Result<Option<T>> {
         let full = key::record(table.tag, namespace, name)?;
         match self.raw_get(&full)? {
             None => Ok(None),
@@ -91,11 +81,7 @@ impl<S: Source> Reader for S {
     }
 }
 
-fn rows<S: Source + ?Sized, T: Record>(
-    source: &S,
-    table: &Table<T>,
-    prefix: &[u8],
-) -> Result<Vec<Row<T>>> {
+fn rows<S: Source + ?Sized, T: Record>(source: &S, table: &Table<T>, prefix: &[u8]) -> Result<Vec<Row<T>>> {
     let mut rows = Vec::new();
     source.raw_scan(prefix, &mut |full, stored| {
         if let Some((_, namespace, name)) = key::split(full) {
@@ -151,8 +137,7 @@ fn whole<'a, S: Source + ?Sized, T>(
     let mut whole = Vec::with_capacity(first.len() + usize::from(further) * key::MAX_PIECE);
     whole.extend_from_slice(first);
     for index in 0..further {
-        let piece =
-            source.raw_get(&key::piece(full, index))?.ok_or_else(|| damaged("a piece is missing"))?;
+        let piece = source.raw_get(&key::piece(full, index))?.ok_or_else(|| damaged("a piece is missing"))?;
         whole.extend_from_slice(&piece);
     }
     Ok((form, whole.into()))
