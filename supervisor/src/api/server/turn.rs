@@ -2,11 +2,17 @@
 //!
 //! Most requests are answered from memory: their answers are there when all that arrived together have begun, and leave together.
 //! A task for each would cost more than the answer.
+//!
+//! What always holds: a turn begins requests for [`TURN`] at most, so that a connection that asks for much holds up no other.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// How long requests begin in one turn; the others begin in tasks of their own.
+const TURN: Duration = Duration::from_millis(1);
 
 type Request = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -25,7 +31,12 @@ impl Arrivals {
     pub fn begin(&self) -> bool {
         let arrived = std::mem::take(&mut *self.lock());
         let any = !arrived.is_empty();
+        let began = Instant::now();
         for mut request in arrived {
+            if began.elapsed() > TURN {
+                tokio::spawn(request);
+                continue;
+            }
             // Whoever has to wait is asked again by his own task, which is the one to be woken.
             let mut context = Context::from_waker(Waker::noop());
             let begun = catch_unwind(AssertUnwindSafe(|| request.as_mut().poll(&mut context)));
@@ -75,5 +86,21 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(!arrivals.begin());
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_was_long_leaves_the_rest_to_others() {
+        let arrivals = Arrivals::default();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&answered);
+        arrivals.execute(async { std::thread::sleep(TURN * 2) });
+        arrivals.execute(async move {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(arrivals.begin());
+        assert_eq!(answered.load(Ordering::Relaxed), 0);
+        while answered.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
