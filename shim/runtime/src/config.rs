@@ -56,6 +56,7 @@ fn load<T: DeserializeOwned>(
     drop_nulls(&mut tree);
     if let Some(process) = process(&mut tree) {
         respell(process);
+        drop_empty_lists(process);
         drop_unknown_capabilities(process);
     }
     serde_json::from_value(tree).map_err(|error| invalid(error.to_string()))
@@ -84,6 +85,12 @@ fn respell(process: &mut Value) {
     }
 }
 
+/// An empty list of processors is as good as none.
+fn drop_empty_lists(process: &mut Value) {
+    let affinity = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut);
+    affinity.into_iter().for_each(|lists| lists.retain(|_, list| list != ""));
+}
+
 /// A capability that this version does not know cannot be given: it is left out, as runc does, so that a config made for a
 /// newer kernel still runs.
 fn drop_unknown_capabilities(process: &mut Value) {
@@ -104,6 +111,7 @@ mod tests {
     fn the_words_of_the_specification_are_understood() {
         let text = br#"{"ociVersion":"1.2.0","process":{"cwd":"/","args":null,"user":{"uid":null},
             "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN"]},
+            "execCPUAffinity":{"initial":"","final":"0"},
             "capabilities":{"bounding":["CAP_CHOWN","CAP_OF_TOMORROW"]}},"mounts":null,"unknown":{"x":1}}"#;
         let spec = load_spec(text).unwrap();
         let process = spec.process().as_ref().unwrap();

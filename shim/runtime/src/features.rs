@@ -149,6 +149,7 @@ pub fn features() -> Value {
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": true },
         },
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."],
     })
 }
 

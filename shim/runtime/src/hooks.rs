@@ -96,6 +96,22 @@ pub(crate) fn prepare(
     Ok(Some(HookList { moment, hooks: prepared, state: state_json(moment, about) }))
 }
 
+/// Prepares the hooks of every moment, to see whether they can be.
+pub(crate) fn check_all(spec: &oci_spec::runtime::Spec, about: &About<'_>) -> Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    #[allow(deprecated)]
+    let prestart = hooks.prestart().as_ref();
+    let lists = [
+        (Moment::Prestart, prestart),
+        (Moment::CreateRuntime, hooks.create_runtime().as_ref()),
+        (Moment::CreateContainer, hooks.create_container().as_ref()),
+        (Moment::StartContainer, hooks.start_container().as_ref()),
+        (Moment::Poststart, hooks.poststart().as_ref()),
+        (Moment::Poststop, hooks.poststop().as_ref()),
+    ];
+    lists.into_iter().try_for_each(|(moment, list)| prepare(moment, list, about).map(drop))
+}
+
 fn prepare_one(moment: Moment, hook: &Hook) -> Result<PreparedHook> {
     let invalid =
         |why: &str| Error::InvalidSpec { field: format!("hooks.{}", moment.field()), why: why.into() };

@@ -65,7 +65,7 @@ pub(crate) fn plan(linux: &Linux, id: &str) -> Result<Option<Plan>> {
     plan_in(top, rdt, id).map(Some)
 }
 
-fn plan_in(top: &Path, rdt: &LinuxIntelRdt, id: &str) -> Result<Plan> {
+pub(crate) fn plan_in(top: &Path, rdt: &LinuxIntelRdt, id: &str) -> Result<Plan> {
     let class = rdt.clos_id().as_deref().filter(|class| !class.is_empty());
     let name = class.unwrap_or(id);
     let is_one_name =

@@ -22,6 +22,8 @@ mod devices;
 mod error;
 mod exec;
 mod features;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod handover;
 mod hooks;
 mod idmapped;

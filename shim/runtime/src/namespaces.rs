@@ -116,6 +116,11 @@ impl Namespaces {
         Ok(())
     }
 
+    /// One of each kind, all of them new.
+    pub(crate) fn all_new() -> Namespaces {
+        Namespaces { new: ALL, joined: Vec::new() }
+    }
+
     /// Whether the container has one of its own, new or joined.
     pub(crate) fn has(&self, flag: i32) -> bool {
         self.new & flag != 0 || self.joins(flag)

@@ -130,6 +130,14 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     Ok(Plan { steps, program })
 }
 
+/// Whether a process could be planned, as far as no host is needed to tell.
+pub(crate) fn check(process: &Process) -> Result<()> {
+    label_value(process)?;
+    plan_limits(process, &mut Vec::new())?;
+    crate::scheduling::plan(process, &mut Vec::new())?;
+    program(process).map(drop)
+}
+
 fn label_value(process: &Process) -> Result<Option<CString>> {
     let text = match (filled(process.apparmor_profile()), filled(process.selinux_label())) {
         (Some(profile), _) => format!("exec {profile}"),

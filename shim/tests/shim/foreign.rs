@@ -97,13 +97,28 @@ fn start_answers_in_the_form_of_the_question_and_finds_a_shim_that_lives() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim().parse().unwrap()
     };
     assert_eq!(score(&answer.shim_pid.to_string()), (score("self") + 1).min(1000));
-    // What a container could write through /proc/PID/exe is not the binary on the disk.
-    let exe = fs::File::options().write(true).open(format!("/proc/{}/exe", answer.shim_pid));
-    assert!(exe.is_err(), "the program can be opened for writing");
     let unknown: Result<(), _> = shim.client.call("containerd.task.v3.Task", "Nope", &());
     assert_eq!(code(unknown), Code::Unimplemented);
     shim.client.task::<_, ()>("Shutdown", &task::ShutdownRequest::default()).unwrap();
     assert!(wait_until(Duration::from_secs(5), || !lives(answer.shim_pid)), "the shim stays");
+}
+
+#[test]
+fn cve_2019_5736_the_shims_file_cannot_be_written_through_its_process() {
+    let mut shim = started(&Want::sh("true"), &[]);
+    let pid = shim_pid(&shim);
+    // What a container could write through /proc/PID/exe is not the binary on the disk.
+    let exe = format!("/proc/{pid}/exe");
+    assert!(fs::File::options().write(true).open(&exe).is_err(), "the program can be opened for writing");
+    let path = rustix::fs::open(&exe, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&path));
+    shim.client.task::<_, ()>("Shutdown", &task::ShutdownRequest::default()).unwrap();
+    assert!(wait_until(Duration::from_secs(5), || !lives(pid)), "the shim stays");
+    // Nor once nobody runs it any more, through a descriptor that was kept.
+    assert!(
+        fs::File::options().write(true).open(again).is_err(),
+        "the program can be opened for writing later"
+    );
 }
 
 #[test]

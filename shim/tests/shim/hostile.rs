@@ -186,7 +186,7 @@ fn a_wait_with_a_deadline_ends() {
 }
 
 #[test]
-fn other_users_are_turned_away_even_if_the_socket_is_open_to_them() {
+fn cve_2020_15257_other_users_are_turned_away_even_if_the_socket_is_open_to_them() {
     use std::os::unix::fs::PermissionsExt;
     let mut shim = Shim::created(&Want::sh("sleep 100"));
     let open = |path: &std::path::Path| {

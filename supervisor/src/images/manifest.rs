@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_manifests_are_refused() {
+    fn cve_2021_41190_ambiguous_manifests_are_refused() {
         let with = |key: &str, value: Value| {
             let mut manifest = manifest();
             manifest[key] = value;

@@ -152,7 +152,7 @@ fn process(dice: &mut Dice, user_namespace: bool) -> Value {
     if dice.chance(1, 3) && !user_namespace {
         process["oomScoreAdj"] = json!(dice.below(1000));
     }
-    match dice.below(24) {
+    match dice.below(40) {
         0 => process["args"] = json!(["/no/such/program"]),
         1 => process["args"] = json!(["not-on-the-path"]),
         2 => process["args"] = json!(["/etc"]),

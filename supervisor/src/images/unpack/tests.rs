@@ -499,7 +499,7 @@ fn a_file_over_a_link_does_not_follow_it() {
 }
 
 #[test]
-fn modes_are_never_set_through_links() {
+fn cve_2021_32760_modes_are_never_set_through_links() {
     let root = Root::new(Form::Upper);
     let outside = root.folder.path().join("outside");
     fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
@@ -511,6 +511,47 @@ fn modes_are_never_set_through_links() {
     .unwrap();
     let meta = fs::metadata(outside).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o600, rustix::process::getuid().as_raw()));
+}
+
+/// Two seconds; thirty with `LONGSHORE_LONG`.
+#[test]
+fn cve_2025_47290_a_folder_that_is_swapped_while_unpacking_leads_nowhere_else() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use std::sync::atomic::Ordering;
+    let patience = if std::env::var_os("LONGSHORE_LONG").is_some() { 30 } else { 2 };
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(patience);
+    let victim = tempfile::tempdir().unwrap();
+    let mut layers = 0;
+    while std::time::Instant::now() < end {
+        let form = if layers % 2 == 0 { Form::Upper } else { Form::Merged };
+        let root = Root::new(form);
+        std::os::unix::fs::symlink(victim.path(), root.path("other")).unwrap();
+        fs::create_dir(root.path("d")).unwrap();
+        let mut tar = Tar::new().dir("d").dir("d/sub");
+        for index in 0..200 {
+            tar = tar
+                .file(&format!("d/{index}"), b"x")
+                .file(&format!("d/sub/{index}"), b"y")
+                .hard(&format!("d/h{index}"), &format!("d/{index}"));
+            tar = tar.file(&format!("d/.wh.{index}"), b"");
+        }
+        let layer = tar.end();
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (a, b) = (root.path("d"), root.path("other"));
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE);
+                }
+            });
+            // It may well fail; it must not leave the root.
+            let _ = root.bytes(&layer, Compression::Plain, Limits::default());
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_dir(victim.path()).unwrap().count(), 0);
+        layers += 1;
+    }
+    assert!(layers > 3, "{layers} layers only");
 }
 
 #[test]
@@ -726,7 +767,7 @@ fn a_full_disk_is_told_apart() {
 }
 
 #[test]
-fn whiteout_heavy_layers_take_linear_time() {
+fn ghsa_rp3h_whiteout_heavy_layers_take_linear_time() {
     let count = 20_000;
     let mut tar = Tar::new();
     for index in 0..count {
