@@ -11,6 +11,7 @@ use crate::init::channel::{self, Channel, Report};
 use crate::init::{self, Console, Listener, Missing, Pivot, Plan, Request, Step};
 use crate::namespaces::{self, Namespaces};
 use crate::net_devices::NetDevices;
+use crate::rootfs::Place;
 use crate::seccomp_agent::Agent;
 use crate::sys::mount::{MountAttr, Reach};
 use crate::sys::process::{self as sys, Exit, Reap};
@@ -224,6 +225,8 @@ impl Builder<'_> {
     /// Everything up to and including the pivot.
     fn plan_container(&mut self, cgroups: &CgroupPaths) -> Result<Vec<Step>> {
         let spec = self.options.spec;
+        // Asked before the joined ones are taken out.
+        let place = if self.namespaces.has(libc::CLONE_NEWNS) { Place::Path } else { Place::Nowhere };
         let mut steps = Vec::with_capacity(96);
         steps.push(Step::NewSession);
         steps.extend(cgroups.plan_joins()?);
@@ -238,7 +241,8 @@ impl Builder<'_> {
             steps.push(Step::Unshare { flags: libc::CLONE_NEWCGROUP });
         }
         let root = spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
-        rootfs::plan(&self.root_path(root.path()), self.options.rootfs_mounts, self.linux, &mut steps)?;
+        let path = self.root_path(root.path());
+        rootfs::plan(&path, self.options.rootfs_mounts, self.linux, place, &mut steps)?;
         if self.namespaces.new & libc::CLONE_NEWTIME != 0 {
             // Its clocks can be set as long as nobody is in it: the process enters it by execve.
             steps.extend([Step::Unshare { flags: libc::CLONE_NEWTIME }, Step::Ask(Request::SetClocks)]);
@@ -255,7 +259,11 @@ impl Builder<'_> {
             steps.push(Step::Ask(Request::RunHooks));
         }
         steps.extend(self.hooks.create_container.take().map(Step::Hooks));
-        steps.push(Step::PivotRoot(if self.options.no_pivot { Pivot::MoveAndChroot } else { Pivot::Swap }));
+        steps.push(Step::PivotRoot(match (place, self.options.no_pivot) {
+            (Place::Nowhere, _) => Pivot::Chroot,
+            (Place::Path, true) => Pivot::MoveAndChroot,
+            (Place::Path, false) => Pivot::Swap,
+        }));
         Ok(steps)
     }
 

@@ -8,7 +8,8 @@ use crate::namespaces::born_in;
 use crate::scheduling::ExecAffinity;
 use crate::sys::process as sys;
 use crate::{Container, Error, ExecOptions, Process, Result, process};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 
 pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Result<Process> {
     if !options.ignore_paused && container.cgroups.is_frozen() {
@@ -66,6 +67,9 @@ fn plan(
             pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
         steps.push(Step::JoinNamespaces { fd, flags, what: "the container's namespaces".into() });
     }
+    if container.namespaces & libc::CLONE_NEWNS == 0 {
+        steps.push(Step::ChangeRoot(root_of(container)?));
+    }
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
@@ -91,6 +95,19 @@ fn plan(
         last: None,
     };
     process::plan(steps, context, warnings)
+}
+
+/// The root of a container that has the host's mount namespace.
+fn root_of(container: &Container) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/root", container.init.pid);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(&path, flags, Mode::empty()).map_err(|errno| Error::Io {
+        doing: "open the container's root",
+        path: path.into(),
+        source: errno.into(),
+    })?;
+    // It was this container's if the first process, which is asked by its descriptor, still lives.
+    container.init.kill(0).map(|()| root)
 }
 
 /// The user namespace comes last where the runtime has privileges that the container's user namespace lacks: others may

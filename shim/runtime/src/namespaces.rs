@@ -81,11 +81,7 @@ impl Namespaces {
 
     fn check(&self, linux: &Linux) -> Result<()> {
         self.check_clocks(linux)?;
-        if !self.has(libc::CLONE_NEWNS) {
-            return Err(Error::NotBuilt {
-                feature: "a container without a mount namespace of its own".into(),
-            });
-        }
+        self.check_mounts()?;
         let (uid, gid) = maps(linux);
         match (self.new & libc::CLONE_NEWUSER != 0, self.user_to_join()) {
             (true, _) if uid.is_empty() || gid.is_empty() => {
@@ -96,6 +92,23 @@ impl Namespaces {
             }
             (false, Some(fd)) if !uid.is_empty() || !gid.is_empty() => check_maps_of(fd, uid, gid),
             _ => Ok(()),
+        }
+    }
+
+    /// Without a mount namespace the container's mounts are nobody's: a tree that is attached nowhere.
+    fn check_mounts(&self) -> Result<()> {
+        /// Mounts can be attached to such a tree since this version.
+        const NEEDED: (u32, u32) = (6, 15);
+        match self.has(libc::CLONE_NEWNS) {
+            true => Ok(()),
+            false if self.has_user() => {
+                Err(invalid("linux.namespaces", "a user namespace needs a mount namespace beside it"))
+            }
+            false if kernel_version() < NEEDED => Err(invalid(
+                "linux.namespaces",
+                "a container without a mount namespace needs Linux 6.15 or later",
+            )),
+            false => Ok(()),
         }
     }
 

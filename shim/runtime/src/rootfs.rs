@@ -26,15 +26,29 @@ const GID_MAP: &str = "gidmap";
 /// Longest string that `fsconfig` takes, with its NUL.
 const PARAMETER_MAX: usize = 256;
 
+/// Where the root is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At its path, in the container's mount namespace.
+    Path,
+    /// Nowhere: the container has the host's mount namespace, which is left alone. Its mounts end with its processes.
+    Nowhere,
+}
+
 /// Adds the steps that set the propagation of the host's mounts and attach the root.
 pub(crate) fn plan(
     root: &Path,
     rootfs_mounts: &[RootfsMount],
     linux: &Linux,
+    place: Place,
     steps: &mut Vec<Step>,
 ) -> Result<()> {
-    steps.push(Step::Propagation { flags: host_propagation(linux)? });
-    let at = path_string(root)?;
+    let flags = host_propagation(linux)?;
+    let at = match place {
+        Place::Path => Some(path_string(root)?),
+        Place::Nowhere => None,
+    };
+    steps.extend(at.is_some().then_some(Step::Propagation { flags }));
     let mut below = Vec::new();
     if rootfs_mounts.is_empty() {
         steps.push(Step::AttachRoot { tree: open_folder(root)?, at: at.clone() });

@@ -89,11 +89,13 @@ pub(crate) enum Step {
     Propagation {
         flags: u64,
     },
-    /// Attaches the rootfs at this path of the host and remembers it as the root of later steps.
+    /// Attaches the rootfs at this path of the host, if there is one, and remembers it as the root of later steps.
     AttachRoot {
         tree: OwnedFd,
-        at: CString,
+        at: Option<CString>,
     },
+    /// Makes the folder the process's root.
+    ChangeRoot(OwnedFd),
     /// Mounts something inside the root.
     Mount(Mount),
     /// Changes what is mounted at a path inside the root: its file system, if there are parameters for it, and the mount.
@@ -250,6 +252,8 @@ pub(crate) enum Pivot {
     Swap,
     /// Move the root over `/` and `chroot`.
     MoveAndChroot,
+    /// Only `chroot`: the root is attached nowhere.
+    Chroot,
 }
 
 /// Whether a working directory is made if it is missing.

@@ -94,12 +94,20 @@ fn start_with(
     Ok(folder)
 }
 
-/// Attaches the rootfs at a folder of the host and answers the root of what is mounted there.
-pub(super) fn attach_root(tree: BorrowedFd<'_>, at: &CStr) -> Result<OwnedFd, Trouble> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(at, flags, Mode::empty())?;
-    attach(tree, folder.as_fd())?;
+/// Attaches the rootfs at a folder of the host, or nowhere, and answers the root of what is mounted.
+pub(super) fn attach_root(tree: BorrowedFd<'_>, at: Option<&CStr>) -> Result<OwnedFd, Trouble> {
+    if let Some(at) = at {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(at, flags, Mode::empty())?;
+        attach(tree, folder.as_fd())?;
+    }
     Ok(rustix::io::fcntl_dupfd_cloexec(tree, 3)?)
+}
+
+/// Makes a folder the root of this process.
+pub(super) fn change_root(root: BorrowedFd<'_>) -> SysResult<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")
 }
 
 impl Child {
@@ -156,7 +164,10 @@ impl Child {
     pub(super) fn set_attributes(&self, path: &CStr, reach: Reach, attr: &MountAttr) -> Result<(), Trouble> {
         self.with_root(|root| {
             let target = paths::open(root, path, OFlags::PATH, Links::Refuse)?;
-            Ok(set_attributes(target.as_fd(), reach, attr)?)
+            match set_attributes(target.as_fd(), reach, attr) {
+                Err(Errno::INVAL) => Ok(change_unattached(target.as_fd(), attr)?),
+                other => Ok(other?),
+            }
         })
     }
 
@@ -263,6 +274,7 @@ impl Child {
         self.null = None;
         rustix::process::fchdir(&root)?;
         match how {
+            Pivot::Chroot => rustix::process::chroot(c".")?,
             Pivot::MoveAndChroot => {
                 let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
                 move_mount(&root, c"", CWD, c"/", flags)?;
@@ -276,6 +288,24 @@ impl Child {
         rustix::process::chdir(c"/")?;
         Ok(())
     }
+}
+
+/// Attributes of a mount in a tree that is attached nowhere can be changed at its top only. A tmpfs of the container's own
+/// can be told to be read-only instead, and is private anyway.
+fn change_unattached(target: BorrowedFd<'_>, attr: &MountAttr) -> SysResult<()> {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    let private = MountAttr { propagation: libc::MS_PRIVATE, ..Default::default() };
+    let read_only = MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+    if *attr == private {
+        return Ok(());
+    }
+    if *attr != read_only || rustix::fs::fstatfs(target)?.f_type as u64 != TMPFS_MAGIC {
+        return Err(Errno::INVAL);
+    }
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = fspick(target, c"", flags)?;
+    fsconfig_set_flag(&context, c"ro")?;
+    fsconfig_reconfigure(&context)
 }
 
 fn apply(tree: BorrowedFd<'_>, reach: Reach, attr: &MountAttr) -> SysResult<()> {

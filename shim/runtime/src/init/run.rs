@@ -139,7 +139,9 @@ impl Child {
                 write_all(self.label.as_ref().ok_or(Errno::BADF)?.as_fd(), value.to_bytes())?
             }
             Step::Propagation { flags } => crate::sys::mount::set_propagation(c"/", *flags)?,
-            Step::AttachRoot { tree, at } => self.root = Some(mounting::attach_root(tree.as_fd(), at)?),
+            Step::AttachRoot { tree, at } => {
+                self.root = Some(mounting::attach_root(tree.as_fd(), at.as_deref())?)
+            }
             Step::Mount(mount) => self.mount(mount)?,
             Step::Remount { path, links, parameters, attr } => {
                 self.remount(path, *links, parameters.as_ref(), attr)?
@@ -151,6 +153,7 @@ impl Child {
             Step::Mask { path } => self.mask(path)?,
             Step::ReadOnly { path } => self.read_only(path)?,
             Step::Hooks(hooks) => hooks.run_inside()?,
+            Step::ChangeRoot(root) => mounting::change_root(root.as_fd())?,
             Step::PivotRoot(how) => self.pivot(*how)?,
             Step::Terminal { columns, rows, uid, console } => {
                 self.terminal(terminal::Size { columns: *columns, rows: *rows }, *uid, *console, channel)?

@@ -137,12 +137,14 @@ fn namespaces_of_the_host_and_of_others_are_joined_beside_a_user_namespace() {
 
 #[test]
 fn a_mount_namespace_is_joined_by_path() {
-    let mut holder =
-        Command::new("unshare").args(["-m", "--propagation", "private", "sleep", "100"]).spawn().unwrap();
+    let mut holder = Command::new("unshare")
+        .args(["-m", "--propagation", "private", "sh", "-c", "echo over; exec sleep 100"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 4];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut word).unwrap();
     let pid = holder.id() as i32;
-    while inode(pid, "mnt") == inode(std::process::id() as i32, "mnt") {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
     let mut bundle = Bundle::new("ls /; echo ready; sleep 100");
     bundle.remove_namespace("mount");
     add_namespace(&mut bundle, json!({ "type": "mount", "path": format!("/proc/{pid}/ns/mnt") }));
@@ -491,10 +493,34 @@ fn resctrl_is_refused_where_there_is_none() {
 }
 
 #[test]
-fn no_mount_namespace_is_refused_by_name() {
-    let mut bundle = Bundle::new("true");
+fn without_a_mount_namespace_the_mounts_are_nobodys() {
+    let mut bundle = Bundle::new(
+        "ls /; cat /proc/self/comm; echo x > /dev/null; touch /ro/x 2>/dev/null || echo sealed; cat /proc/keys | wc -c; echo ready; sleep 100",
+    );
     bundle.remove_namespace("mount");
-    assert!(bundle.failure().to_string().contains("mount namespace"));
+    bundle.add_mount(
+        json!({ "destination": "/ro", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "private"] }),
+    );
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut running = bundle.start();
+    let output = running.wait_for_output("ready");
+    assert!(
+        output.starts_with("bin\ndev\netc\nproc\nro\n") && output.contains("\ncat\nsealed\n0\nready"),
+        "{output}"
+    );
+    assert_eq!(inode(running.container().pid(), "mnt"), inode(std::process::id() as i32, "mnt"));
+    let outcome = running.exec(shell("ls /; cat /proc/self/comm; pwd")).unwrap();
+    assert!(
+        outcome.stdout.starts_with("bin\ndev\netc\n") && outcome.stdout.ends_with("cat\n/\n"),
+        "{outcome:?}"
+    );
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    running.kill();
+    bundle.spec["linux"]["namespaces"] = json!([]);
+    bundle.spec["hostname"] = json!("");
+    bundle.remove_mount("/sys").remove_mount("/dev/mqueue").args(&["/bin/true"]);
+    assert_eq!(bundle.run().code, 0);
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
 }
 
 fn kernel() -> (u32, u32) {

