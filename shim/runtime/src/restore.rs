@@ -3,12 +3,13 @@
 //! What always holds: cgroups, limits, mounts and namespaces come from the config; the restored processes stand still until
 //! they have been compared with it, and are killed if an image gives them more than it allows.
 
-use crate::cgroups::{CgroupPaths, Manager};
+use crate::cgroups::{CgroupPaths, Manager, OomWatch};
 use crate::container::SeccompProgram;
 use crate::criu::{self, DESCRIPTORS, MASK};
 use crate::init::{Listener, Step};
 use crate::namespaces::Namespaces;
 use crate::paths::Kind;
+use crate::scheduling::MemoryPolicy;
 use crate::sys::cstrings::CStrings;
 use crate::sys::process::{self as sys, Exit, Reap};
 use crate::{
@@ -75,14 +76,10 @@ impl Container {
             let warnings = cgroups.limit_new(linux.resources().as_ref())?;
             let pid = run(&criu, &options, &cgroups, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
             drop(placeholder);
-            adopt(&options, pid, warnings)
+            examine(&options, pid, warnings, cgroups.watch_oom()?)
         })();
         match restored {
-            Ok(mut container) => {
-                container.oom = cgroups.watch_oom()?;
-                container.cgroups = cgroups;
-                Ok(container)
-            }
+            Ok(found) => Ok(found.into_container(options.id, cgroups)),
             Err(error) => {
                 let _ = cgroups.kill_all(libc::SIGKILL);
                 let _ = cgroups.remove();
@@ -336,41 +333,62 @@ fn execute(
     }
 }
 
+/// What was restored, and found to be what the config allows.
+struct Found {
+    pid: i32,
+    pidfd: OwnedFd,
+    warnings: Vec<String>,
+    oom: Option<OomWatch>,
+    namespaces: i32,
+    seccomp: Option<SeccompProgram>,
+    memory_policy: Option<MemoryPolicy>,
+}
+
+impl Found {
+    fn into_container(self, id: &str, cgroups: CgroupPaths) -> Container {
+        Container {
+            init: Process { pid: self.pid, pidfd: self.pidfd, terminal: None, gate: None },
+            id: id.into(),
+            warnings: self.warnings,
+            cgroups,
+            oom: self.oom,
+            namespaces: self.namespaces,
+            seccomp: self.seccomp,
+            personality: None,
+            memory_policy: self.memory_policy,
+            rdt: None,
+            new_keyring: false,
+            _mount_namespace: None,
+            restored: true,
+            poststart: None,
+            poststop: None,
+        }
+    }
+}
+
 /// Looks at what was restored, before any of it runs.
-fn adopt(options: &RestoreOptions<'_>, pid: i32, warnings: Vec<String>) -> Result<Container> {
+fn examine(
+    options: &RestoreOptions<'_>,
+    pid: i32,
+    warnings: Vec<String>,
+    oom: Option<OomWatch>,
+) -> Result<Found> {
     let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
-    let pidfd = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
-    let pidfd = rustix::process::pidfd_open(pidfd, rustix::process::PidfdFlags::empty())
+    let process = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
+    let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
         .map_err(system("open the restored process"))?;
     verify(options.spec, pid)?;
-    let profile = linux
-        .seccomp()
-        .as_ref()
-        .map(|profile| seccomp::plan(profile, options.seccomp_cache, Listener::None))
-        .transpose()?;
-    let seccomp = match profile {
+    let profile = linux.seccomp().as_ref();
+    let profile = profile.map(|profile| seccomp::plan(profile, options.seccomp_cache, Listener::None));
+    let seccomp = match profile.transpose()? {
         Some(Step::Seccomp { program, flags, listener }) => {
             Some(SeccompProgram { program, flags, listener, agent: None })
         }
         _ => None,
     };
-    Ok(Container {
-        init: Process { pid, pidfd, terminal: None, gate: None },
-        id: options.id.into(),
-        warnings,
-        cgroups: CgroupPaths::open("/none")?,
-        oom: None,
-        namespaces: Namespaces::plan(linux)?.flags(),
-        seccomp,
-        personality: None,
-        memory_policy: scheduling::memory_policy(linux)?,
-        rdt: None,
-        new_keyring: false,
-        _mount_namespace: None,
-        restored: true,
-        poststart: None,
-        poststop: None,
-    })
+    let namespaces = Namespaces::plan(linux)?.flags();
+    let memory_policy = scheduling::memory_policy(linux)?;
+    Ok(Found { pid, pidfd, warnings, oom, namespaces, seccomp, memory_policy })
 }
 
 /// The first process of an image has no more than the config gives: capabilities, a seccomp filter, no_new_privs,

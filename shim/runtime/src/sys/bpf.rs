@@ -161,7 +161,6 @@ pub(crate) fn attach_device_program(
         attach_bpf_fd: program.as_raw_fd() as u32,
         attach_type: BPF_CGROUP_DEVICE,
         attach_flags: BPF_F_ALLOW_MULTI | if replaced.is_some() { BPF_F_REPLACE } else { 0 },
-        ..Default::default()
     };
     bpf(BPF_PROG_ATTACH, &attr).map(drop)
 }
