@@ -74,7 +74,7 @@ pub struct Commit {
     pub name: String,
     pub key: String,
     pub labels: Labels,
-    /// A parent for one that was prepared without; `None` keeps what it has. See [`Snapshotter::can_rebase`].
+    /// A parent for one that was prepared without; `None` keeps what it has. Where the snapshotter's capabilities have `rebase`.
     pub parent: Option<String>,
     /// What its files take, if the caller has counted it; otherwise they are walked over.
     pub usage: Option<Usage>,
@@ -206,11 +206,6 @@ impl Snapshotter {
     pub async fn upper_dir(&self, namespace: &Namespace, key: &str) -> Result<UpperDir> {
         let _claim = self.hold(namespace, key).await;
         self.0.backend.upper_dir(namespace, key)
-    }
-
-    /// Whether [`Commit::parent`] is allowed.
-    pub fn can_rebase(&self) -> bool {
-        self.0.backend.can_rebase()
     }
 
     /// What clients may expect of it, in containerd's words.

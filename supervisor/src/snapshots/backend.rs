@@ -67,14 +67,7 @@ impl Backend {
         }
     }
 
-    /// Whether a snapshot may be given its parent when it is committed.
-    pub fn can_rebase(&self) -> bool {
-        match self {
-            Self::Local(driver) => driver.can_rebase(),
-            Self::Remote(remote) => remote.can_rebase(),
-        }
-    }
-
+    /// What clients may expect of it: `rebase` says that a snapshot may be given its parent when it is committed.
     pub fn capabilities(&self) -> Vec<String> {
         match self {
             Self::Local(driver) => {

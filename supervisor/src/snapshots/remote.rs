@@ -41,11 +41,6 @@ impl Remote {
         &self.capabilities
     }
 
-    /// Whether the configuration says that it can.
-    pub fn can_rebase(&self) -> bool {
-        self.capabilities.iter().any(|capability| capability == "rebase")
-    }
-
     pub async fn stat(&self, namespace: &Namespace, key: &str) -> Result<Info> {
         let (snapshotter, full) = (self.name.clone(), internal(namespace, key));
         let asked = wire::StatSnapshotRequest { snapshotter, key: full };
