@@ -42,6 +42,12 @@ pub enum Host {
     OnlyV1,
 }
 
+/// A program of the host's.
+fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.exists())
+}
+
 /// A running containerd.
 pub struct Containerd {
     folder: tempfile::TempDir,
@@ -70,8 +76,25 @@ impl Containerd {
         }
     }
 
+    /// [`Containerd::any`] with its own shim for runc-compatible runtimes.
+    pub fn with_its_own_shim() -> Containerd {
+        let folder = std::env::var_os(HEAD).map(PathBuf::from);
+        let program = |name: &str| folder.as_ref().map_or_else(|| name.into(), |folder| folder.join(name));
+        let shim = match folder.is_some() {
+            true => program("containerd-shim-runc-v2"),
+            false => which("containerd-shim-runc-v2").expect("containerd's shim"),
+        };
+        Containerd::start_with(&program("containerd"), &program("ctr"), Host::Plain, "", &shim)
+            .expect("containerd starts")
+    }
+
     /// `config` is more TOML.
     pub fn start(daemon: &Path, ctr: &Path, host: Host, config: &str) -> Result<Containerd> {
+        Containerd::start_with(daemon, ctr, host, config, &program("containerd-shim-longshore-v1"))
+    }
+
+    /// `runc_shim` serves `io.containerd.runc.v2`.
+    fn start_with(daemon: &Path, ctr: &Path, host: Host, config: &str, runc_shim: &Path) -> Result<Containerd> {
         let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir()?;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("{}{}-c{number}", leaks::PREFIX, std::process::id());
@@ -79,9 +102,9 @@ impl Containerd {
             Containerd { folder, cgroup_parent, host, daemon: daemon.into(), ctr: ctr.into(), child: None };
         let bin = containerd.path().join("bin");
         fs::create_dir(&bin)?;
-        for name in ["containerd-shim-longshore-v1", "containerd-shim-runc-v2"] {
-            std::os::unix::fs::symlink(program("containerd-shim-longshore-v1"), bin.join(name))?;
-        }
+        let ours = program("containerd-shim-longshore-v1");
+        std::os::unix::fs::symlink(ours, bin.join("containerd-shim-longshore-v1"))?;
+        std::os::unix::fs::symlink(runc_shim, bin.join("containerd-shim-runc-v2"))?;
         let text = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\ndisabled_plugins = {DISABLED}\n{config}\n[grpc]\naddress = {:?}\n[debug]\nlevel = \"debug\"\n",
             containerd.path().join("root"),
@@ -100,6 +123,10 @@ impl Containerd {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    pub fn cgroup_parent(&self) -> &str {
+        &self.cgroup_parent
     }
 
     fn state(&self) -> PathBuf {

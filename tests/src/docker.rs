@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::daemon::{Daemon, Output, PATIENCE, run};
-use crate::leaks;
+use crate::{Containerd, leaks};
 
 /// Which dockerd it is, and who keeps its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,13 @@ pub enum Networks {
     Own,
 }
 
+/// Where a dockerd lives, and on whose socket.
+struct Place<'a> {
+    folder: &'a Path,
+    containerd: &'a Path,
+    cgroup_parent: &'a str,
+}
+
 /// A running dockerd; gone with its containers when dropped. Drop it before its [`Daemon`].
 pub struct Dockerd {
     folder: PathBuf,
@@ -73,7 +80,25 @@ impl Dockerd {
     /// # Errors
     /// It ends or does not answer; the end of its log is in the message.
     pub fn start(daemon: &Daemon, edition: Edition, networks: Networks, more: &[&str]) -> Result<Dockerd> {
-        let folder = daemon.path().join("docker");
+        let place = Place { folder: daemon.path(), containerd: &daemon.socket(), cgroup_parent: daemon.cgroup_parent() };
+        Dockerd::start_at(place, edition, networks, more)
+    }
+
+    /// On the socket of a real containerd.
+    ///
+    /// # Errors
+    /// As for [`Dockerd::start`].
+    pub fn start_on(containerd: &Containerd, networks: Networks, more: &[&str]) -> Result<Dockerd> {
+        let place = Place {
+            folder: containerd.path(),
+            containerd: &containerd.socket(),
+            cgroup_parent: containerd.cgroup_parent(),
+        };
+        Dockerd::start_at(place, Edition::Distribution, networks, more)
+    }
+
+    fn start_at(place: Place<'_>, edition: Edition, networks: Networks, more: &[&str]) -> Result<Dockerd> {
+        let folder = place.folder.join("docker");
         fs::create_dir_all(&folder)?;
         let mut command = match networks {
             Networks::None => Command::new(edition.program()),
@@ -86,13 +111,13 @@ impl Dockerd {
         };
         let option = |name: &str, path: &Path| format!("--{name}={}", path.display());
         command
-            .arg(option("containerd", &daemon.socket()))
+            .arg(option("containerd", place.containerd))
             .arg(option("data-root", &folder.join("data")))
             .arg(option("exec-root", &folder.join("exec")))
             .arg(option("pidfile", &folder.join("pid")))
             .arg(option("config-file", &folder.join("daemon.json")))
             .arg(format!("--host=unix://{}", folder.join("docker.sock").display()))
-            .arg(format!("--cgroup-parent=/{}", daemon.cgroup_parent()));
+            .arg(format!("--cgroup-parent=/{}", place.cgroup_parent));
         if networks == Networks::None {
             command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         }
@@ -103,7 +128,7 @@ impl Dockerd {
         command.env("DOCKER_MIN_API_VERSION", "1.24");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("starting dockerd")?;
-        let mut dockerd = Dockerd { folder, cgroup_parent: daemon.cgroup_parent().to_owned(), child };
+        let mut dockerd = Dockerd { folder, cgroup_parent: place.cgroup_parent.to_owned(), child };
         dockerd.wait_until_it_answers()?;
         Ok(dockerd)
     }
