@@ -14,7 +14,7 @@ STATIC := LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell dirname "$$(gc
 # Debian packages. Building needs gcc and libseccomp; the images that tests and `make hello` make need busybox-static.
 PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 PACKAGES_HELLO := busybox-static
-PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
+PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun podman docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 procps
 PACKAGES_VM := busybox-static e2fsprogs qemu-system-x86
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 
@@ -49,11 +49,11 @@ nextest:
 build: packages-build ## Build everything for development
 	$(CARGO) build --workspace --bins
 
-# The shim is linked statically in a folder of its own and put beside the daemon.
+# The shim and the runtime are linked statically in a folder of their own and put beside the daemon.
 shim-release: packages-build
-	$(STATIC) $(CARGO) build --profile shim --target $(TRIPLE) -p containerd-shim-longshore-v1 --bins
+	$(STATIC) $(CARGO) build --profile shim --target $(TRIPLE) -p containerd-shim-longshore-v1 -p longshore-runtime --bins
 	@mkdir -p $(TARGET)/release
-	install -m 0755 $(TARGET)/$(TRIPLE)/shim/containerd-shim-longshore-v1 $(TARGET)/release/containerd-shim-longshore-v1
+	install -m 0755 $(TARGET)/$(TRIPLE)/shim/containerd-shim-longshore-v1 $(TARGET)/$(TRIPLE)/shim/longshore-runtime $(TARGET)/release/
 
 release: packages-build shim-release ## Build the release binaries into target/release
 	$(CARGO) build --release -p longshored -p longshore -p longshore-snapshotter-plugin
@@ -99,6 +99,6 @@ lint: packages-build ## Check format, clippy with warnings denied, and dependenc
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
 
-install: release ## Install the four programs below PREFIX (default /usr/local)
+install: release ## Install the five programs below PREFIX (default /usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/longshore-snapshotter $(TARGET)/release/containerd-shim-longshore-v1 $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/longshore-snapshotter $(TARGET)/release/containerd-shim-longshore-v1 $(TARGET)/release/longshore-runtime $(DESTDIR)$(PREFIX)/bin/

@@ -15,6 +15,7 @@ mod payload;
 mod place;
 mod report;
 mod rows;
+mod runtimes;
 
 use std::process::ExitCode;
 

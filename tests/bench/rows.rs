@@ -14,6 +14,7 @@ use crate::memory::{self, Memory};
 use crate::options::Options;
 use crate::payload;
 use crate::report::Report;
+use crate::runtimes;
 
 /// Containers that are started at one time.
 const AT_ONCE: usize = 8;
@@ -33,7 +34,10 @@ pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> 
     let ours = Longshore::new(arena).context("longshore")?;
     let mut all: Vec<Box<dyn Contestant>> = vec![Box::new(ours)];
     all.extend(contestants::peers(options, arena, report));
-    let outcome = rows(options, &mut all, report);
+    let mut outcome = rows(options, &mut all, report);
+    if options.wants_row("runtime") {
+        outcome = outcome.and(runtimes::run(options, arena, report));
+    }
     all.iter_mut().for_each(|contestant| contestant.end());
     outcome
 }

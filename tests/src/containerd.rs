@@ -94,7 +94,13 @@ impl Containerd {
     }
 
     /// `runc_shim` serves `io.containerd.runc.v2`.
-    fn start_with(daemon: &Path, ctr: &Path, host: Host, config: &str, runc_shim: &Path) -> Result<Containerd> {
+    fn start_with(
+        daemon: &Path,
+        ctr: &Path,
+        host: Host,
+        config: &str,
+        runc_shim: &Path,
+    ) -> Result<Containerd> {
         let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir()?;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("{}{}-c{number}", leaks::PREFIX, std::process::id());

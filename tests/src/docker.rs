@@ -80,7 +80,11 @@ impl Dockerd {
     /// # Errors
     /// It ends or does not answer; the end of its log is in the message.
     pub fn start(daemon: &Daemon, edition: Edition, networks: Networks, more: &[&str]) -> Result<Dockerd> {
-        let place = Place { folder: daemon.path(), containerd: &daemon.socket(), cgroup_parent: daemon.cgroup_parent() };
+        let place = Place {
+            folder: daemon.path(),
+            containerd: &daemon.socket(),
+            cgroup_parent: daemon.cgroup_parent(),
+        };
         Dockerd::start_at(place, edition, networks, more)
     }
 

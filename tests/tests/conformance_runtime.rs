@@ -16,11 +16,16 @@ fn runtime() -> String {
     program("longshore-runtime").display().to_string()
 }
 
-/// A control file of a container, from the only cgroup of the hierarchy that has it below a parent.
+/// A control file of the only container that runs below a parent.
 fn control(parent: &str, controller: &str, file: &str) -> String {
     let folder = Path::new("/sys/fs/cgroup").join(controller).join(parent);
-    let children = fs::read_dir(&folder).expect("the parent cgroup").flatten();
-    let found: Vec<PathBuf> = children.map(|entry| entry.path().join(file)).filter(|path| path.exists()).collect();
+    let children = fs::read_dir(&folder).expect("the parent cgroup").flatten().map(|entry| entry.path());
+    let runs = |group: &PathBuf| {
+        let procs = fs::read_to_string(group.join("cgroup.procs"));
+        // podman's own processes are in a cgroup beside the containers'.
+        !group.ends_with("conmon") && procs.is_ok_and(|text| !text.is_empty())
+    };
+    let found: Vec<PathBuf> = children.filter(runs).map(|group| group.join(file)).collect();
     assert_eq!(found.len(), 1, "one container in {folder:?}");
     fs::read_to_string(&found[0]).expect("a control file").trim().to_owned()
 }
@@ -87,14 +92,20 @@ impl Podman {
     }
 
     fn words<'a>(&'a self, parent: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        ["run", "--network", "none", "--cgroup-parent", parent].into_iter().chain(more.iter().copied()).collect()
+        ["run", "--network", "none", "--cgroup-parent", parent]
+            .into_iter()
+            .chain(more.iter().copied())
+            .collect()
     }
 }
 
 impl Drop for Podman {
     fn drop(&mut self) {
         let _ = run(&mut self.command(&["rm", "-f", "-t", "0", "-a"]));
+        // podman itself leaves the cgroups of its conmon.
+        let theirs = |left: &String| left.ends_with("/conmon") || left.ends_with(&self.cgroup_parent);
         let left = leaks::sweep(self.folder.path(), &self.cgroup_parent, &[]);
+        let left: Vec<String> = left.into_iter().filter(|left| !theirs(left)).collect();
         assert!(left.is_empty() || std::thread::panicking(), "left behind: {left:#?}");
     }
 }
@@ -119,7 +130,19 @@ fn podman_drives_a_container_to_its_end() {
     }
     assert_eq!(podman.podman(&["exec", "one", "sh", "-c", "exit 9"]).code, 9);
     assert_eq!(podman.podman(&["exec", "one", "nosuch"]).code, 127);
-    let output = podman.podman(&["exec", "-u", "5", "-w", "/tmp", "-e", "X=1", "one", "sh", "-c", "id -u; pwd; echo $X"]);
+    let output = podman.podman(&[
+        "exec",
+        "-u",
+        "5",
+        "-w",
+        "/tmp",
+        "-e",
+        "X=1",
+        "one",
+        "sh",
+        "-c",
+        "id -u; pwd; echo $X",
+    ]);
     assert_eq!(output.ok().stdout, "5\n/tmp\n1\n");
     podman.podman(&["pause", "one"]).ok();
     assert_eq!(podman.podman(&["inspect", "-f", "{{.State.Status}}", "one"]).ok().line(), "paused");
@@ -157,7 +180,7 @@ fn talk(command: Command) {
 )]
 fn containerd_drives_a_container_to_its_end() {
     let containerd = Containerd::with_its_own_shim();
-    let registry = Registry::start();
+    let registry = Registry::start().expect("a registry");
     let busybox = containerd.pull_busybox(&registry).expect("busybox");
     let binary = runtime();
     let ours = ["--runc-binary", binary.as_str()];
@@ -201,7 +224,8 @@ fn containerd_drives_a_container_to_its_end() {
 fn dockerd_drives_a_container_to_its_end() {
     let containerd = Containerd::with_its_own_shim();
     let added = format!("--add-runtime=ours={}", runtime());
-    let docker = Dockerd::start_on(&containerd, Networks::None, &[&added, "--default-runtime=ours"]).expect("dockerd starts");
+    let docker = Dockerd::start_on(&containerd, Networks::None, &[&added, "--default-runtime=ours"])
+        .expect("dockerd starts");
     let archive = containerd.path().join("busybox.tar");
     fs::write(&archive, image::busybox_layer().expect("busybox").bytes()).expect("a file");
     docker.docker(&["import", &archive.display().to_string(), "busybox"]).ok();
@@ -209,7 +233,21 @@ fn dockerd_drives_a_container_to_its_end() {
     assert_eq!((output.code, output.stdout.as_str()), (6, "out\n"), "{output:?}");
     assert_eq!(docker.docker(&["run", "--rm", "busybox", "nosuch"]).code, 127);
     assert_eq!(docker.docker(&["run", "--rm", "busybox", "/etc"]).code, 126);
-    docker.docker(&["run", "-d", "--name", "one", "-m", "64m", "--pids-limit", "50", "busybox", "sleep", "1000"]).ok();
+    docker
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "one",
+            "-m",
+            "64m",
+            "--pids-limit",
+            "50",
+            "busybox",
+            "sleep",
+            "1000",
+        ])
+        .ok();
     assert_eq!(docker.docker(&["inspect", "-f", "{{.HostConfig.Runtime}}", "one"]).ok().line(), "ours");
     if has_v1_memory() {
         assert_eq!(control(containerd.cgroup_parent(), "memory", "memory.limit_in_bytes"), "67108864");
@@ -219,7 +257,8 @@ fn dockerd_drives_a_container_to_its_end() {
         assert_eq!(control(containerd.cgroup_parent(), "memory", "memory.limit_in_bytes"), "83886080");
     }
     assert_eq!(docker.docker(&["exec", "one", "sh", "-c", "exit 9"]).code, 9);
-    assert_eq!(docker.docker(&["exec", "one", "nosuch"]).code, 126 + 1);
+    // What dockerd makes of any runtime's "executable file not found in $PATH" differs by its edition.
+    assert!(matches!(docker.docker(&["exec", "one", "nosuch"]).code, 126 | 127));
     assert!(docker.docker(&["top", "one"]).ok().stdout.contains("sleep 1000"));
     docker.docker(&["pause", "one"]).ok();
     assert_eq!(docker.docker(&["inspect", "-f", "{{.State.Status}}", "one"]).ok().line(), "paused");

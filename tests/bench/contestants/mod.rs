@@ -4,7 +4,7 @@ mod containerd;
 mod docker;
 mod floor;
 mod longshore;
-mod oci;
+pub mod oci;
 mod podman;
 
 use std::os::unix::net::UnixStream;

@@ -3,7 +3,7 @@
 use super::args::{Args, Reach};
 use super::error::Result;
 use super::launch::{self, Stay};
-use super::{Global, Verb, sealed};
+use super::{Global, Verb, sealed, store};
 
 pub const VERB: Verb = Verb {
     name: "create",
@@ -25,7 +25,7 @@ pub const VERB: Verb = Verb {
 
 fn run(global: &Global, args: &Args) -> Result<i32> {
     let create = || {
-        sealed::ensure()?;
+        sealed::ensure(store::make_root(&global.root)?)?;
         launch::launch(global, args, Stay::Create, None)
     };
     create().map(|_| 0).map_err(|error| error.of_verb("create"))

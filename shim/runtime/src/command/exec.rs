@@ -46,7 +46,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 }
 
 fn exec(global: &Global, args: &Args) -> Result<i32> {
-    sealed::ensure()?;
+    sealed::ensure(store::make_root(&global.root)?)?;
     let passed = Passed::of(args)?;
     let folder = store::open(&global.root, args.id()?)?;
     let state = folder.read()?;

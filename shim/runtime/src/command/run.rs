@@ -5,7 +5,7 @@ use super::error::{Error, Result};
 use super::foreground::{self, Signals, Watched};
 use super::launch::{self, Launched, Stay};
 use super::terminal::{Host, Relay};
-use super::{Global, Verb, config, sealed};
+use super::{Global, Verb, config, sealed, store};
 
 pub const VERB: Verb = Verb {
     name: "run",
@@ -33,7 +33,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 }
 
 fn run_it(global: &Global, args: &Args) -> Result<i32> {
-    sealed::ensure()?;
+    sealed::ensure(store::make_root(&global.root)?)?;
     if !args.has("no-subreaper")
         && let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
     {

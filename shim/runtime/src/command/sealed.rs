@@ -7,16 +7,23 @@
 use super::error::{Error, Result};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 const SELF: &str = "/proc/self/exe";
 /// Set for the copy, so that one that cannot be made is an error and no endless loop.
 const MARK: &str = "_LONGSHORE_RUNTIME_SEALED";
 
 /// Answers in a protected process; becomes one if this is not.
-pub fn ensure() -> Result<()> {
+///
+/// A file system without a writable layer shares its pages with the file on disk, and nobody can make it writable; where it
+/// cannot be made, a sealed copy in memory serves. `second` is a folder for the file system's other layer.
+pub fn ensure(second: &Path) -> Result<()> {
     let failed = |source: std::io::Error| Error::System {
         doing: "protect the runtime's program from the container",
         source,
@@ -28,7 +35,7 @@ pub fn ensure() -> Result<()> {
     if std::env::var_os(MARK).is_some() {
         return Err(failed(std::io::Error::other("the sealed copy is not sealed")));
     }
-    let copy = copy(&own).map_err(|errno| failed(errno.into()))?;
+    let copy = read_only_view(second).or_else(|_| copy(&own)).map_err(|errno| failed(errno.into()))?;
     let mut words = std::env::args_os();
     let mut command = std::process::Command::new(format!("/proc/self/fd/{}", copy.as_raw_fd()));
     command.arg0(words.next().unwrap_or_default()).args(words).env(MARK, "1");
@@ -47,6 +54,24 @@ fn is_protected(own: &File) -> bool {
         && rustix::fs::access(SELF, rustix::fs::Access::WRITE_OK).is_err()
         && rustix::fs::fstat(own).is_ok_and(|stat| stat.st_uid != rustix::process::geteuid().as_raw());
     read_only || strangers
+}
+
+/// The file in an overlay that has no upper layer, and is attached nowhere.
+fn read_only_view(second: &Path) -> Result<OwnedFd, Errno> {
+    let path = rustix::fs::readlink(SELF, Vec::new())?.into_string().map_err(|_| Errno::ILSEQ)?;
+    let (folder, name) = path.rsplit_once('/').ok_or(Errno::NOENT)?;
+    let second = second.to_str().ok_or(Errno::ILSEQ)?;
+    if folder.is_empty() || [folder, second].iter().any(|part| part.contains([':', '\\', ','])) {
+        return Err(Errno::INVAL);
+    }
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // Without an upper layer there must be two lower ones; the first one wins.
+    fsconfig_set_string(&context, "lowerdir", format!("{folder}:{second}"))?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(&mount, name, flags, rustix::fs::Mode::empty())
 }
 
 fn copy(own: &File) -> Result<OwnedFd, Errno> {

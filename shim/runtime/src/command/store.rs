@@ -115,21 +115,19 @@ fn check_id(id: &str) -> Result<()> {
     }
 }
 
-/// Makes the folder of a new container, locked.
+/// Makes the folder of all containers if it is missing.
+pub fn make_root(root: &Path) -> Result<&Path> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.map(|()| root).map_err(Error::io("make the state folder", root))
+}
+
+/// Makes the folder of a new container, locked. The root must be there.
 pub fn claim(root: &Path, id: &str) -> Result<Folder> {
     check_id(id)?;
     let path = root.join(id);
     let private = Mode::from_raw_mode(0o700);
-    match rustix::fs::mkdir(&path, private) {
-        Err(Errno::NOENT) => {
-            use std::os::unix::fs::DirBuilderExt;
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
-            made.map_err(Error::io("make the state folder", root))?;
-            rustix::fs::mkdir(&path, private)
-        }
-        other => other,
-    }
-    .map_err(|errno| match errno {
+    rustix::fs::mkdir(&path, private).map_err(|errno| match errno {
         Errno::EXIST => Error::Exists,
         errno => Error::io("make the state folder", &path)(errno),
     })?;
