@@ -23,7 +23,8 @@ const LIMITS_KIB: [u64; 16] =
 /// Measures everything. A peer that fails is named in the report and left out; a failure of ours is the outcome.
 pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> {
     let mut all = vec![Runtime::longshore(arena).context("longshore-runtime")?];
-    for (name, make) in [("crun", Runtime::crun as fn(&Arena) -> Result<Runtime>), ("runc", Runtime::runc_v1)] {
+    for (name, make) in [("crun", Runtime::crun as fn(&Arena) -> Result<Runtime>), ("runc", Runtime::runc_v1)]
+    {
         match make(arena).and_then(|peer| peer.can_run().map(|()| peer)) {
             Ok(peer) if options.wants(name) => all.push(peer),
             Ok(_) => {}
@@ -79,14 +80,17 @@ fn smallest_limits(all: &[Runtime], report: &mut Report) -> Result<()> {
     for runtime in all {
         let mut smallest = None;
         for limit in LIMITS_KIB.into_iter().rev() {
-            if arena::stopping() || (0..2).any(|try_| runtime.run_limited(limit, &format!("l{limit}-{try_}")).is_err()) {
+            if arena::stopping()
+                || (0..2).any(|try_| runtime.run_limited(limit, &format!("l{limit}-{try_}")).is_err())
+            {
                 break;
             }
             smallest = Some(limit as f64);
         }
         found.push(smallest);
     }
-    let ours = found.first().copied().flatten().context("no memory limit starts true under longshore-runtime")?;
+    let ours =
+        found.first().copied().flatten().context("no memory limit starts true under longshore-runtime")?;
     for (peer, theirs) in all[1..].iter().zip(&found[1..]) {
         match theirs {
             Some(theirs) => report.compare(name, "KiB", ours, peer.label(), *theirs),

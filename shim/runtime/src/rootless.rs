@@ -12,6 +12,7 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Ids that a whole map has.
 const ALL: u64 = u32::MAX as u64;
@@ -32,6 +33,32 @@ const GROUPS: Kind =
 /// Whether this process lacks the host's privileges: an ordinary user, or somebody in a user namespace.
 pub fn is_rootless() -> bool {
     !rustix::process::geteuid().is_root() || is_inside()
+}
+
+/// What becomes of a cgroup that this process may not make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cgroups {
+    /// Done without by an ordinary user, an error for root.
+    Auto,
+    /// Done without.
+    Optional,
+    /// An error.
+    Required,
+}
+
+static CGROUPS: AtomicU8 = AtomicU8::new(Cgroups::Auto as u8);
+
+/// Decides it for this process.
+pub fn set_cgroups(cgroups: Cgroups) {
+    CGROUPS.store(cgroups as u8, Ordering::Relaxed);
+}
+
+/// Whether a cgroup that cannot be made is done without.
+pub(crate) fn does_without_cgroups() -> bool {
+    match CGROUPS.load(Ordering::Relaxed) {
+        auto if auto == Cgroups::Auto as u8 => is_rootless(),
+        other => other == Cgroups::Optional as u8,
+    }
 }
 
 /// Whether this process is in a user namespace other than the host's.

@@ -36,7 +36,13 @@ impl Runtime {
 
     /// Our own, in crun's place.
     pub fn longshore(arena: &Arena) -> Result<Self> {
-        Self::in_folder(arena, "longshore-runtime", "longshore-runtime", program("longshore-runtime"), Place::v1)
+        Self::in_folder(
+            arena,
+            "longshore-runtime",
+            "longshore-runtime",
+            program("longshore-runtime"),
+            Place::v1,
+        )
     }
 
     fn new(arena: &Arena, name: &'static str, place: impl FnOnce() -> Result<Place>) -> Result<Self> {
@@ -141,12 +147,7 @@ impl Contestant for Runtime {
 /// What the runtime itself proposes.
 fn spec(own: &Path, folder: &Path) -> Result<Value> {
     let output = std::process::Command::new(own).arg("spec").current_dir(folder).output()?;
-    ensure!(
-        output.status.success(),
-        "{} spec: {}",
-        own.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    ensure!(output.status.success(), "{} spec: {}", own.display(), String::from_utf8_lossy(&output.stderr));
     let path = folder.join("config.json");
     serde_json::from_slice(&std::fs::read(&path)?).with_context(|| format!("reading {}", path.display()))
 }

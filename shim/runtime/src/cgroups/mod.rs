@@ -214,7 +214,7 @@ impl CgroupPaths {
             match create_one(hierarchy, &made.path, manager) {
                 Ok(group) => made.groups.push(group),
                 // An ordinary user has those that were given to him, or none.
-                Err(error) if crate::rootless::is_rootless() && is_refusal(&error) => {}
+                Err(error) if crate::rootless::does_without_cgroups() && is_refusal(&error) => {}
                 Err(error) => {
                     drop(placeholder);
                     let _ = made.remove();

@@ -39,6 +39,7 @@ mod update;
 use args::{Args, Flag, Kind, Reach};
 use error::{Error, Result};
 use log::{Format, Log};
+use longshore_runtime::rootless::{Cgroups, set_cgroups};
 use std::path::PathBuf;
 
 /// What callers take as the version of the command.
@@ -117,14 +118,6 @@ const GLOBAL_FLAGS: &[Flag] = &[
     Flag { name: "version", short: Some('v'), kind: Kind::Switch, help: "print the version" },
 ];
 
-/// What `--rootless` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rootless {
-    Yes,
-    No,
-    Auto,
-}
-
 /// What holds for every verb.
 pub struct Global {
     pub root: PathBuf,
@@ -132,7 +125,6 @@ pub struct Global {
     pub root_is_named: bool,
     pub log: Log,
     pub systemd_cgroup: bool,
-    pub rootless: Rootless,
     pub criu: PathBuf,
 }
 
@@ -194,16 +186,12 @@ fn settings(parsed: &Args, log: &mut Log) -> Result<Global> {
         Some(_) => return Err(Error::Config("invalid log-format: text or json")),
     };
     *log = Log::open(parsed.value("log").filter(|path| !path.is_empty()), format, parsed.has("debug"))?;
-    let rootless = match parsed.value("rootless") {
-        None | Some("auto") => Rootless::Auto,
-        Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Rootless::Yes,
-        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Rootless::No,
-        Some(other) => {
-            return Err(Error::Usage {
-                why: format!("invalid value {other:?} for flag --rootless: true, false or auto"),
-            });
-        }
-    };
+    set_cgroups(match parsed.value("rootless") {
+        None | Some("auto") => Cgroups::Auto,
+        Some("true" | "1" | "t" | "T" | "TRUE" | "True") => Cgroups::Optional,
+        Some("false" | "0" | "f" | "F" | "FALSE" | "False") => Cgroups::Required,
+        Some(_) => return Err(Error::Config("invalid value for flag --rootless: true, false or auto")),
+    });
     let root = match parsed.value("root").filter(|path| !path.is_empty()) {
         Some(path) => std::path::absolute(path).map_err(Error::io("find", path))?,
         None => store::default_root(),
@@ -213,7 +201,6 @@ fn settings(parsed: &Args, log: &mut Log) -> Result<Global> {
         root_is_named: parsed.value("root").is_some(),
         log: log.clone(),
         systemd_cgroup: parsed.has("systemd-cgroup"),
-        rootless,
         criu: parsed.value("criu").filter(|path| !path.is_empty()).unwrap_or("criu").into(),
     })
 }
