@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 const PROGRAM_MAX: usize = 4096;
 /// Changes whenever the same profile would compile to another program.
 const CACHE_VERSION: u32 = 3;
+/// Most programs that the cache holds; further ones are compiled every time.
+const CACHE_MAX: usize = 1024;
 /// From how many rules on libseccomp makes a tree of them. It makes a wrong one of none at all.
 const TREE_FROM: usize = 32;
 
@@ -120,6 +122,9 @@ fn write_cached(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
     if let Some(folder) = file.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        if std::fs::read_dir(folder)?.count() >= CACHE_MAX {
+            return Ok(());
+        }
     }
     let beside = PathBuf::from(format!("{}.{}", file.display(), std::process::id()));
     let mut out =
