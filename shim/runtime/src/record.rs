@@ -8,6 +8,7 @@ use crate::intel_rdt::Group;
 use crate::seccomp_agent::Agent;
 use crate::{Container, Error, Process, Result, namespaces, scheduling, seccomp};
 use oci_spec::runtime::Spec;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -25,6 +26,8 @@ pub struct Record {
     pub started: u64,
     /// Its cgroups, as [`CgroupPaths::open`] takes them.
     pub cgroups: String,
+    /// Which cgroups of that name: later ones may be another container's.
+    cgroup_identity: Option<u64>,
     /// Flags of the namespaces that are not the host's, as in clone(2).
     namespaces: i32,
     personality: Option<u64>,
@@ -41,6 +44,18 @@ impl Record {
         self.pid > 0 && self.namespaces & !namespaces::ALL == 0 && !self.cgroups.is_empty()
     }
 
+    /// Its cgroups; empty ones if they are gone, although others may have their name by now.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn open_cgroups(&self) -> Result<CgroupPaths> {
+        let cgroups = CgroupPaths::open(&self.cgroups)?;
+        match cgroups.identity() {
+            Some(other) if self.cgroup_identity != Some(other) => Ok(cgroups.forget()),
+            _ => Ok(cgroups),
+        }
+    }
+
     /// Whether the end of its first process ends all others.
     pub fn has_pid_namespace(&self) -> bool {
         self.namespaces & libc::CLONE_NEWPID != 0
@@ -50,22 +65,28 @@ impl Record {
     pub fn process(&self) -> Option<OwnedFd> {
         let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Asked after opening: now the id cannot change its owner.
-        match moment_and_state(self.pid) {
-            Some((started, state)) if started == self.started && !matches!(state, b'Z' | b'X') => Some(pidfd),
+        match moment(self.pid) {
+            Some(started) if started == self.started && !has_ended(pidfd.as_fd()) => Some(pidfd),
             _ => None,
         }
     }
 }
 
-/// Start time and state of a process.
-fn moment_and_state(pid: i32) -> Option<(u64, u8)> {
+/// Whether all of its threads have: a process whose first thread has ended alone is a zombie in /proc, and lives.
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut ready = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
+}
+
+/// Start time of a process.
+fn moment(pid: i32) -> Option<u64> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may contain anything.
     let after = text.iter().rposition(|byte| *byte == b')')? + 2;
     let fields = std::str::from_utf8(text.get(after..)?).ok()?;
     let mut fields = fields.split(' ');
-    let state = *fields.next()?.as_bytes().first()?;
-    Some((fields.nth(18)?.parse().ok()?, state))
+    fields.nth(19)?.parse().ok()
 }
 
 impl Record {
@@ -87,8 +108,9 @@ impl Container {
         let late = self.init.gate.as_ref().map(|gate| handover::late(&gate.plan)).unwrap_or_default();
         Ok(Record {
             pid: self.init.pid,
-            started: moment_and_state(self.init.pid).ok_or(Error::NotRunning)?.0,
+            started: moment(self.init.pid).ok_or(Error::NotRunning)?,
             cgroups: self.cgroups.record(),
+            cgroup_identity: self.cgroups.identity(),
             namespaces: self.namespaces,
             personality: self.personality,
             new_keyring: self.new_keyring,
@@ -119,7 +141,7 @@ impl Container {
             init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
             id: id.into(),
             warnings: Vec::new(),
-            cgroups: CgroupPaths::open(&record.cgroups)?,
+            cgroups: record.open_cgroups()?,
             oom: None,
             namespaces: record.namespaces,
             seccomp,

@@ -1,6 +1,7 @@
 //! Ending everything in a cgroup, and removing it.
 
 use super::{CgroupPaths, read, write_at};
+use crate::sys::process::pidfd_send_signal;
 use crate::{Error, Result};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::AtFlags;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// How often the processes are listed and killed again when some forked meanwhile.
 const KILL_ROUNDS: u32 = 100;
+/// How many processes are held by descriptors at a time.
+const PIDFDS_MAX: usize = 128;
 /// How long removal waits for processes that are about to vanish, and how long between two tries at most.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(10);
 const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(20);
@@ -24,8 +27,8 @@ impl CgroupPaths {
         if self.v2().is_some_and(|group| write_at(group, "cgroup.kill", "1").is_ok()) {
             // A frozen v1 process does not die before it is thawed.
             let _ = self.thaw_v1();
-            return Ok(());
         }
+        // Also after cgroup.kill, which passes over a process whose first thread has ended.
         for round in 0..KILL_ROUNDS {
             let pids = self.pids()?;
             if pids.is_empty() {
@@ -43,45 +46,61 @@ impl CgroupPaths {
     }
 
     fn signal_each(&self, signal: i32) -> Result<()> {
-        for pid in self.pids()? {
-            let Some(pid) = Pid::from_raw(pid) else { continue };
-            // By number, as real-time signals have no names.
-            let sent = pidfd_open(pid, PidfdFlags::empty())
-                .and_then(|pidfd| crate::sys::process::pidfd_send_signal(pidfd.as_fd(), signal));
-            match sent {
-                Ok(()) | Err(Errno::SRCH) => {}
-                Err(errno) => {
-                    return Err(Error::System {
-                        doing: "signal a process of the container",
-                        source: errno.into(),
-                    });
-                }
-            }
+        let open = |pid: i32| {
+            let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+            Some((pid, pidfd))
+        };
+        // A few at a time, as each takes a descriptor.
+        for pids in self.pids()?.chunks(PIDFDS_MAX) {
+            let held: Vec<_> = pids.iter().copied().filter_map(open).collect();
+            // Listed again: an id that was given to another process meanwhile is not in the cgroup any more.
+            let still = self.pids()?;
+            let still = held.iter().filter(|(pid, _)| still.binary_search(pid).is_ok());
+            signal_all(still.map(|(_, pidfd)| pidfd.as_fd()), signal)?;
         }
         Ok(())
     }
 }
 
-/// Removes a cgroup with those below it; gone already is success.
-pub(super) fn remove_tree(dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-    remove_children(dir, read::DEPTH_MAX)?;
-    retry(|| rustix::fs::rmdir(path))
+fn signal_all<'a>(processes: impl Iterator<Item = BorrowedFd<'a>>, signal: i32) -> Result<()> {
+    for pidfd in processes {
+        match pidfd_send_signal(pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => {
+                return Err(Error::System {
+                    doing: "signal a process of the container",
+                    source: errno.into(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
-fn remove_children(dir: BorrowedFd<'_>, depth: u32) -> Result<(), Errno> {
+/// Removes a cgroup with those below it; gone already is success.
+pub(super) fn remove_tree(dir: BorrowedFd<'_>, path: &Path, deadline: Instant) -> Result<(), Errno> {
+    remove_children(dir, read::DEPTH_MAX, deadline)?;
+    retry(deadline, || rustix::fs::rmdir(path))
+}
+
+/// When everything must have left the cgroups of one container.
+pub(super) fn removal_deadline() -> Instant {
+    Instant::now() + REMOVE_PATIENCE
+}
+
+fn remove_children(dir: BorrowedFd<'_>, depth: u32, deadline: Instant) -> Result<(), Errno> {
     for name in read::children(dir)? {
         let depth = depth.checked_sub(1).ok_or(Errno::LOOP)?;
         if let Some(child) = read::child(dir, &name)? {
-            remove_children(child.as_fd(), depth)?;
+            remove_children(child.as_fd(), depth, deadline)?;
         }
-        retry(|| rustix::fs::unlinkat(dir, name.as_c_str(), AtFlags::REMOVEDIR))?;
+        retry(deadline, || rustix::fs::unlinkat(dir, name.as_c_str(), AtFlags::REMOVEDIR))?;
     }
     Ok(())
 }
 
 /// A process that was killed leaves its cgroup a moment later, one with much memory several moments.
-fn retry(remove: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    let deadline = Instant::now() + REMOVE_PATIENCE;
+fn retry(deadline: Instant, remove: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
     let mut pause = Duration::from_micros(50);
     loop {
         match remove() {

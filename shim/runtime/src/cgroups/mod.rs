@@ -293,12 +293,25 @@ impl CgroupPaths {
         self.groups.iter().map(|group| group.controllers.as_str()).collect()
     }
 
+    /// A number that no other cgroup has as long as the machine runs; none if there is no cgroup.
+    pub fn identity(&self) -> Option<u64> {
+        let best = ["freezer", "pids", "memory", "cpu"].iter().find_map(|controller| self.v1(controller));
+        let group = best.or_else(|| self.v2()).or_else(|| self.groups.first())?;
+        rustix::fs::fstat(group.dir()).ok().map(|stat| stat.st_ino)
+    }
+
+    /// Lets go of them: what is here is somebody else's.
+    pub(crate) fn forget(self) -> CgroupPaths {
+        CgroupPaths { groups: Vec::new(), unit: None, ..self }
+    }
+
     /// Removes them and cgroups below them; not there is success. Fails if a process is left in one.
     pub fn remove(&self) -> Result<()> {
         let mut first = self.unit.as_ref().map_or(Ok(()), Unit::stop);
+        let deadline = kill::removal_deadline();
         for group in &self.groups {
             let full = group.root.join(&self.path);
-            if let Err(errno) = kill::remove_tree(group.dir(), &full)
+            if let Err(errno) = kill::remove_tree(group.dir(), &full, deadline)
                 && first.is_ok()
             {
                 first = Err(io("remove the cgroup", full, errno));

@@ -4,7 +4,6 @@ use super::args::{Args, Flag, Reach};
 use super::error::{Error, Result};
 use super::store::{self, Status};
 use super::{Global, Verb};
-use longshore_runtime::cgroups::CgroupPaths;
 use longshore_runtime::{Checkpoint, CheckpointOptions};
 use std::path::Path;
 
@@ -63,7 +62,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let mut checkpoint = Checkpoint::prepare(&CheckpointOptions {
         criu: &global.criu,
         pid: record.pid,
-        cgroups: &CgroupPaths::open(&record.cgroups)?,
+        cgroups: &record.open_cgroups()?,
         spec: &spec,
         bundle: &state.bundle,
         image: Path::new(args.filled("image-path").unwrap_or(IMAGE)),

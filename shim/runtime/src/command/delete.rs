@@ -8,6 +8,7 @@ use super::{Global, Verb};
 use longshore_runtime::cgroups;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::AsFd;
+use std::path::Path;
 
 pub const VERB: Verb = Verb {
     name: "delete",
@@ -30,6 +31,13 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 
 fn delete(global: &Global, id: &str, force: bool) -> Result<()> {
     let folder = store::open(&global.root, id)?;
+    if force {
+        // Before waiting for others: one that waits for this very process holds the lock.
+        let process = folder.read().ok().and_then(|state| state.container?.process());
+        if let Some(pidfd) = process {
+            let _ = longshore_runtime::signal(pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
     folder.lock()?;
     let state = match folder.read() {
         // Its creator ended before there was anything to remember, or the state cannot be believed.
@@ -46,10 +54,18 @@ fn delete(global: &Global, id: &str, force: bool) -> Result<()> {
     if !force && matches!(status, Status::Running | Status::Paused) {
         return Err(Error::NotStopped { id: id.into(), status: status.name() });
     }
-    end(&folder, &state)
+    end(&global.root, &folder, &state)
 }
 
-fn end(folder: &Folder, state: &State) -> Result<()> {
+/// Whether another container below this root is in the cgroup.
+fn is_named_by_another(root: &Path, id: &str, path: &str) -> bool {
+    let others = store::ids(root).unwrap_or_default().into_iter().filter(|other| other != id);
+    let record = |other: String| store::open(root, &other).ok()?.read().ok()?.container;
+    let same = |named: &str| named.trim_matches('/') == path.trim_matches('/');
+    others.filter_map(record).any(|record| same(&record.cgroups))
+}
+
+fn end(root: &Path, folder: &Folder, state: &State) -> Result<()> {
     let config = folder.config();
     match &state.container {
         Some(record) => {
@@ -57,7 +73,9 @@ fn end(folder: &Folder, state: &State) -> Result<()> {
             if let Some(pidfd) = &process {
                 let _ = longshore_runtime::signal(pidfd.as_fd(), libc::SIGKILL);
             }
-            cgroups::remove_orphan(&record.cgroups)?;
+            let cgroups = record.open_cgroups()?;
+            cgroups.kill_all(libc::SIGKILL)?;
+            cgroups.remove()?;
             record.release()?;
             if let Some(pidfd) = &process {
                 wait(pidfd.as_fd())?;
@@ -66,7 +84,10 @@ fn end(folder: &Folder, state: &State) -> Result<()> {
         None => {
             // Its creator ended half-way: what it may have made has the name that the config gives.
             if let Ok(config) = &config {
-                cgroups::remove_orphan(&cgroups::path_of(config, &state.id))?;
+                let path = cgroups::path_of(config, &state.id);
+                if !is_named_by_another(root, &state.id, &path) {
+                    cgroups::remove_orphan(&path)?;
+                }
             }
         }
     }

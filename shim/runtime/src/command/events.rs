@@ -4,8 +4,8 @@ use super::args::{Args, Flag, Reach};
 use super::error::{Error, Result};
 use super::state::say;
 use super::store::{self, Status};
-use super::{Global, Verb};
-use longshore_runtime::cgroups::{BlkioEntry, CgroupPaths, MemoryEntry, Stats};
+use super::{Global, Verb, limits};
+use longshore_runtime::cgroups::{BlkioEntry, MemoryEntry, Stats};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
@@ -25,8 +25,10 @@ pub const VERB: Verb = Verb {
 
 fn run(global: &Global, args: &Args) -> Result<i32> {
     let interval = args.filled("interval").map_or(Ok(Duration::from_secs(5)), duration)?;
-    if interval.is_zero() {
-        return Err(Error::Usage { why: "duration interval must be greater than 0".into() });
+    if interval.is_zero() || interval > limits::INTERVAL {
+        let why =
+            format!("duration interval must be greater than 0 and at most {} s", limits::INTERVAL.as_secs());
+        return Err(Error::Usage { why });
     }
     let folder = store::open(&global.root, args.id()?)?;
     let state = folder.read()?;
@@ -34,7 +36,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     if folder.status(&state)? == Status::Stopped {
         return Err(Error::Ended { id: state.id });
     }
-    let cgroups = CgroupPaths::open(&record.cgroups)?;
+    let cgroups = record.open_cgroups()?;
     let tell = |kind: &str, data: Option<Value>| {
         let mut event = json!({ "type": kind, "id": state.id });
         if let Some(data) = data {

@@ -67,7 +67,6 @@ fn exec(global: &Global, args: &Args) -> Result<i32> {
     for part in args.list("cgroup") {
         container.enter_cgroup_below(part)?;
     }
-    let signals = if stay == Stay::Foreground { Some(Signals::catch()?) } else { None };
     let host = if stay == Stay::Foreground && terminal { Some(Host::find()?) } else { None };
     let mut added = container.exec(ExecOptions {
         process: &process,
@@ -79,6 +78,8 @@ fn exec(global: &Global, args: &Args) -> Result<i32> {
     for warning in container.warnings() {
         global.log.warn(warning);
     }
+    // Not before: while the process is being set up, signals end this command as any other.
+    let signals = if stay == Stay::Foreground { Some(Signals::catch()?) } else { None };
     hand_out(args, &mut added)?;
     let relay = match (host, added.take_terminal()) {
         (Some(host), Some(terminal)) => Some(Relay::new(host, terminal)?),

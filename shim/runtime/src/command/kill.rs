@@ -4,7 +4,6 @@ use super::args::{Args, Flag, Reach};
 use super::error::{Error, Result};
 use super::store::{self, Status};
 use super::{Global, Verb};
-use longshore_runtime::cgroups::CgroupPaths;
 use nix::sys::signal::Signal;
 use std::os::fd::AsFd;
 use std::str::FromStr;
@@ -30,13 +29,13 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         // Without a pid namespace of its own a container may leave processes behind.
         None if all => {
             if let Some(record) = &state.container {
-                CgroupPaths::open(&record.cgroups)?.kill_all(signal)?;
+                record.open_cgroups()?.kill_all(signal)?;
             }
             return Ok(0);
         }
         None => return Err(Error::NotRunning),
     };
-    let cgroups = CgroupPaths::open(&record.cgroups)?;
+    let cgroups = record.open_cgroups()?;
     // The end of the first process ends the others only in a pid namespace.
     if all || signal == libc::SIGKILL && !record.has_pid_namespace() {
         cgroups.kill_all(signal)?;

@@ -60,11 +60,13 @@ impl Passed {
                 why: format!("more than {} descriptors cannot be passed on", limits::PRESERVE_FDS),
             });
         }
-        for number in 0..preserve {
-            let path = format!("/proc/self/fd/{}", 3 + listen + number);
-            if std::fs::symlink_metadata(path).is_err() {
-                return Err(Error::NoDescriptor { number, count: preserve });
-            }
+        let is_open = |fd: u32| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
+        if let Some(missing) = (0..listen).find(|number| !is_open(3 + number)) {
+            let why = format!("LISTEN_FDS is {listen}, but descriptor {} is not open", 3 + missing);
+            return Err(Error::Usage { why });
+        }
+        if let Some(number) = (0..preserve).find(|number| !is_open(3 + listen + number)) {
+            return Err(Error::NoDescriptor { number, count: preserve });
         }
         Ok(Passed { listen, all: listen + preserve })
     }

@@ -16,5 +16,7 @@ pub const KILL: Duration = Duration::from_secs(10);
 pub const PRESERVE_FDS: u32 = 10_000;
 /// How long a console or pidfd socket's owner may take to accept us.
 pub const SOCKET: Duration = Duration::from_secs(10);
+/// Longest time between two looks of `events`; a longer one is refused.
+pub const INTERVAL: Duration = Duration::from_secs(365 * 86_400);
 /// Most that a message of a container to its notify socket is read of, in bytes.
 pub const NOTIFY: usize = 4096;

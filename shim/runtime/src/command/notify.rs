@@ -112,6 +112,7 @@ impl Notify {
         };
         let address = address.map_err(failed())?;
         let socket = UnixDatagram::unbound().map_err(failed())?;
+        socket.set_write_timeout(Some(limits::SOCKET)).map_err(failed())?;
         let mut text = ready.to_vec();
         text.extend_from_slice(format!("\nMAINPID={main}\n").as_bytes());
         socket.send_to_addr(&text, &address).map_err(failed())?;

@@ -4,7 +4,6 @@ use super::args::{Args, Reach};
 use super::error::{Error, Result};
 use super::store::{self, Status};
 use super::{Global, Verb};
-use longshore_runtime::cgroups::CgroupPaths;
 
 pub const VERB: Verb = Verb {
     name: "pause",
@@ -22,7 +21,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let state = folder.read()?;
     let record = state.container.as_ref().ok_or(Error::NotRunning)?;
     match folder.status(&state)? {
-        Status::Running | Status::Created => CgroupPaths::open(&record.cgroups)?.freeze()?,
+        Status::Running | Status::Created => record.open_cgroups()?.freeze()?,
         Status::Paused | Status::Creating | Status::Stopped => return Err(Error::NotRunning),
     }
     Ok(0)

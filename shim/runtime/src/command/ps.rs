@@ -6,7 +6,6 @@ use super::list::FORMAT;
 use super::state::say;
 use super::store;
 use super::{Global, Verb};
-use longshore_runtime::cgroups::CgroupPaths;
 use std::process::Command;
 
 pub const VERB: Verb = Verb {
@@ -23,7 +22,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let folder = store::open(&global.root, args.id()?)?;
     let state = folder.read()?;
     let pids = match &state.container {
-        Some(record) => CgroupPaths::open(&record.cgroups)?.pids()?,
+        Some(record) => record.open_cgroups()?.pids()?,
         None => Vec::new(),
     };
     match args.filled("format") {

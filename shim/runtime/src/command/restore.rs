@@ -46,7 +46,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 }
 
 fn restore(global: &Global, args: &Args) -> Result<i32> {
-    sealed::ensure()?;
+    sealed::ensure(store::make_root(&global.root)?)?;
     for flag in ["lazy-pages", "lsm-profile", "lsm-mount-context", "console-socket", "no-pivot"] {
         if args.value(flag).is_some() {
             return Err(longshore_runtime::Error::NotBuilt { feature: format!("restore --{flag}") }.into());

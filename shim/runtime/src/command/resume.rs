@@ -4,7 +4,6 @@ use super::args::{Args, Reach};
 use super::error::{Error, Result};
 use super::store::{self, Status};
 use super::{Global, Verb};
-use longshore_runtime::cgroups::CgroupPaths;
 
 pub const VERB: Verb = Verb {
     name: "resume",
@@ -22,7 +21,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     let state = folder.read()?;
     let record = state.container.as_ref().ok_or(Error::NotPaused)?;
     match folder.status(&state)? {
-        Status::Paused => CgroupPaths::open(&record.cgroups)?.thaw()?,
+        Status::Paused => record.open_cgroups()?.thaw()?,
         _ => return Err(Error::NotPaused),
     }
     Ok(0)

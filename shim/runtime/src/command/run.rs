@@ -53,14 +53,14 @@ fn run_it(global: &Global, args: &Args) -> Result<i32> {
             }
         };
     }
-    let signals = Signals::catch()?;
     // Looked at before the container exists: its terminal begins with our size.
     let host = match config::bundle_wants_terminal(args.filled("bundle"))? {
         true => Some(Host::find()?),
         false => None,
     };
     let mut launched = launch::launch(global, args, Stay::Foreground, host.as_ref().and_then(Host::size))?;
-    let outcome = stay(global, &mut launched, host, &signals);
+    // Not before: while the container is being set up, signals end this command as any other.
+    let outcome = Signals::catch().and_then(|signals| stay(global, &mut launched, host, &signals));
     match args.has("keep") && outcome.is_ok() {
         true => drop(launched),
         false => end(global, launched),

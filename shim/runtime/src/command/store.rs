@@ -5,7 +5,6 @@
 
 use super::error::{Error, Result};
 use super::limits;
-use longshore_runtime::cgroups::CgroupPaths;
 use longshore_runtime::{Record, handover};
 use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -305,7 +304,7 @@ impl Folder {
         if record.process().is_none() {
             return Ok(Status::Stopped);
         }
-        if CgroupPaths::open(&record.cgroups)?.is_frozen() {
+        if record.open_cgroups()?.is_frozen() {
             return Ok(Status::Paused);
         }
         Ok(if handover::is_shut(self.fd()) { Status::Created } else { Status::Running })

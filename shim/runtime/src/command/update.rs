@@ -4,7 +4,6 @@ use super::args::{Args, Flag, Reach};
 use super::error::{Error, Result};
 use super::store::{self, Status};
 use super::{Global, Verb, config};
-use longshore_runtime::cgroups::CgroupPaths;
 use oci_spec::runtime::LinuxResources;
 use serde_json::{Map, Value};
 use std::io::Read;
@@ -82,7 +81,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         Some(path) => config::parse(Path::new(path), &config::read(Path::new(path))?)?,
         None => from_flags(args)?,
     };
-    CgroupPaths::open(&record.cgroups)?.update(&resources)?;
+    record.open_cgroups()?.update(&resources)?;
     Ok(0)
 }
 

@@ -7,3 +7,4 @@ mod foreground;
 mod lifecycle;
 mod sealed;
 mod state;
+mod stubborn;
