@@ -58,6 +58,8 @@ pub(crate) struct Gate {
     pub(crate) channel: Channel,
     /// For the text of a late failure.
     pub(crate) plan: Plan,
+    /// How long the process may take to become its program.
+    pub(crate) patience: Option<std::time::Duration>,
 }
 
 impl Container {

@@ -11,6 +11,7 @@ use crate::init::channel::{self, Channel, Report};
 use crate::init::{self, Console, Listener, Missing, Pivot, Plan, Request, Step};
 use crate::namespaces::{self, Namespaces};
 use crate::net_devices::NetDevices;
+use crate::patience::{self, Heard, Patience};
 use crate::rootfs::Place;
 use crate::seccomp_agent::Agent;
 use crate::sys::mount::{MountAttr, Reach};
@@ -24,6 +25,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 fn invalid(field: &str, why: impl Into<String>) -> Error {
     Error::InvalidSpec { field: field.into(), why: why.into() }
@@ -368,6 +370,8 @@ pub(crate) struct Setup {
     agent: Option<Agent>,
     /// The container's state in the words of the specification, for the agent.
     status: &'static str,
+    /// How long it may take, where others could make it take for ever.
+    patience: Option<Duration>,
 }
 
 impl Setup {
@@ -378,7 +382,21 @@ impl Setup {
         agent: Option<Agent>,
         status: &'static str,
     ) -> Setup {
-        Setup { channel: Some(channel), child: Some(child), plan: Some(plan), terminal: None, agent, status }
+        Setup {
+            channel: Some(channel),
+            child: Some(child),
+            plan: Some(plan),
+            terminal: None,
+            agent,
+            status,
+            patience: None,
+        }
+    }
+
+    /// Bounds the time until the process waits at its gate, and from there until it is its program.
+    pub(crate) fn within(mut self, patience: Option<Duration>) -> Setup {
+        self.patience = patience;
+        self
     }
 
     /// Serves the child until it waits at its gate.
@@ -387,12 +405,24 @@ impl Setup {
             doing: "talk to the process that is being set up",
             source: errno.into(),
         };
-        let pid = self.child.as_ref().map_or(0, |child| child.pid);
+        let patience = Patience::new(self.patience);
         loop {
-            let channel = self.channel.as_ref().ok_or(Error::NotRunning)?;
+            let (Some(channel), Some(child)) = (&self.channel, &self.child) else {
+                return Err(Error::NotRunning);
+            };
+            let pid = child.pid;
+            match patience.wait(channel, child.pidfd.as_fd(), pid)? {
+                Heard::Something => {}
+                Heard::Exit => return Err(self.died()),
+            }
             match channel.receive() {
                 Ok(Some((Report::Ready, _))) => return Ok(()),
                 Ok(Some((Report::Terminal, fd))) => self.terminal = fd,
+                Ok(Some((Report::Born, pidfd))) => {
+                    let pid = self.go_on_with(pidfd)?;
+                    serve(Report::Born, pid)?;
+                    self.channel.as_ref().map_or(Ok(()), Channel::answer).map_err(system)?;
+                }
                 Ok(Some((Report::Listener(number), _))) => {
                     self.hand_over(number)?;
                     channel.answer().map_err(system)?;
@@ -408,6 +438,20 @@ impl Setup {
                 Err(errno) => return Err(system(errno)),
             }
         }
+    }
+
+    /// The process made another one for what is left to do, and ends.
+    fn go_on_with(&mut self, pidfd: Option<OwnedFd>) -> Result<i32> {
+        let system = |errno: Errno| Error::System {
+            doing: "meet the process that was born in the container",
+            source: errno.into(),
+        };
+        let pidfd = pidfd.ok_or(Error::NotRunning)?;
+        let pid = sys::pid_of(pidfd.as_fd()).map_err(system)?;
+        if let Some(first) = self.child.replace(sys::Child { pid, pidfd }) {
+            sys::wait(first.pidfd.as_fd(), Reap::Take).map_err(system)?;
+        }
+        Ok(pid)
     }
 
     fn hand_over(&self, listener: i32) -> Result<()> {
@@ -457,7 +501,7 @@ impl Setup {
             return Err(gone);
         };
         plan.forget_done();
-        let gate = Some(Gate { channel, plan });
+        let gate = Some(Gate { channel, plan, patience: self.patience });
         Ok(Process { pid: child.pid, pidfd: child.pidfd, terminal: self.terminal.take(), gate })
     }
 }
@@ -466,7 +510,10 @@ impl Drop for Setup {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
             let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-            let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
+            // One that the kernel holds (a dead network file system) is left to whoever reaps for this process.
+            if patience::ended(child.pidfd.as_fd()) {
+                let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
+            }
         }
     }
 }

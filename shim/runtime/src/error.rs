@@ -56,6 +56,12 @@ pub enum Error {
         /// How it ended.
         why: String,
     },
+    /// A process that was being set up stands still, and was killed.
+    #[error("the process that was being set up {why}; it was killed")]
+    Stuck {
+        /// What is known of it.
+        why: String,
+    },
     /// A file or folder of the host could not be used.
     #[error("{doing} {path:?}: {source}")]
     Io {

@@ -1,15 +1,23 @@
-//! One more process in a running container: born in its pid namespace, moved to its cgroups, then to its namespaces.
+//! One more process in a running container.
+//!
+//! What always holds: whoever shares the container's process ids sees it only when it has nothing of the host any more. A
+//! first process joins the cgroups and namespaces where nobody of the container can see it, and makes the one that
+//! stays.
 
 use crate::capabilities::Origin;
 use crate::create::{Setup, keyring, set_oom_score};
 use crate::init::channel::{self, Report};
 use crate::init::{self, Console, Missing, Plan, Step};
-use crate::namespaces::born_in;
 use crate::scheduling::ExecAffinity;
 use crate::sys::process as sys;
-use crate::{Container, Error, ExecOptions, Process, Result, process};
-use rustix::fd::{AsFd, OwnedFd};
+use crate::{Container, Error, ExecOptions, Process, Result, process, record};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use std::time::Duration;
+
+/// How long a process may take from its birth to its gate, and from there to its program: others in the container could hold
+/// it up, and with it whoever made it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Result<Process> {
     if !options.ignore_paused && container.cgroups.is_frozen() {
@@ -18,33 +26,41 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
     let mut warnings = Vec::new();
     let process = options.process;
     let affinity = ExecAffinity::of(process)?;
+    // Who goes on in a paused container waits for its end.
+    let patience = (!options.ignore_paused).then_some(PATIENCE);
     let mut plan = plan(container, options, &affinity, &mut warnings)?;
     let (ours, theirs) = channel::pair()
         .map_err(|errno| Error::System { doing: "make a channel to the process", source: errno.into() })?;
     let group = container.cgroups.v2_to_be_born_in().map(|group| group.dir());
-    let mut spawn = || {
+    let child = affinity.spawn(|| {
         sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
             .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
-    };
-    let child = affinity.spawn(|| match container.namespaces & libc::CLONE_NEWPID {
-        0 => spawn(),
-        _ => born_in(container.init.pidfd.as_fd(), spawn),
     })?;
     drop(theirs);
-    let pid = child.pid;
     let agent = container.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone());
-    let mut setup = Setup::new(ours, child, plan, agent, "running");
-    if let Some(value) = process.oom_score_adj() {
-        set_oom_score(pid, value, &mut warnings)?;
+    let mut adjust = |pid| {
+        if let Some(value) = process.oom_score_adj() {
+            set_oom_score(pid, value, &mut warnings)?;
+        }
+        container.rdt.as_ref().map_or(Ok(()), |group| group.add(pid))
+    };
+    if container.namespaces & libc::CLONE_NEWPID == 0 {
+        adjust(child.pid)?;
     }
-    if let Some(group) = &container.rdt {
-        group.add(pid)?;
-    }
+    let mut setup = Setup::new(ours, child, plan, agent, "running").within(patience);
     let cgroups = &container.cgroups;
-    setup.converse(|report, pid| match report {
+    let ready = setup.converse(|report, pid| match report {
         Report::JoinCgroup => cgroups.attach(pid),
+        Report::Born => adjust(pid),
         _ => Ok(()),
-    })?;
+    });
+    if let Err(error) = ready {
+        // A container that ended meanwhile has no namespaces to join.
+        return Err(match record::has_ended(container.init.pidfd.as_fd()) {
+            true => Error::NotRunning,
+            false => error,
+        });
+    }
     container.warnings.append(&mut warnings);
     setup.finish()
 }
@@ -56,12 +72,11 @@ fn plan(
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
     let mut steps = Vec::with_capacity(32);
-    steps.push(Step::NewSession);
+    let preserve_fds = options.preserve_fds;
     steps.extend(container.cgroups.plan_joins()?);
     affinity.plan(&mut steps);
-    process::plan_early(options.process, &mut steps)?;
     let user_namespace = container.namespaces & libc::CLONE_NEWUSER != 0 || crate::rootless::is_rootless();
-    for flags in join_order(container.namespaces & !libc::CLONE_NEWPID) {
+    for flags in join_order(container.namespaces) {
         let pidfd = container.init.pidfd.try_clone();
         let fd =
             pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
@@ -70,6 +85,11 @@ fn plan(
     if container.namespaces & libc::CLONE_NEWNS == 0 {
         steps.push(Step::ChangeRoot(root_of(container)?));
     }
+    if container.namespaces & libc::CLONE_NEWPID != 0 {
+        steps.push(Step::BeBorn { first: 3 + preserve_fds, keep: Vec::new() });
+    }
+    steps.push(Step::NewSession);
+    process::plan_early(options.process, &mut steps)?;
     if user_namespace {
         steps.push(Step::BecomeRoot);
     }
@@ -91,10 +111,25 @@ fn plan(
         origin: if user_namespace { Origin::UserNamespace } else { Origin::Runtime },
         after_stdio: Vec::new(),
         hand_over: None,
-        preserve_fds: options.preserve_fds,
+        preserve_fds,
         last: None,
     };
-    process::plan(steps, context, warnings)
+    let mut plan = process::plan(steps, context, warnings)?;
+    keep_stdio(&mut plan.steps);
+    Ok(plan)
+}
+
+/// The descriptors that become stdio outlive the birth of the process.
+fn keep_stdio(steps: &mut [Step]) {
+    let stdio = steps.iter().find_map(|step| match step {
+        Step::Stdio { fds, .. } => Some(fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()),
+        _ => None,
+    });
+    for step in steps {
+        if let Step::BeBorn { keep, .. } = step {
+            *keep = stdio.clone().unwrap_or_default();
+        }
+    }
 }
 
 /// The root of a container that has the host's mount namespace.

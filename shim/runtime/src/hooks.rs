@@ -290,8 +290,10 @@ impl PreparedHook {
 
 /// Waits for a hook, no longer than its timeout; `ETIMEDOUT` if it had to be killed.
 fn wait_for(child: &process::Child, timeout: Option<Duration>) -> SysResult<Exit> {
-    let Some(timeout) = timeout else { return process::wait(child.pidfd.as_fd(), Reap::Take) };
-    let deadline = Instant::now() + timeout;
+    // One that the clock cannot express never passes.
+    let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
+        return process::wait(child.pidfd.as_fd(), Reap::Take);
+    };
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };

@@ -37,6 +37,7 @@ mod namespaces;
 mod net_devices;
 mod options;
 mod paths;
+mod patience;
 mod process;
 mod procfs;
 mod record;

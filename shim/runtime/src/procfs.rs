@@ -17,7 +17,13 @@ const PROC_ROOT: u64 = 1;
 /// Puts it in front of the steps that need it, if any does.
 pub(crate) fn plan(steps: &mut Vec<Step>) -> Result<()> {
     let needed = |step: &Step| matches!(step, Step::WriteProc { .. } | Step::OpenLabel { .. });
-    if steps.iter().any(needed) {
+    if !steps.iter().any(needed) {
+        return Ok(());
+    }
+    // The host's must not be in a process that the container sees.
+    if let Some(born) = steps.iter().position(|step| matches!(step, Step::BeBorn { .. })) {
+        steps.insert(born + 1, Step::OwnProcfs);
+    } else {
         let fd = open().map_err(|errno| Error::System {
             doing: "make a procfs of the runtime's own",
             source: errno.into(),
@@ -27,10 +33,11 @@ pub(crate) fn plan(steps: &mut Vec<Step>) -> Result<()> {
     Ok(())
 }
 
-fn open() -> Result<OwnedFd, Errno> {
+/// A procfs for this process; allocates nothing.
+pub(crate) fn open() -> Result<OwnedFd, Errno> {
     match new() {
-        // Without privilege over the process ids' user namespace: the host's, without what is mounted in it.
-        Err(Errno::PERM | Errno::NOSYS) => verified(hosts()?),
+        // Without privilege over the process ids' user namespace: the one at hand, without what is mounted in it.
+        Err(Errno::PERM | Errno::NOSYS) => verified(mounted()?),
         other => other,
     }
 }
@@ -44,7 +51,7 @@ fn new() -> Result<OwnedFd, Errno> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
-fn hosts() -> Result<OwnedFd, Errno> {
+fn mounted() -> Result<OwnedFd, Errno> {
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     match open_tree(CWD, c"/proc", clone) {
         Err(Errno::PERM | Errno::INVAL) => rustix::fs::open(

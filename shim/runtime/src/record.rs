@@ -73,7 +73,7 @@ impl Record {
 }
 
 /// Whether all of its threads have: a process whose first thread has ended alone is a zombie in /proc, and lives.
-fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut ready = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
@@ -81,12 +81,18 @@ fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 
 /// Start time of a process.
 fn moment(pid: i32) -> Option<u64> {
+    moment_and_state(pid).map(|(moment, _)| moment)
+}
+
+/// Start time and state of a process.
+pub(crate) fn moment_and_state(pid: i32) -> Option<(u64, u8)> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may contain anything.
     let after = text.iter().rposition(|byte| *byte == b')')? + 2;
     let fields = std::str::from_utf8(text.get(after..)?).ok()?;
     let mut fields = fields.split(' ');
-    fields.nth(19)?.parse().ok()
+    let state = *fields.next()?.as_bytes().first()?;
+    Some((fields.nth(18)?.parse().ok()?, state))
 }
 
 impl Record {

@@ -1,7 +1,9 @@
 //! Opening the gate: the process becomes its program, or says why it cannot.
 
 use crate::init::channel::Report;
+use crate::patience::{Heard, Patience};
 use crate::{Container, Error, Process, Result};
+use rustix::fd::AsFd;
 
 pub(crate) fn start_container(container: &mut Container) -> Result<()> {
     if std::mem::take(&mut container.restored) {
@@ -28,6 +30,14 @@ pub(crate) fn start_process(process: &mut Process) -> Result<()> {
         // Killed while it waited.
         Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Err(Error::NotRunning),
         other => other.map_err(system)?,
+    }
+    match Patience::new(gate.patience).wait(&gate.channel, process.pidfd.as_fd(), process.pid) {
+        Ok(Heard::Something) => {}
+        Ok(Heard::Exit) => return Ok(()),
+        Err(stuck) => {
+            let _ = process.kill(libc::SIGKILL);
+            return Err(stuck);
+        }
     }
     match gate.channel.receive() {
         // End of file: execve closed the other end. A process that was killed at this moment looks the same, and its exit

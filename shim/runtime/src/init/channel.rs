@@ -23,6 +23,8 @@ pub(crate) enum Report {
     RunHooks,
     /// Hands over the seccomp listener: the number that it has in the child.
     Listener(i32),
+    /// Introduces the process that goes on in this one's place, and waits for an answer (its pidfd comes with the message).
+    Born,
     /// Waits at the gate.
     Ready,
     /// Hands over the terminal's master side (the descriptor comes with the message).
@@ -85,6 +87,7 @@ impl Report {
             Report::Terminal => [4, 0, 0, 0, 0],
             Report::SetClocks => [6, 0, 0, 0, 0],
             Report::Listener(fd) => [7, fd as u32, 0, 0, 0],
+            Report::Born => [9, 0, 0, 0, 0],
             Report::Failed(f) => [5, f.step, f.errno as u32, f.detail, f.how as u32],
         };
         let mut bytes = [0; SIZE];
@@ -112,6 +115,7 @@ impl Report {
             }),
             6 => Report::SetClocks,
             7 => Report::Listener(word(1) as i32),
+            9 => Report::Born,
             _ => return None,
         })
     }
@@ -143,12 +147,12 @@ impl Channel {
         rustix::net::send(&self.0, &report.to_wire(), SendFlags::NOSIGNAL).map(drop)
     }
 
-    /// Child: hands over the master side of its terminal.
-    pub(crate) fn send_terminal(&self, master: BorrowedFd<'_>) -> SysResult<()> {
-        let bytes = Report::Terminal.to_wire();
+    /// Child: says something that a descriptor belongs to.
+    pub(crate) fn send_with(&self, report: Report, fd: BorrowedFd<'_>) -> SysResult<()> {
+        let bytes = report.to_wire();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fds = [master];
+        let fds = [fd];
         if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(Errno::NOBUFS);
         }
@@ -221,6 +225,7 @@ mod tests {
             Report::SetClocks,
             Report::RunHooks,
             Report::Listener(9),
+            Report::Born,
             Report::Ready,
             Report::Terminal,
             Report::Failed(failure),

@@ -58,6 +58,12 @@ pub(crate) enum Step {
         flags: i32,
         what: String,
     },
+    /// Makes the process that does the rest, now that everything is joined: those who share its process ids find nothing of
+    /// the host in it, neither its files nor descriptors from `first` on that are not to be kept.
+    BeBorn {
+        first: u32,
+        keep: Vec<i32>,
+    },
     /// Makes further new namespaces.
     Unshare {
         flags: i32,
@@ -72,6 +78,8 @@ pub(crate) enum Step {
     Domainname(CString),
     /// Remembers a procfs of the runtime's own for the next two kinds of steps.
     Procfs(OwnedFd),
+    /// Makes it where the process is, and remembers it alike.
+    OwnProcfs,
     /// Writes a file of that procfs.
     WriteProc {
         path: CString,

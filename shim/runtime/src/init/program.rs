@@ -99,10 +99,16 @@ fn search_passwd(root: BorrowedFd<'_>, uid: u32, line: &mut Line) -> Result<bool
     }
     let mut chunk = [0u8; 4096];
     let mut too_long = false;
+    let mut total = 0;
     loop {
         let read = rustix::io::read(&file, &mut chunk)?;
         if read == 0 {
             return Ok(!too_long && line.is_of(uid));
+        }
+        // It may grow while it is read.
+        total += read as u64;
+        if total > PASSWD_MAX {
+            return Ok(false);
         }
         for &byte in &chunk[..read] {
             if byte == b'\n' {

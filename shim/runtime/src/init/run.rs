@@ -59,12 +59,43 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_
     }
     rustix::process::umask(Mode::empty());
     let Plan { steps, program } = plan;
-    for (index, step) in steps.iter().enumerate() {
-        if let Err(trouble) = child.step(step, program, channel) {
+    follow(&mut child, steps, 0, program, channel)
+}
+
+/// Does the steps from `first` on.
+fn follow(
+    child: &mut Child,
+    steps: &[Step],
+    first: usize,
+    program: &mut program::Program,
+    channel: &Channel,
+) -> i32 {
+    for (index, step) in steps.iter().enumerate().skip(first) {
+        let done = match step {
+            Step::BeBorn { first, keep } => {
+                let rest = || follow(child, steps, index + 1, program, channel);
+                match bear(*first, keep, channel, rest) {
+                    Ok(()) => return 0,
+                    Err(errno) => Err(errno.into()),
+                }
+            }
+            step => child.step(step, program, channel),
+        };
+        if let Err(trouble) = done {
             return fail_late(&steps[..index], channel, index, trouble);
         }
     }
     255
+}
+
+/// Makes the process that does the rest, as a child of the parent's, and introduces it. It begins when the parent knows it.
+fn bear(first: u32, keep: &[i32], channel: &Channel, rest: impl FnOnce() -> i32) -> SysResult<()> {
+    close_fds(first, keep, channel)?;
+    let born = process::spawn_sibling(0, None, || match channel.await_answer() {
+        Ok(()) => rest(),
+        Err(_) => 1,
+    })?;
+    channel.send_with(Report::Born, born.pidfd.as_fd())
 }
 
 /// Tells whoever opened the gate, if it is behind, or else the parent.
@@ -128,6 +159,9 @@ impl Child {
             Step::LoopbackUp => net::loopback_up()?,
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes())?,
             Step::Domainname(name) => rustix::system::setdomainname(name.to_bytes())?,
+            // Never among the steps of one process: see `follow`.
+            Step::BeBorn { .. } => return Err(Errno::INVAL.into()),
+            Step::OwnProcfs => self.procfs = Some(super::channel::above_stdio(crate::procfs::open()?)?),
             Step::Procfs(fd) => self.procfs = Some(rustix::io::fcntl_dupfd_cloexec(fd, 3)?),
             Step::WriteProc { path, value } => {
                 write_all(self.open_proc(path)?.as_fd(), value.to_bytes())?;

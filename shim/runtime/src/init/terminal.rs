@@ -1,7 +1,7 @@
 //! Standard input, output and error of the program: three descriptors, or a terminal of the container's own devpts.
 //! Runs in the child.
 
-use super::channel::Channel;
+use super::channel::{Channel, Report};
 use super::run::{Child, Trouble};
 use super::{Console, mounting};
 use crate::paths::{self, Kind, Links};
@@ -48,7 +48,7 @@ impl Child {
         if console == Console::Bind {
             self.with_root(|root| bind_console(root, slave.as_fd()))?;
         }
-        channel.send_terminal(master.as_fd())?;
+        channel.send_with(Report::Terminal, master.as_fd())?;
         rustix::process::ioctl_tiocsctty(&slave)?;
         rustix::stdio::dup2_stdin(&slave)?;
         rustix::stdio::dup2_stdout(&slave)?;

@@ -89,6 +89,16 @@ fn a_hook_that_hangs_is_killed() {
 }
 
 #[test]
+fn a_timeout_that_no_clock_can_express_never_passes() {
+    let mut bundle = Bundle::new("true");
+    let mut quick = hook("true");
+    quick["timeout"] = json!(i64::MAX);
+    bundle.spec["hooks"] =
+        json!({ "createRuntime": [quick], "createContainer": [quick], "startContainer": [quick] });
+    bundle.output();
+}
+
+#[test]
 fn a_failing_poststart_hook_kills_the_container() {
     let mut bundle = Bundle::new("sleep 100");
     bundle.spec["hooks"] = json!({ "poststart": [hook("exit 1")] });

@@ -4,6 +4,7 @@ use crate::bundle::{Bundle, shell};
 use longshore_runtime::Error;
 use serde_json::json;
 use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
 
 #[test]
 fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
@@ -33,6 +34,74 @@ fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
     assert!(!outcome.stdout.contains("->"), "{outcome:?}");
     waiting.start().unwrap();
     crate::bundle::wait(waiting.pid(), waiting.pidfd());
+    running.kill();
+}
+
+/// A container that stops every process which appears beside it, and then looks into it with all rights that a debugger has.
+#[test]
+fn cve_2016_9962_a_stopped_exec_shows_nothing_of_the_host_and_holds_nobody_up() {
+    let mut bundle = Bundle::new("");
+    let secret = bundle.dir.path().join("secret");
+    std::fs::write(&secret, "host\n").unwrap();
+    let attack = format!(
+        "echo ready; while :; do i=2; while [ $i -lt 400 ]; do i=$((i+1)); kill -STOP $i 2>/dev/null || continue; \
+         cat /proc/$i/root{} && echo LEAK; echo x > /proc/$i/root{0}.2 && echo LEAK; \
+         for f in /proc/$i/fd/*; do readlink $f; done; echo stopped; kill -KILL $i; done; done",
+        secret.display()
+    );
+    bundle.args(&["/bin/sh", "-c", &attack]);
+    let all = json!(["CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SYS_PTRACE"]);
+    bundle.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let (mut failed, until) = (0, Instant::now() + Duration::from_secs(20));
+    while failed < 5 && Instant::now() < until {
+        let began = Instant::now();
+        // Stopped and killed as its program, or before, when the runtime says so.
+        failed += usize::from(running.exec(shell("true")).is_err());
+        assert!(began.elapsed() < Duration::from_secs(15), "an exec was held up for {:?}", began.elapsed());
+    }
+    let seen = running.stdout();
+    running.kill();
+    assert!(failed > 0, "no exec was ever met before it was its program: {seen}");
+    assert!(seen.contains("stopped") && !seen.contains("LEAK") && !seen.contains("host\n"), "{seen}");
+    assert!(!seen.contains("/sys/fs/cgroup") && !seen.contains("cgroup.procs"), "{seen}");
+    assert!(!secret.with_extension("2").exists());
+}
+
+/// One that is stopped for good.
+#[test]
+fn an_exec_that_stands_still_is_given_up() {
+    let mut bundle = Bundle::new("");
+    let attack = "echo ready; while :; do i=2; while [ $i -lt 400 ]; do i=$((i+1)); kill -STOP $i 2>/dev/null; done; done";
+    bundle.args(&["/bin/sh", "-c", attack]);
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let until = Instant::now() + Duration::from_secs(20);
+    let stuck = loop {
+        let spec = serde_json::from_value(shell("true")).unwrap();
+        let (stdio, _, _) = crate::bundle::files();
+        let options = longshore_runtime::ExecOptions {
+            process: &spec,
+            stdio,
+            console_size: None,
+            ignore_paused: false,
+            preserve_fds: 0,
+        };
+        let mut process = match running.container().exec(options) {
+            Ok(process) => process,
+            Err(error) => break error,
+        };
+        let started = process.start();
+        // A container does not end before those that were put into it are reaped.
+        let _ = process.kill(libc::SIGKILL);
+        crate::bundle::wait(process.pid(), process.pidfd());
+        match started {
+            Ok(()) => assert!(Instant::now() < until, "no exec was ever stopped"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(stuck, Error::Stuck { .. }), "{stuck}");
     running.kill();
 }
 

@@ -1,0 +1,89 @@
+//! Waiting for a process that is being set up.
+//!
+//! What always holds: nobody who shares its process ids can hold up the runtime by stopping it.
+
+use crate::init::channel::Channel;
+use crate::{Error, Result, record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::BorrowedFd;
+use rustix::io::Errno;
+use std::time::{Duration, Instant};
+
+/// How often a silent process is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a killed process may take to end.
+const END: Duration = Duration::from_secs(1);
+
+/// What ended the wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// A message, or the end of the channel.
+    Something,
+    /// The process is gone, and said nothing more.
+    Exit,
+}
+
+/// How long to wait.
+pub(crate) struct Patience {
+    limit: Option<Duration>,
+    since: Instant,
+}
+
+impl Patience {
+    /// Counts from now; `None` for as long as the process does something, as it may run hooks.
+    pub(crate) fn new(limit: Option<Duration>) -> Patience {
+        Patience { limit, since: Instant::now() }
+    }
+
+    /// Waits until the process has something to say or is gone.
+    ///
+    /// # Errors
+    /// [`Error::Stuck`] if it is stopped, or took too long.
+    pub(crate) fn wait(&self, channel: &Channel, process: BorrowedFd<'_>, pid: i32) -> Result<Heard> {
+        loop {
+            let mut fds = [
+                PollFd::from_borrowed_fd(channel.fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(process, PollFlags::IN),
+            ];
+            match poll_for(&mut fds, LOOK)? {
+                0 => self.look_at(pid)?,
+                // What it said comes before its end, but the end may have come between the two looks of one poll.
+                _ if !fds[0].revents().is_empty() || poll_for(&mut fds[..1], Duration::ZERO)? > 0 => {
+                    return Ok(Heard::Something);
+                }
+                _ => return Ok(Heard::Exit),
+            }
+        }
+    }
+
+    fn look_at(&self, pid: i32) -> Result<()> {
+        let stuck = |why: String| Err(Error::Stuck { why });
+        match record::moment_and_state(pid) {
+            Some((_, b'T')) => stuck("was stopped by a signal from within the container".into()),
+            _ => match self.limit {
+                Some(limit) if self.since.elapsed() >= limit => {
+                    stuck(format!("took longer than {} s", limit.as_secs()))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+/// Whether a killed process ends soon.
+pub(crate) fn ended(process: BorrowedFd<'_>) -> bool {
+    poll_for(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], END).is_ok_and(|ready| ready > 0)
+}
+
+fn poll_for(fds: &mut [PollFd<'_>], time: Duration) -> Result<usize> {
+    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+    loop {
+        match poll(fds, Some(&time)) {
+            Err(Errno::INTR) => continue,
+            Err(errno) => {
+                return Err(Error::System { doing: "wait for the process", source: errno.into() });
+            }
+            Ok(ready) => return Ok(ready),
+        }
+    }
+}
