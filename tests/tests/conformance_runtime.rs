@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use longshore_tests::containerd::RUNC;
 use longshore_tests::daemon::{Output, eventually, program, run};
@@ -36,6 +37,8 @@ fn has_v1_memory() -> bool {
     Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists()
 }
 
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
 /// podman with everything in a folder of its own.
 struct Podman {
     folder: tempfile::TempDir,
@@ -50,7 +53,8 @@ impl Podman {
     /// With busybox.
     fn new() -> Podman {
         let folder = tempfile::Builder::new().prefix(leaks::PREFIX).tempdir().expect("a folder");
-        let cgroup_parent = format!("{}{}-podman", leaks::PREFIX, std::process::id());
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let cgroup_parent = format!("{}{}-podman{number}", leaks::PREFIX, std::process::id());
         let podman = Podman { folder, cgroup_parent };
         fs::write(podman.path("containers.conf"), CONFIG).expect("a file");
         let storage = format!(
