@@ -127,7 +127,7 @@ fn fetch(packages: &Path) -> Result<()> {
     let image = depends
         .split_whitespace()
         .filter(|word| *word != KERNEL && word.starts_with("linux-image-"))
-        .last()
+        .next_back()
         .or(image);
     let image = image.with_context(|| format!("apt knows no {KERNEL}; try apt-get update"))?;
     run(Command::new("apt-get")

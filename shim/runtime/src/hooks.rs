@@ -163,7 +163,7 @@ pub fn run_poststop(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path) -> 
     let about = About { id, bundle, annotations: spec.annotations().as_ref() };
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
     match prepare(Moment::Poststop, hooks, &about)? {
-        Some(hooks) => hooks.each(0).fold(Ok(()), |all, one| all.and(one)),
+        Some(hooks) => hooks.each(0).reduce(Result::and).unwrap_or(Ok(())),
         None => Ok(()),
     }
 }

@@ -77,7 +77,7 @@ fn attributes(scheduler: &Scheduler) -> SchedAttr {
 
 /// `linux.memoryPolicy` for every process of the container.
 pub(crate) fn memory_policy(linux: &Linux) -> Result<Option<MemoryPolicy>> {
-    linux.memory_policy().as_ref().map(|policy| MemoryPolicy::new(policy)).transpose()
+    linux.memory_policy().as_ref().map(MemoryPolicy::new).transpose()
 }
 
 /// A NUMA policy as the kernel takes it.

@@ -85,11 +85,11 @@ pub struct Order {
 impl Order {
     /// Starts it.
     pub fn spawn(mut self) -> Result<Running> {
-        self.spawn_child().or_else(|source| {
+        self.spawn_child().map_err(|source| {
             let why = format!("exec: {:?}: {source}", self.runtime);
             let error = Error::Command { runtime: self.runtime.clone(), verb: self.verb, why };
             // A judge cannot make a success of what was never run.
-            Err((self.judge)(error).err().unwrap_or(Error::Finished))
+            (self.judge)(error).err().unwrap_or(Error::Finished)
         })
     }
 

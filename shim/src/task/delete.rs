@@ -113,7 +113,7 @@ impl Shim {
     fn deleted(&mut self, serial: u32, result: Result<Deleted>) {
         match result {
             Ok(Deleted { response, callers }) => {
-                callers.into_iter().for_each(|caller| self.reply(caller, Ok(response.clone())));
+                callers.into_iter().for_each(|caller| self.reply(caller, Ok(response)));
             }
             Err(error) => self.fail_deleters(serial, &error),
         }
@@ -140,7 +140,7 @@ impl Shim {
     /// Forgets a container, which another runtime has deleted already.
     fn delete_container(&mut self, serial: u32) -> Result<Deleted> {
         let deleted = self.last_words(serial)?;
-        let response = deleted.response.clone();
+        let response = deleted.response;
         let id = self.processes.get(&serial).ok_or(Error::Finished)?.container.clone();
         let task = self.tasks.get_mut(&*id).ok_or(Error::Finished)?;
         if let Some(oom) = task.driver.as_ref().and_then(Driver::oom_fd) {

@@ -410,7 +410,8 @@ fn an_assigned_shim_that_nobody_needs_leaves() {
 fn a_configuration_that_makes_no_sense_is_the_callers_fault() {
     let mut shim = Shim::new();
     shim.assign().unwrap();
-    let cases: [(fn(&mut serde_json::Value), &str); 3] = [
+    type Spoil = fn(&mut serde_json::Value);
+    let cases: [(Spoil, &str); 3] = [
         (|config| drop(config.as_object_mut().unwrap().remove("linux")), "linux: is missing"),
         (|config| drop(config.as_object_mut().unwrap().remove("process")), "process"),
         (

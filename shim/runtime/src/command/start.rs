@@ -46,9 +46,8 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         }
     }
     folder.unlock();
-    match (notify, socket) {
-        (Some(notify), Some(socket)) => notify.forward(&socket, pidfd.as_fd(), record.pid)?,
-        _ => {}
+    if let (Some(notify), Some(socket)) = (notify, socket) {
+        notify.forward(&socket, pidfd.as_fd(), record.pid)?;
     }
     Ok(0)
 }

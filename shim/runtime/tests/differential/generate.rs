@@ -28,7 +28,7 @@ impl Dice {
         &list[self.below(list.len() as u64) as usize]
     }
 
-    fn some<'a, T: Copy>(&mut self, list: &'a [T]) -> Vec<T> {
+    fn some<T: Copy>(&mut self, list: &[T]) -> Vec<T> {
         list.iter().copied().filter(|_| self.chance(1, 2)).collect()
     }
 }
