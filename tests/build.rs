@@ -26,10 +26,11 @@ const TOOLS: [&str; 19] = [
     "qemu-system-x86_64",
 ];
 
-/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folder of
+/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folders of containerd and of
 /// buildkitd and buildctl.
-const NEWER: [(&str, &str); 4] = [
+const NEWER: [(&str, &str); 5] = [
     ("LONGSHORE_NEWER_SHIM", "have_newer_shim"),
+    ("LONGSHORE_CONTAINERD_HEAD", "have_containerd_head"),
     ("LONGSHORE_NEWER_CTR", "have_newer_ctr"),
     ("LONGSHORE_NEWER_DOCKERD", "have_newer_dockerd"),
     ("LONGSHORE_BUILDKIT", "have_buildkit"),

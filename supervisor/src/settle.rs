@@ -2,7 +2,7 @@
 //! not need to be idle.
 //!
 //! What always holds: it settles once after such work, when none has ended for [`QUIET`]; a daemon that answers small requests,
-//! or does nothing, does nothing here.
+//! or does nothing, does nothing here. Pages of code go once, after the start: those that requests run stay mapped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,7 @@ impl Settle {
 }
 
 async fn run(ends: Arc<Ends>) {
+    let mut starting = true;
     loop {
         ends.any.notified().await;
         loop {
@@ -52,9 +53,12 @@ async fn run(ends: Arc<Ends>) {
                 break;
             }
         }
-        let give_back = || {
+        let after_start = std::mem::take(&mut starting);
+        let give_back = move || {
             malloc::trim();
-            code::unmap();
+            if after_start {
+                code::unmap();
+            }
             Ok(())
         };
         if let Err(error) = blocking(give_back).await {

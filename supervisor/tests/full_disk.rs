@@ -41,10 +41,7 @@ impl Drop for SmallDisk {
 async fn a_full_disk_is_told_survived_and_cleaned() {
     let mut daemon = Daemon::start();
     assert!(daemon.stop());
-    let Some(disk) = SmallDisk::mount(&daemon.root(), 24) else {
-        eprintln!("skipped: mounting is not allowed here");
-        return;
-    };
+    let disk = SmallDisk::mount(&daemon.root(), 24).expect("a small tmpfs: the tests need root");
     daemon.restart();
     let clients = daemon.clients().await;
     let kept = clients.put("small", b"small", &[("containerd.io/gc.root", "x")]).await.unwrap();

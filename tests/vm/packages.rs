@@ -126,8 +126,7 @@ fn fetch(packages: &Path) -> Result<()> {
     let image = depends.split_whitespace().find(|word| word.starts_with("linux-image-"));
     let image = depends
         .split_whitespace()
-        .filter(|word| *word != KERNEL && word.starts_with("linux-image-"))
-        .next_back()
+        .rfind(|word| *word != KERNEL && word.starts_with("linux-image-"))
         .or(image);
     let image = image.with_context(|| format!("apt knows no {KERNEL}; try apt-get update"))?;
     run(Command::new("apt-get")

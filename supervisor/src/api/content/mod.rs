@@ -13,7 +13,6 @@ use super::encoded::{self, Encoded};
 use super::routes::Routes;
 use super::{LIST_BATCH, STREAM_BUFFER, convert, lease, namespace, required};
 use crate::content::{ContentStore, Digest, IngestStatus};
-use crate::error::Error;
 use crate::filters::Filter;
 use crate::labels::from_hash;
 use crate::services::Services;
@@ -52,9 +51,14 @@ impl wire::content_server::Content for Service {
     type ReadStream = ReceiverStream<Result<wire::ReadContentResponse, Status>>;
     type WriteStream = ReceiverStream<Result<wire::WriteContentResponse, Status>>;
 
-    async fn info(&self, _: Request<wire::InfoRequest>) -> Result<Response<wire::InfoResponse>, Status> {
-        // Answered by [`encoded`].
-        Err(Error::Unimplemented { what: "Content.Info past the front of its service".into() }.into())
+    async fn info(
+        &self,
+        request: Request<wire::InfoRequest>,
+    ) -> Result<Response<wire::InfoResponse>, Status> {
+        // Requests from the socket take the shorter way of [`encoded`].
+        let digest = Digest::parse(&request.get_ref().digest)?;
+        let info = self.0.content.info(&namespace(&request)?, &digest)?;
+        Ok(Response::new(wire::InfoResponse { info: Some(info.into()) }))
     }
 
     async fn update(
