@@ -75,7 +75,7 @@ fn end_own(path: &Path, id: &str) -> Result<()> {
     if number(&path.join(bundle::INIT_PID)).is_none() {
         return Ok(());
     }
-    longshore_runtime::cgroups::remove_orphan(&longshore_runtime::cgroups::path_of(&spec, id))?;
+    longshore_runtime::cgroups::remove_orphan(&longshore_runtime::cgroups::path_of(&spec, id, false))?;
     Ok(longshore_runtime::run_poststop(&spec, id, path)?)
 }
 

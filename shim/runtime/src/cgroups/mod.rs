@@ -202,7 +202,7 @@ impl CgroupPaths {
         let mut made = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new(), unit: None };
         let mut placeholder = None;
         match manager {
-            Manager::Files => made.path = relative(&path_of(spec, id))?,
+            Manager::Files => made.path = relative(&path_of(spec, id, false))?,
             Manager::Systemd => {
                 let unit = Unit::parse(&path_in(spec).unwrap_or_default(), id)?;
                 made.path = unit.path()?;
@@ -325,9 +325,10 @@ impl CgroupPaths {
 const DEFAULT_PARENT: &str = "/longshore";
 
 /// Where the cgroups of a container with this config are.
-pub fn path_of(spec: &Spec, id: &str) -> String {
+pub fn path_of(spec: &Spec, id: &str, by_systemd: bool) -> String {
     match path_in(spec) {
         Some(path) => path,
+        None if by_systemd => systemd::usual_path(id),
         None if crate::rootless::is_rootless() => format!("{}{DEFAULT_PARENT}-{id}", own_path()),
         None => format!("{DEFAULT_PARENT}/{id}"),
     }

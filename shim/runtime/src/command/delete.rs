@@ -84,7 +84,7 @@ fn end(root: &Path, folder: &Folder, state: &State) -> Result<()> {
         None => {
             // Its creator ended half-way: what it may have made has the name that the config gives.
             if let Ok(config) = &config {
-                let path = cgroups::path_of(config, &state.id);
+                let path = cgroups::path_of(config, &state.id, state.systemd_cgroup);
                 if !is_named_by_another(root, &state.id, &path) {
                     cgroups::remove_orphan(&path)?;
                 }

@@ -3,10 +3,12 @@
 //! What always holds: one caller, one call at a time; every wait ends by a deadline; no message is larger than a bound.
 
 use super::value::{Reader, Value, pad};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long systemd may take to answer, or to finish a job.
@@ -190,14 +192,23 @@ impl Connection {
     }
 
     fn read(&mut self, into: &mut [u8], deadline: Instant) -> io::Result<()> {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read_exact(into).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                io::Error::other(format!("no answer within {} s", PATIENCE.as_secs()))
+        let late = || io::Error::other(format!("no answer within {} s", PATIENCE.as_secs()));
+        let mut rest = into;
+        while !rest.is_empty() {
+            // Asked anew for every piece: many small ones must not take longer than one.
+            let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+            self.stream.set_read_timeout(Some(left.ok_or_else(late)?.max(Duration::from_millis(1))))?;
+            match self.stream.read(rest) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => rest = &mut rest[length..],
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => return Err(late()),
+                    _ => return Err(error),
+                },
             }
-            _ => error,
-        })
+        }
+        Ok(())
     }
 
     fn receive(&mut self, deadline: Instant) -> Result<Message, Failure> {
@@ -242,12 +253,20 @@ fn sockets(manager: Manager) -> Vec<(PathBuf, bool)> {
 fn connect(manager: Manager) -> Result<(UnixStream, bool), Failure> {
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for (path, bus) in sockets(manager) {
-        match UnixStream::connect(&path) {
+        match connect_to(&path) {
             Ok(stream) => return Ok((stream, bus)),
             Err(error) => last = io::Error::new(error.kind(), format!("connect to {path:?}: {error}")),
         }
     }
     Err(last.into())
+}
+
+/// A connection, if it is taken within the bound.
+fn connect_to(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 fn encode(
@@ -308,6 +327,24 @@ fn decode(bytes: &[u8], fields: usize) -> Option<Message> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A peer that sends a byte now and then.
+    #[test]
+    fn a_deadline_holds_for_all_pieces_together() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let trickle = std::thread::spawn(move || {
+            while theirs.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let mut connection = Connection { stream: ours, serial: 0, bus: false, removed: VecDeque::new() };
+        let began = Instant::now();
+        let error = connection.read(&mut [0; 4096], began + Duration::from_millis(200)).unwrap_err();
+        assert!(error.to_string().contains("no answer"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        drop(connection);
+        trickle.join().unwrap();
+    }
 
     #[test]
     fn messages_are_framed() {

@@ -171,7 +171,10 @@ impl Unit {
         let started = match connection.job("StartTransientUnit", &arguments) {
             Err(Failure::Refused { name, .. }) if name.ends_with(".UnitExists") => {
                 if self.is_slice() {
-                    return Ok(());
+                    // Its end would be the end of everything in it.
+                    let why =
+                        "it exists already, and may have others in it; name a slice of the container's own";
+                    return Err(Error::Systemd { doing: "start", unit: self.name.clone(), why: why.into() });
                 }
                 // Perhaps one that failed and is only remembered.
                 let _ = connection.call("ResetFailedUnit", &arguments[..1]);
@@ -227,6 +230,11 @@ impl Unit {
     }
 }
 
+/// The path of a container whose config names none, as [`Unit::parse`] takes it.
+pub(super) fn usual_path(id: &str) -> String {
+    format!(":{PREFIX}:{id}")
+}
+
 /// What the placeholder does: nothing, until it is killed or its parent is gone.
 fn hold() -> i32 {
     let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
@@ -276,6 +284,7 @@ mod tests {
         let unit = Unit::parse("machine.slice:libpod:abc", "x").unwrap();
         assert_eq!((unit.slice.as_str(), unit.name.as_str()), ("machine.slice", "libpod-abc.scope"));
         assert_eq!(Unit::parse("", "x").unwrap().name, "longshore-x.scope");
+        assert_eq!(Unit::parse(&usual_path("x"), "").unwrap(), Unit::parse("", "x").unwrap());
         assert_eq!(Unit::parse(":cri:x", "x").unwrap().name, "cri-x.scope");
         assert_eq!(Unit::parse("a.slice::x", "x").unwrap().name, "x.scope");
         assert_eq!(Unit::parse("::a-b.slice", "x").unwrap().name, "a-b.slice");

@@ -132,7 +132,8 @@ fn quota_properties(quota: Option<i64>, period: Option<u64>, add: &mut impl FnMu
         let per_second = match quota.and_then(|quota| u64::try_from(quota).ok()) {
             Some(quota) => {
                 let exact = u128::from(quota) * 1_000_000 / u128::from(period.unwrap_or(PERIOD));
-                u64::try_from(exact).unwrap_or(INFINITY - PERCENT).next_multiple_of(PERCENT)
+                let highest = INFINITY - INFINITY % PERCENT;
+                u64::try_from(exact).unwrap_or(highest).checked_next_multiple_of(PERCENT).unwrap_or(highest)
             }
             None => INFINITY,
         };
@@ -256,6 +257,14 @@ mod tests {
 
     fn one(name: &str, value: u64) -> Property {
         (name.into(), Value::U64(value))
+    }
+
+    #[test]
+    fn a_quota_beyond_what_systemd_counts_is_its_highest() {
+        let list =
+            of(serde_json::json!({ "cpu": { "quota": 1_844_674_407_370_955_161_i64, "period": 100_000 } }));
+        let highest = u64::MAX - u64::MAX % 10_000;
+        assert!(list.contains(&one("CPUQuotaPerSecUSec", highest)), "{list:?}");
     }
 
     #[test]

@@ -134,11 +134,13 @@ fn number(kind: &str, digits: &str) -> Option<Value> {
     if kind == "double" {
         return digits.parse().ok().filter(|value: &f64| value.is_finite()).map(Value::Double);
     }
-    let value: i128 = match magnitude.strip_prefix("0x") {
-        Some(hex) => i128::from_str_radix(hex, 16).ok()?,
+    // A sign after the prefix is not ours to take; what does not fit 64 bits fits no type.
+    let value: u64 = match magnitude.strip_prefix("0x") {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u64::from_str_radix(hex, 16).ok()?,
+        Some(_) => return None,
         None => magnitude.bytes().all(|b| b.is_ascii_digit()).then(|| magnitude.parse().ok())??,
     };
-    let value = if negative { -value } else { value };
+    let value = if negative { -i128::from(value) } else { i128::from(value) };
     Some(match kind {
         "byte" => Value::Byte(value.try_into().ok()?),
         "int16" => Value::I16(value.try_into().ok()?),
@@ -154,6 +156,19 @@ fn number(kind: &str, digits: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_beyond_their_type_are_refused() {
+        for text in [
+            "int64 -0x-80000000000000000000000000000000",
+            "uint64 18446744073709551616",
+            "int32 0x+1",
+            "byte -1",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+        assert_eq!(parse("int64 -9223372036854775808").unwrap(), Value::I64(i64::MIN));
+    }
 
     #[test]
     fn typed_texts() {
