@@ -99,9 +99,12 @@ fn modules() {
 /// Runs nextest and says its exit code.
 fn tests(flavour: &str) -> Result<i32> {
     let usual = match flavour {
-        "systemd" => ["-E", "test(/^(systemd|rootless::a_users)/)"],
+        "systemd" => ["-E", "package(longshore-runtime) & test(/^(systemd|rootless::a_users)/)"],
         // What has to do with cgroups, users and the kernel's age; the rest is no different on this host.
-        _ => ["-E", "test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless|checkpoint)::/)"],
+        _ => [
+            "-E",
+            "package(longshore-runtime) & test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless)::/) | test(/^checkpoint::/)",
+        ],
     };
     let extra = unwrap_arguments();
     let mut command = Command::new("/longshore/cargo-nextest");

@@ -12,7 +12,8 @@ use std::process::Command;
 /// Size of the disk; its file is sparse.
 const SIZE: &str = "3G";
 /// Which test programs run in the machine.
-const SUITES: &[&str] = &["longshore-runtime::runtime", "longshore-runtime"];
+const SUITES: &[&str] =
+    &["longshore-runtime::runtime", "longshore-runtime", "containerd-shim-longshore-v1::shim"];
 /// Programs of ours that tests call, where the build made them.
 const PROGRAMS: &[&str] = &["longshore-runtime", "longshored", "longshore", "containerd-shim-longshore-v1"];
 

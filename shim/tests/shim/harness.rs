@@ -22,6 +22,14 @@ use crate::client::{Client, SHIM};
 
 pub const ID: &str = "c1";
 
+/// The shim: where it was built, or on PATH if the tests were taken elsewhere.
+fn program() -> PathBuf {
+    let built = PathBuf::from(env!("CARGO_BIN_EXE_containerd-shim-longshore-v1"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut known = std::env::split_paths(&path).map(|folder| folder.join("containerd-shim-longshore-v1"));
+    if built.exists() { built } else { known.find(|path| path.exists()).unwrap_or(built) }
+}
+
 /// Starts the shim binary with one end of a socket as descriptor 3.
 pub fn spawn(binary: &Path) -> (Child, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
@@ -52,6 +60,7 @@ fn rootfs() -> &'static Path {
         if ready.exists() {
             return root;
         }
+        fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let draft = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         for folder in ["bin", "dev", "proc", "sys", "tmp", "etc", "root"] {
             fs::create_dir(draft.path().join(folder)).unwrap();
@@ -111,7 +120,7 @@ pub struct Shim {
 impl Shim {
     /// A waiting shim with an empty bundle.
     pub fn new() -> Self {
-        Self::with_binary(Path::new(env!("CARGO_BIN_EXE_containerd-shim-longshore-v1")))
+        Self::with_binary(&program())
     }
 
     pub fn with_binary(binary: &Path) -> Self {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attach;
+mod checkpoint;
 mod client;
 mod commands;
 mod foreign;
