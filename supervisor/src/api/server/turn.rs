@@ -69,20 +69,28 @@ mod tests {
             let answered = Arc::clone(&answered);
             move || answered.fetch_add(1, Ordering::Relaxed)
         };
-        let (at_once, later) = (count(), count());
+        let (at_once, later, after) = (count(), count(), count());
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
-        arrivals.execute(async { panic!("a request that panics, on purpose") });
+        arrivals.execute(async move {
+            at_once();
+        });
         arrivals.execute(async move {
             let _ = gone.await;
             later();
         });
+        arrivals.execute(async { panic!("a request that panics, on purpose") });
+        // To tell of a panic may take longer than a turn: this one begins now or in a task of its own.
+        let (beyond, done) = tokio::sync::oneshot::channel();
         arrivals.execute(async move {
-            at_once();
+            after();
+            let _ = beyond.send(());
         });
         assert!(arrivals.begin());
-        assert_eq!(answered.load(Ordering::Relaxed), 1);
+        assert!(answered.load(Ordering::Relaxed) >= 1);
+        done.await.unwrap();
+        assert_eq!(answered.load(Ordering::Relaxed), 2);
         go.send(()).unwrap();
-        while answered.load(Ordering::Relaxed) < 2 {
+        while answered.load(Ordering::Relaxed) < 3 {
             tokio::task::yield_now().await;
         }
         assert!(!arrivals.begin());
