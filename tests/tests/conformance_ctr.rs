@@ -91,7 +91,9 @@ fn content_snapshots_and_leases_can_be_handled_alone() {
     daemon.ctr(&["snapshots", "rm", &chain]).expect(1);
     daemon.ctr(&["snapshots", "commit", "kept", "mine"]).ok();
     daemon.ctr(&["snapshots", "view", "look", "kept"]).ok();
-    daemon.ctr(&["snapshots", "rm", "look"]).ok();
+    // ctr holds a view by nothing: a collection that comes in between takes it, as with containerd.
+    let gone = daemon.ctr(&["snapshots", "rm", "look"]);
+    assert!(gone.code == 0 || gone.stderr.contains("not found"), "{gone:?}");
     daemon.ctr(&["snapshots", "rm", "kept"]).ok();
 
     daemon.ctr(&["leases", "create", "--id", "mine", "--expires", "1h", "a=b"]).ok();
