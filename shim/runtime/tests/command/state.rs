@@ -77,7 +77,7 @@ fn ids_do_not_lead_out_of_the_root() {
 fn a_create_that_was_killed_leaves_what_delete_removes() {
     let bundle = Bundle::new("true");
     let mut spec = bundle.spec.clone();
-    spec["hooks"] = serde_json::json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 20 }] });
+    spec["hooks"] = serde_json::json!({ "createRuntime": [{ "path": "/bin/sleep", "args": ["sleep", "15"], "timeout": 20 }] });
     std::fs::write(bundle.dir.path().join("config.json"), spec.to_string()).unwrap();
     let mut child = bundle.command(&["create", "c"]).spawn().unwrap();
     crate::bundle::eventually("it is being created", || {
