@@ -511,7 +511,7 @@ impl Drop for Setup {
         if let Some(child) = self.child.take() {
             let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             // One that the kernel holds (a dead network file system) is left to whoever reaps for this process.
-            if patience::ended(child.pidfd.as_fd()) {
+            if patience::ends_soon(child.pidfd.as_fd()) {
                 let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
             }
         }

@@ -10,7 +10,7 @@ use crate::init::channel::{self, Report};
 use crate::init::{self, Console, Missing, Plan, Step};
 use crate::scheduling::ExecAffinity;
 use crate::sys::process as sys;
-use crate::{Container, Error, ExecOptions, Process, Result, process, record};
+use crate::{Container, Error, ExecOptions, Process, Result, patience, process};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::time::Duration;
@@ -56,7 +56,7 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
     });
     if let Err(error) = ready {
         // A container that ended meanwhile has no namespaces to join.
-        return Err(match record::has_ended(container.init.pidfd.as_fd()) {
+        return Err(match patience::has_ended(container.init.pidfd.as_fd()) {
             true => Error::NotRunning,
             false => error,
         });

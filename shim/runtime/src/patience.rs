@@ -71,8 +71,17 @@ impl Patience {
 }
 
 /// Whether a killed process ends soon.
-pub(crate) fn ended(process: BorrowedFd<'_>) -> bool {
-    poll_for(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], END).is_ok_and(|ready| ready > 0)
+pub(crate) fn ends_soon(process: BorrowedFd<'_>) -> bool {
+    ends_within(process, END)
+}
+
+/// Whether all threads of a process have ended: one whose first thread has ended alone is a zombie in /proc, and lives.
+pub(crate) fn has_ended(process: BorrowedFd<'_>) -> bool {
+    ends_within(process, Duration::ZERO)
+}
+
+fn ends_within(process: BorrowedFd<'_>, time: Duration) -> bool {
+    poll_for(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], time).is_ok_and(|ready| ready > 0)
 }
 
 fn poll_for(fds: &mut [PollFd<'_>], time: Duration) -> Result<usize> {

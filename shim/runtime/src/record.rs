@@ -6,9 +6,8 @@ use crate::handover::{self, Late};
 use crate::init::{Listener, Step};
 use crate::intel_rdt::Group;
 use crate::seccomp_agent::Agent;
-use crate::{Container, Error, Process, Result, namespaces, scheduling, seccomp};
+use crate::{Container, Error, Process, Result, namespaces, patience, scheduling, seccomp};
 use oci_spec::runtime::Spec;
-use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
@@ -66,17 +65,10 @@ impl Record {
         let pidfd = rustix::process::pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Asked after opening: now the id cannot change its owner.
         match moment(self.pid) {
-            Some(started) if started == self.started && !has_ended(pidfd.as_fd()) => Some(pidfd),
+            Some(started) if started == self.started && !patience::has_ended(pidfd.as_fd()) => Some(pidfd),
             _ => None,
         }
     }
-}
-
-/// Whether all of its threads have: a process whose first thread has ended alone is a zombie in /proc, and lives.
-pub(crate) fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut ready = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    rustix::event::poll(&mut ready, Some(&now)).is_ok_and(|count| count > 0)
 }
 
 /// Start time of a process.

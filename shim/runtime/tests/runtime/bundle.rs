@@ -220,7 +220,8 @@ impl Running {
         panic!("never wrote {needle:?}: {:?} {:?}", self.stdout(), text(&mut self.stderr));
     }
 
-    pub fn exec_process(&mut self, process: Value) -> Result<(Process, File, File), Error> {
+    /// One more process, which waits at its gate.
+    pub fn exec_waiting(&mut self, process: Value) -> Result<(Process, File, File), Error> {
         let (stdio, stdout, stderr) = files();
         let process = serde_json::from_value(process).unwrap();
         let options = ExecOptions {
@@ -230,7 +231,11 @@ impl Running {
             ignore_paused: false,
             preserve_fds: 0,
         };
-        let mut process = self.container().exec(options)?;
+        Ok((self.container().exec(options)?, stdout, stderr))
+    }
+
+    pub fn exec_process(&mut self, process: Value) -> Result<(Process, File, File), Error> {
+        let (mut process, stdout, stderr) = self.exec_waiting(process)?;
         if let Err(error) = process.start() {
             wait(process.pid(), process.pidfd());
             return Err(error);

@@ -13,17 +13,8 @@ fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
     bundle.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
     let mut running = bundle.start();
     running.wait_for_output("ready");
-    let spec = serde_json::from_value(shell("true")).unwrap();
-    let (stdio, _, _) = crate::bundle::files();
-    let options = longshore_runtime::ExecOptions {
-        process: &spec,
-        stdio,
-        console_size: None,
-        ignore_paused: false,
-        preserve_fds: 0,
-    };
-    // It waits at its gate, inside the container's pid namespace already.
-    let mut waiting = running.container().exec(options).unwrap();
+    // Inside the container's pid namespace already.
+    let (mut waiting, _, _) = running.exec_waiting(shell("true")).unwrap();
     let process = shell(
         "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ $p = /proc/$$ ] || ls -l $p/fd/0 $p/exe; done",
     );
@@ -79,17 +70,8 @@ fn an_exec_that_stands_still_is_given_up() {
     running.wait_for_output("ready");
     let until = Instant::now() + Duration::from_secs(20);
     let stuck = loop {
-        let spec = serde_json::from_value(shell("true")).unwrap();
-        let (stdio, _, _) = crate::bundle::files();
-        let options = longshore_runtime::ExecOptions {
-            process: &spec,
-            stdio,
-            console_size: None,
-            ignore_paused: false,
-            preserve_fds: 0,
-        };
-        let mut process = match running.container().exec(options) {
-            Ok(process) => process,
+        let mut process = match running.exec_waiting(shell("true")) {
+            Ok((process, ..)) => process,
             Err(error) => break error,
         };
         let started = process.start();
