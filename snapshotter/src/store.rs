@@ -3,7 +3,8 @@
 //! What always holds:
 //! - A change is checked, journalled and shown in memory under the journal's lock, so that what was checked still holds when it
 //!   happens. Readers take only the lock of the memory, which is never held over I/O.
-//! - A key that is being made is reserved, and so is its parent: neither can be taken or removed meanwhile.
+//! - A key that is being made, also by a commit, is reserved, and so is its parent: neither can be taken or removed meanwhile.
+//!   Reserving takes only the lock of the memory: what a removal or a commit rests on is marked there before it is journalled.
 //! - Directory numbers are never used twice while the journal lives.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,8 @@ struct Entry {
     record: Arc<Record>,
     /// Snapshots based on this one, reserved ones included.
     children: usize,
+    /// Its removal is being journalled: nothing new may be based on it.
+    leaving: bool,
 }
 
 /// A snapshot and the directories it is made of.
@@ -162,8 +165,13 @@ impl Store {
             (record.created, record.updated) = (now, now);
         }
         let changes: Vec<Change> = staged.iter().map(|r| Change::Put(Arc::clone(r))).collect();
-        let position = self.append(&mut journal, &changes, Room::Spare)?;
+        self.reserve_names(commits)?;
+        let appended = self.append(&mut journal, &changes, Room::Spare);
         let mut state = lock(&self.state);
+        for commit in commits {
+            state.reserved.remove(commit.name);
+        }
+        let position = appended?;
         for (record, commit) in staged.into_iter().zip(commits) {
             let children = state.take(commit.key).map_or(0, |entry| entry.children);
             debug_assert_eq!(children, 0, "only committed snapshots have children");
@@ -172,6 +180,16 @@ impl Store {
         drop(state);
         drop(journal);
         self.syncer.wait(&self.journal, position)
+    }
+
+    /// Takes the names of commits, all or none.
+    fn reserve_names(&self, commits: &[Commit<'_>]) -> Result<()> {
+        let mut state = lock(&self.state);
+        if let Some(taken) = commits.iter().find(|commit| state.taken(commit.name)) {
+            return Err(Error::AlreadyExists { key: taken.name.to_owned() });
+        }
+        state.reserved.extend(commits.iter().map(|commit| commit.name.to_owned()));
+        Ok(())
     }
 
     pub fn update(&self, key: &str, change: LabelChange) -> Result<Arc<Record>> {
@@ -192,15 +210,26 @@ impl Store {
     pub fn remove(&self, key: &str) -> Result<Arc<Record>> {
         let mut journal = lock(&self.journal);
         let record = {
-            let state = lock(&self.state);
-            let entry = state.entry(key)?;
+            let mut state = lock(&self.state);
+            let not_found = || Error::NotFound { key: key.to_owned() };
+            let entry = state.entries.get_mut(key).ok_or_else(not_found)?;
             if entry.children > 0 {
                 return Err(Error::HasChildren { key: key.to_owned(), children: entry.children });
             }
+            entry.leaving = true;
             Arc::clone(&entry.record)
         };
-        self.append(&mut journal, &[Change::Delete(record.id)], Room::LastResort)?;
-        lock(&self.state).take(key);
+        let appended = self.append(&mut journal, &[Change::Delete(record.id)], Room::LastResort);
+        let mut state = lock(&self.state);
+        match appended {
+            Ok(_) => drop(state.take(key)),
+            Err(e) => {
+                if let Some(entry) = state.entries.get_mut(key) {
+                    entry.leaving = false;
+                }
+                return Err(e);
+            }
+        }
         Ok(record)
     }
 
@@ -263,7 +292,7 @@ impl State {
             }
         }
         for record in records.into_values() {
-            state.entries.insert(record.key.clone(), Entry { record, children: 0 });
+            state.entries.insert(record.key.clone(), Entry { record, children: 0, leaving: false });
         }
         let parents: Vec<String> = state.entries.values().filter_map(|e| e.record.parent.clone()).collect();
         for parent in parents {
@@ -287,7 +316,7 @@ impl State {
     }
 
     fn committed_parent(&mut self, parent: &str) -> Result<&mut Entry> {
-        match self.entries.get_mut(parent) {
+        match self.entries.get_mut(parent).filter(|entry| !entry.leaving) {
             None => Err(Error::ParentNotFound { parent: parent.to_owned() }),
             Some(entry) if entry.record.kind != Kind::Committed => {
                 Err(Error::ParentNotCommitted { parent: parent.to_owned(), kind: entry.record.kind })
@@ -372,7 +401,7 @@ impl State {
         if let Some(parent) = record.parent.as_ref().and_then(|p| self.entries.get_mut(p)) {
             parent.children += 1;
         }
-        self.entries.insert(record.key.clone(), Entry { record, children: 0 });
+        self.entries.insert(record.key.clone(), Entry { record, children: 0, leaving: false });
     }
 
     fn take(&mut self, key: &str) -> Option<Entry> {

@@ -32,6 +32,8 @@ macro_rules! conformance {
             concurrent_prepare_of_one_key_succeeds_once
             concurrent_use_keeps_every_snapshot
             a_parent_is_held_while_children_are_made
+            what_is_being_removed_gets_no_children
+            a_name_is_taken_once_by_commits_and_prepares
             the_root_of_a_child_looks_like_its_parents
             directories_are_closed_to_others
             flush_and_close_succeed

@@ -359,6 +359,48 @@ pub fn a_parent_is_held_while_children_are_made(open: Open) {
     }
 }
 
+pub fn what_is_being_removed_gets_no_children(open: Open) {
+    let fixture = Fixture::new(open);
+    let snapshots = &fixture.snapshots;
+    for round in 0..30 {
+        let parent = format!("p{round}");
+        fixture.layer(&parent, None, |_| {});
+        std::thread::scope(|scope| {
+            for child in ["one", "two"] {
+                let parent = parent.as_str();
+                scope.spawn(move || {
+                    while snapshots.prepare(child, Some(parent), Labels::new()).is_ok() {
+                        assert!(snapshots.stat(parent).is_ok(), "a child outlived its parent");
+                        snapshots.remove(child).unwrap();
+                    }
+                });
+            }
+            while snapshots.remove(&parent).is_err() {}
+        });
+    }
+}
+
+pub fn a_name_is_taken_once_by_commits_and_prepares(open: Open) {
+    let fixture = Fixture::new(open);
+    let snapshots = &fixture.snapshots;
+    for round in 0..50 {
+        let name = format!("n{round}");
+        snapshots.prepare("active", None, Labels::new()).unwrap();
+        let (committed, prepared) = std::thread::scope(|scope| {
+            let committing = scope.spawn(|| snapshots.commit(&name, "active", Labels::new()).is_ok());
+            let mut prepared = false;
+            while !prepared && !committing.is_finished() {
+                prepared = snapshots.prepare(&name, None, Labels::new()).is_ok();
+            }
+            (committing.join().unwrap(), prepared)
+        });
+        assert!(committed != prepared, "committed: {committed}, prepared: {prepared}");
+        if prepared {
+            snapshots.remove("active").unwrap();
+        }
+    }
+}
+
 pub fn the_root_of_a_child_looks_like_its_parents(open: Open) {
     let fixture = Fixture::new(open);
     fixture.layer("one", None, |at| {
