@@ -2,7 +2,7 @@
 
 use longshore_proto::longshore::engine::v1::{
     ContainerRequest, ContainerSummary, ImageRequest, InspectImageResponse, InspectResponse, LogConfig,
-    NetworkMode, Status,
+    Status,
 };
 
 use crate::cli::{Arguments, Verb};
@@ -239,10 +239,9 @@ fn host_config(found: &InspectResponse) -> Value {
         .iter()
         .map(|mount| format!("{}:{}{}", mount.source, mount.target, if mount.read_only { ":ro" } else { "" }))
         .collect();
-    let network = match config.network() {
-        NetworkMode::Default => "default",
-        NetworkMode::None => "none",
-        NetworkMode::Host => "host",
+    let network = match config.network_mode.as_str() {
+        "" => "default",
+        mode => mode,
     };
     fields! {
         "Binds" => binds,

@@ -2,10 +2,10 @@
 
 use std::path::{Component, Path};
 
-use longshore_proto::longshore::engine::v1::BindMount;
+use longshore_proto::longshore::engine::v1::Mount;
 
 /// A bind mount; named and anonymous volumes are refused, because they are not built yet.
-pub fn bind(text: &str) -> Result<BindMount, String> {
+pub fn bind(text: &str) -> Result<Mount, String> {
     let invalid = |why: &str| format!("invalid volume specification: '{text}': {why}");
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
@@ -27,7 +27,13 @@ pub fn bind(text: &str) -> Result<BindMount, String> {
         return Err(invalid("destination can't be '/'"));
     }
     let read_only = read_only(options).map_err(|mode| invalid(&format!("invalid mode: {mode}")))?;
-    Ok(BindMount { source: absolute(source)?, target: target.to_string(), read_only })
+    Ok(Mount {
+        source: absolute(source)?,
+        target: target.to_string(),
+        read_only,
+        create_source: true,
+        ..Mount::default()
+    })
 }
 
 fn read_only(options: &str) -> Result<bool, &str> {

@@ -1,6 +1,6 @@
 //! Bad arguments: each has docker's words and docker's exit code, and reaches no daemon. Good ones arrive.
 
-use longshore_proto::longshore::engine::v1::{LogConfig, NetworkMode, PullPolicy};
+use longshore_proto::longshore::engine::v1::{LogConfig, PullPolicy};
 
 use crate::engine::Engine;
 use crate::{call, longshore};
@@ -135,14 +135,14 @@ fn what_is_asked_for_arrives() {
         (config.working_dir.as_str(), config.user.as_str(), config.hostname.as_str()),
         ("/w", "u:g", "host")
     );
-    assert_eq!(config.network(), NetworkMode::Host);
+    assert_eq!(config.network_mode, "host");
     assert_eq!((config.cap_add, config.cap_drop), (vec!["NET_ADMIN".to_string()], vec!["ALL".to_string()]));
     assert_eq!((config.labels["l1"].as_str(), config.labels["l2"].as_str()), ("flag", "file"));
     assert!(config.labels.contains_key("--odd"));
     let resources = config.resources.unwrap();
     assert_eq!((resources.memory, resources.nano_cpus, resources.pids), (512 << 20, 1_500_000_000, 50));
     assert_eq!((config.stop_signal.as_str(), config.stop_timeout), ("INT", Some(-1)));
-    assert_eq!(config.log, Some(LogConfig { max_size: 10_000_000, max_files: 3 }));
+    assert_eq!(config.log, Some(LogConfig { max_size: 10_000_000, max_files: 3, ..LogConfig::default() }));
     assert!(config.mounts[0].read_only && config.mounts[0].source == "/a" && config.mounts[0].target == "/b");
     assert!(config.made_by.contains("create --name first --name n -it"));
 }

@@ -143,7 +143,7 @@ impl Engine {
                 "neither the image nor the command line names a program",
             ));
         }
-        let hostname = etc::hostname(&config.hostname, id, config.network);
+        let hostname = etc::hostname(&config.hostname, id, &config.network);
         let base = env::merge(&env::base(&hostname, config.tty), &of_image.env);
         let first_set =
             |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
@@ -156,7 +156,7 @@ impl Engine {
         labels.extend(config.labels.clone());
         let mut config = config.clone();
         config.labels = labels;
-        config.log = self.log_rotation(config.log);
+        config.log = self.log_config(config.log);
         Ok(Record {
             name: name.to_owned(),
             image_id: image.id.as_str().to_owned(),
@@ -175,9 +175,9 @@ impl Engine {
         })
     }
 
-    fn log_rotation(&self, asked: super::config::LogRotation) -> super::config::LogRotation {
+    fn log_config(&self, asked: super::config::LogConfig) -> super::config::LogConfig {
         let own = &self.config.engine;
-        super::config::LogRotation {
+        super::config::LogConfig {
             max_size: if asked.max_size == 0 {
                 i64::try_from(own.log_max_size).unwrap_or(i64::MAX)
             } else {
@@ -188,6 +188,7 @@ impl Engine {
             } else {
                 asked.max_files
             },
+            ..asked
         }
     }
 
@@ -256,8 +257,8 @@ impl Engine {
         let folder = self.folder(id);
         make_folder(&folder)?;
         let config = &record.config;
-        let hostname = etc::hostname(&config.hostname, id, config.network);
-        etc::write(&folder, &hostname, config.network)?;
+        let hostname = etc::hostname(&config.hostname, id, &config.network);
+        etc::write(&folder, &hostname, &config.network)?;
         mounts::prepare_binds(&config.mounts)?;
         if matches!(first, First::Yes) {
             layers.make_folder(&record.process_cwd)?;
@@ -442,6 +443,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
             "each target can be given once",
         ));
     }
+    super::unbuilt::check(config)?;
     resources::check(&config.limits)?;
     spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;
     if !config.stop_signal.is_empty() {

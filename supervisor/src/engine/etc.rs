@@ -4,7 +4,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use crate::engine::config::Network;
+use crate::engine::config::NetworkMode;
 use crate::error::{Error, Result};
 
 /// Largest file of the host's that is copied.
@@ -14,12 +14,10 @@ const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// Writes the files into `folder`. Nothing is synced: they are made again at every start.
-pub fn write(folder: &Path, hostname: &str, network: Network) -> Result<()> {
+pub fn write(folder: &Path, hostname: &str, network: &NetworkMode) -> Result<()> {
     let (hosts, resolv) = match network {
-        Network::Host => (host_file("/etc/hosts"), host_file("/etc/resolv.conf")),
-        Network::Default | Network::None => {
-            (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf")))
-        }
+        NetworkMode::Host => (host_file("/etc/hosts"), host_file("/etc/resolv.conf")),
+        _ => (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf"))),
     };
     put(&folder.join("hosts"), &hosts)?;
     put(&folder.join("hostname"), &format!("{hostname}\n"))?;
@@ -58,11 +56,11 @@ fn without_loopback(text: &str) -> String {
 
 /// The hostname that a container gets: what the user said, the host's in the host's network, else the id's
 /// first twelve digits.
-pub fn hostname(asked: &str, id: &str, network: Network) -> String {
+pub fn hostname(asked: &str, id: &str, network: &NetworkMode) -> String {
     if !asked.is_empty() {
         return asked.to_owned();
     }
-    if network == Network::Host
+    if *network == NetworkMode::Host
         && let Ok(name) = std::fs::read_to_string("/proc/sys/kernel/hostname")
         && !name.trim().is_empty()
     {
@@ -98,8 +96,8 @@ mod tests {
     #[test]
     fn files_are_written_in_place() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "one", Network::None).unwrap();
-        write(dir.path(), "b", Network::None).unwrap();
+        write(dir.path(), "one", &NetworkMode::None).unwrap();
+        write(dir.path(), "b", &NetworkMode::None).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("hostname")).unwrap(), "b\n");
     }
 
@@ -109,6 +107,6 @@ mod tests {
         for bad in ["a b", "a/b", "..", &"x".repeat(65), "x\ny"] {
             assert!(check_hostname(bad).is_err(), "{bad}");
         }
-        assert_eq!(hostname("", "0123456789abcdef", Network::None), "0123456789ab");
+        assert_eq!(hostname("", "0123456789abcdef", &NetworkMode::None), "0123456789ab");
     }
 }

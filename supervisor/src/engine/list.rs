@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Engine;
-use super::config::{BindMount, Record};
+use super::config::{Mount, Record};
 use super::filters::{Filters, ago};
 use super::registry::Entry;
 use super::state::{State, Status};
@@ -56,7 +56,7 @@ pub struct Summary {
     pub status_text: String,
     pub labels: BTreeMap<String, String>,
     pub network: String,
-    pub mounts: Vec<BindMount>,
+    pub mounts: Vec<Mount>,
     /// Bytes of the writable layer.
     pub size_rw: u64,
     /// Bytes of all layers.

@@ -43,6 +43,7 @@ pub mod stop;
 mod sys;
 pub mod system;
 pub mod top;
+mod unbuilt;
 pub mod wait;
 
 pub use names::NameError;

@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use longshore_proto::longshore::engine::v1::{
-    BindMount, ContainerConfig, CreateRequest, NetworkMode, PullPolicy, Resources,
-};
+use longshore_proto::longshore::engine::v1::{ContainerConfig, CreateRequest, Mount, PullPolicy, Resources};
 
 use crate::auth;
 use crate::cli::{Unbuilt, long, short};
@@ -69,7 +67,7 @@ pub struct Flags {
     /// The container's network: `none`, `host`, or `default`, which has the loopback device only until bridge
     /// networks are built
     #[arg(long, visible_alias = "net", value_name = "none|host|default", value_parser = network)]
-    pub network: Option<NetworkMode>,
+    pub network: Option<String>,
     /// Limit the number of processes; -1 for unlimited
     #[arg(long, value_name = "NUMBER", value_parser = number::integer)]
     pub pids_limit: Option<i64>,
@@ -105,7 +103,7 @@ pub struct Flags {
     pub user: Option<String>,
     /// Bind mount a folder or a file of the host
     #[arg(short, long, value_name = "HOST:CONTAINER[:ro]", value_parser = volume::bind)]
-    pub volume: Vec<BindMount>,
+    pub volume: Vec<Mount>,
     /// Working directory inside the container
     #[arg(short, long, value_name = "PATH")]
     pub workdir: Option<String>,
@@ -185,11 +183,9 @@ pub const UNBUILT: &[Unbuilt] = &[
     long("volumes-from"),
 ];
 
-fn network(text: &str) -> Result<NetworkMode, String> {
+fn network(text: &str) -> Result<String, String> {
     match text {
-        "default" => Ok(NetworkMode::Default),
-        "none" => Ok(NetworkMode::None),
-        "host" => Ok(NetworkMode::Host),
+        "default" | "none" | "host" => Ok(text.to_string()),
         "" => Err("no name set for network".into()),
         other => Err(format!(
             "the network '{other}' is not built yet: none, host and default (loopback only) are there"
@@ -235,7 +231,7 @@ impl Flags {
             open_stdin: self.interactive,
             labels,
             mounts: self.volume,
-            network: self.network.unwrap_or(NetworkMode::Default).into(),
+            network_mode: self.network.unwrap_or_default(),
             read_only_rootfs: self.read_only,
             cap_add: self.cap_add,
             cap_drop: self.cap_drop,
@@ -244,6 +240,7 @@ impl Flags {
                 memory: self.memory.unwrap_or(0),
                 nano_cpus: self.cpus.unwrap_or(0),
                 pids: self.pids_limit.unwrap_or(0).max(0),
+                ..Resources::default()
             }),
             auto_remove: self.rm,
             stop_signal: self.stop_signal.unwrap_or_default(),
@@ -251,6 +248,7 @@ impl Flags {
             log: pairs::log_config(&self.log_opt),
             platform: self.platform.unwrap_or_default(),
             made_by: made_by(std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
+            ..ContainerConfig::default()
         })
     }
 }

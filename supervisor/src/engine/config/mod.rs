@@ -2,77 +2,22 @@
 //! `longshore.engine.v1.Container` extension of an ordinary containerd container; fields are only ever added,
 //! with defaults, so that a newer daemon reads an older record.
 
+mod care;
+mod limits;
+mod mounts;
+mod network;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use care::{HealthCheck, LogConfig, RestartCondition, RestartPolicy};
+pub use limits::{Device, DeviceValue, Limits, Ulimit};
+pub use mounts::{Access, BindOptions, Mount, MountKind, TmpfsOptions, VolumeOptions};
+pub use network::{Endpoint, NetworkMode, PortBinding, Protocol};
+
 use super::state::State;
-
-/// How a container is connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// A network namespace of its own; until bridge networking exists it has the loopback device only.
-    #[default]
-    Default,
-    /// A network namespace of its own with the loopback device only.
-    None,
-    /// The host's network.
-    Host,
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Network::Default => "default",
-            Network::None => "none",
-            Network::Host => "host",
-        })
-    }
-}
-
-/// Whether a container may change what it sees through a mount.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    #[default]
-    ReadWrite,
-    ReadOnly,
-}
-
-/// A folder or file of the host inside the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BindMount {
-    /// Absolute path on the host.
-    pub source: String,
-    /// Absolute path in the container.
-    pub target: String,
-    #[serde(default)]
-    pub access: Access,
-}
-
-/// Limits of the container's cgroup; `None`: no limit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Bytes.
-    pub memory: Option<i64>,
-    /// Thousand-millionths of a CPU.
-    pub nano_cpus: Option<i64>,
-    pub pids: Option<i64>,
-}
-
-/// When the container's log is rotated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogRotation {
-    /// Bytes; 0: the daemon's default; -1: never.
-    pub max_size: i64,
-    /// Files kept, the live one included; 0: the daemon's default.
-    pub max_files: i32,
-}
 
 /// What the user asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,8 +38,8 @@ pub struct ContainerConfig {
     pub tty: bool,
     pub open_stdin: bool,
     pub labels: BTreeMap<String, String>,
-    pub mounts: Vec<BindMount>,
-    pub network: Network,
+    pub mounts: Vec<Mount>,
+    pub network: NetworkMode,
     pub read_only_rootfs: bool,
     pub cap_add: Vec<String>,
     pub cap_drop: Vec<String>,
@@ -106,11 +51,49 @@ pub struct ContainerConfig {
     pub stop_signal: String,
     /// Seconds; `None`: 10; -1: for ever.
     pub stop_timeout: Option<i32>,
-    pub log: LogRotation,
+    pub log: LogConfig,
     /// `os/arch[/variant]`; empty: the host's.
     pub platform: String,
     /// The command line that made this container.
     pub made_by: String,
+    pub domainname: String,
+    pub endpoints: Vec<Endpoint>,
+    pub publish: Vec<PortBinding>,
+    pub publish_all: bool,
+    /// `80/tcp`, beside the image's.
+    pub expose: Vec<String>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+    /// `name:address`.
+    pub extra_hosts: Vec<String>,
+    pub restart: RestartPolicy,
+    pub health: HealthCheck,
+    /// `None`: as the daemon is configured.
+    pub init: Option<bool>,
+    pub devices: Vec<Device>,
+    pub device_cgroup_rules: Vec<String>,
+    pub group_add: Vec<String>,
+    pub ipc_mode: String,
+    pub pid_mode: String,
+    pub uts_mode: String,
+    pub userns_mode: String,
+    pub cgroupns_mode: String,
+    pub cgroup_parent: String,
+    pub security_opt: Vec<String>,
+    pub sysctls: BTreeMap<String, String>,
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes; 0: 64 MiB.
+    pub shm_size: i64,
+    /// `NAME|ID[:ro|rw]`.
+    pub volumes_from: Vec<String>,
+    pub volume_driver: String,
+    /// Empty: the daemon's.
+    pub runtime: String,
+    pub annotations: BTreeMap<String, String>,
+    pub oom_score_adj: i32,
+    pub storage_opt: BTreeMap<String, String>,
+    pub cidfile: String,
 }
 
 /// Everything that the engine keeps about one container.

@@ -19,7 +19,7 @@ use oci_spec::runtime::{
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use crate::engine::config::{Access, Network, Record};
+use crate::engine::config::{Access, NetworkMode, Record};
 use crate::error::{Error, Result};
 use user::Identity;
 
@@ -110,7 +110,7 @@ fn linux(input: &Input<'_>, bounding: &oci_spec::runtime::Capabilities) -> Resul
     let privileged = input.record.config.privileged;
     let rules = if privileged { devices::privileged_rules()? } else { devices::default_rules()? };
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(input.record.config.network, privileged)?)
+        .namespaces(namespaces(&input.record.config.network, privileged)?)
         .resources(resources::resources(&input.record.config.limits, rules)?)
         .cgroups_path(format!("{}/{}", input.cgroup_parent, input.id))
         .masked_paths(if privileged { Vec::new() } else { mounts::masked_paths() })
@@ -125,14 +125,14 @@ fn linux(input: &Input<'_>, bounding: &oci_spec::runtime::Capabilities) -> Resul
     Ok(linux)
 }
 
-fn namespaces(network: Network, privileged: bool) -> Result<Vec<LinuxNamespace>> {
+fn namespaces(network: &NetworkMode, privileged: bool) -> Result<Vec<LinuxNamespace>> {
     let mut kinds = vec![
         LinuxNamespaceType::Mount,
         LinuxNamespaceType::Uts,
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Ipc,
     ];
-    if network != Network::Host {
+    if *network != NetworkMode::Host {
         kinds.push(LinuxNamespaceType::Network);
     }
     if !privileged {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use crate::engine::config::{Access, BindMount};
+use crate::engine::config::{self, Access};
 use crate::error::{Error, Result};
 
 /// Bytes of /dev/shm.
@@ -55,7 +55,7 @@ pub struct Extra<'a> {
     /// Folder that holds `hosts`, `hostname` and `resolv.conf` of this container.
     pub files: &'a Path,
     pub read_only_files: Access,
-    pub binds: &'a [BindMount],
+    pub binds: &'a [config::Mount],
     pub privileged: bool,
 }
 
@@ -106,7 +106,7 @@ pub fn mounts(extra: &Extra<'_>) -> Result<Vec<Mount>> {
             mounts.push(mount(&place, "bind", &source, file_options)?);
         }
     }
-    let mut binds: Vec<&BindMount> = extra.binds.iter().collect();
+    let mut binds: Vec<&config::Mount> = extra.binds.iter().collect();
     // A mount inside another must come after it.
     binds.sort_by_key(|bind| Path::new(&bind.target).components().count());
     for bind in binds {
@@ -130,7 +130,7 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
 }
 
 /// Checks what a user asked to be mounted and makes missing folders of the host, as `-v` does.
-pub fn prepare_binds(binds: &[BindMount]) -> Result<()> {
+pub fn prepare_binds(binds: &[config::Mount]) -> Result<()> {
     for bind in binds {
         check_bind(bind)?;
         let source = Path::new(&bind.source);
@@ -143,7 +143,7 @@ pub fn prepare_binds(binds: &[BindMount]) -> Result<()> {
 }
 
 /// The part that needs no host.
-pub fn check_bind(bind: &BindMount) -> Result<()> {
+pub fn check_bind(bind: &config::Mount) -> Result<()> {
     let spec = format!("{}:{}", bind.source, bind.target);
     let refuse = |why: &str| Err(Error::invalid(format!("volume specification '{spec}'"), why));
     if !bind.source.starts_with('/') {
@@ -165,11 +165,11 @@ pub fn check_bind(bind: &BindMount) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn bind(target: &str) -> BindMount {
-        BindMount { source: "/src".into(), target: target.into(), access: Access::ReadWrite }
+    fn bind(target: &str) -> config::Mount {
+        config::Mount { source: "/src".into(), target: target.into(), ..config::Mount::default() }
     }
 
-    fn places(binds: &[BindMount]) -> Vec<String> {
+    fn places(binds: &[config::Mount]) -> Vec<String> {
         let extra =
             Extra { files: Path::new("/f"), read_only_files: Access::ReadWrite, binds, privileged: false };
         let all = mounts(&extra).unwrap();
@@ -196,7 +196,8 @@ mod tests {
         for target in ["", "rel", "/", "/a/../b"] {
             assert!(check_bind(&bind(target)).is_err(), "{target}");
         }
-        let named = BindMount { source: "data".into(), target: "/data".into(), access: Access::ReadWrite };
+        let named =
+            config::Mount { source: "data".into(), target: "/data".into(), ..config::Mount::default() };
         assert!(check_bind(&named).is_err());
     }
 }

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     fn limits(memory: Option<i64>, nano_cpus: Option<i64>, pids: Option<i64>) -> Limits {
-        Limits { memory, nano_cpus, pids }
+        Limits { memory, nano_cpus, pids, ..Limits::default() }
     }
 
     #[test]

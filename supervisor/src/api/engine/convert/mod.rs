@@ -1,17 +1,20 @@
 //! Between the wire's messages and the engine's types.
 
+mod config;
+
 use jiff::Timestamp;
 use longshore_proto::longshore::engine::v1 as wire;
 use tonic::Status;
 
-use crate::engine::config::{Access, BindMount, ContainerConfig, Limits, LogRotation, Network};
 use crate::engine::create::{Create, Created, Progress};
 use crate::engine::images::{Auth, LayerStep, Policy, PullEvent};
 use crate::engine::list::Summary;
 use crate::engine::start::{Join, Size, StartFailure};
 use crate::engine::state::{Exit, Status as State};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tasks::AttachStreams;
+
+pub use config::to_wire as config_to_wire;
 
 pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }
@@ -38,7 +41,7 @@ pub fn create(request: Option<wire::CreateRequest>) -> Result<Create, Status> {
     };
     let config = super::super::required(request.config, "container config")?;
     Ok(Create {
-        config: container_config(config).map_err(super::status)?,
+        config: config::from_wire(config).map_err(super::status)?,
         name: request.name,
         pull,
         auth: request.auth.map(auth),
@@ -47,106 +50,6 @@ pub fn create(request: Option<wire::CreateRequest>) -> Result<Create, Status> {
 
 pub fn auth(auth: wire::RegistryAuth) -> Auth {
     Auth { username: auth.username, password: auth.password, identity_token: auth.identity_token }
-}
-
-fn container_config(config: wire::ContainerConfig) -> Result<ContainerConfig> {
-    let network = match config.network() {
-        wire::NetworkMode::Default => Network::Default,
-        wire::NetworkMode::None => Network::None,
-        wire::NetworkMode::Host => Network::Host,
-    };
-    let entrypoint = (config.entrypoint_set || !config.entrypoint.is_empty()).then_some(config.entrypoint);
-    Ok(ContainerConfig {
-        image: config.image,
-        args: config.args,
-        entrypoint,
-        env: config.env,
-        working_dir: config.working_dir,
-        user: config.user,
-        hostname: config.hostname,
-        tty: config.tty,
-        open_stdin: config.open_stdin,
-        labels: config.labels.into_iter().collect(),
-        mounts: config.mounts.into_iter().map(bind_mount).collect(),
-        network,
-        read_only_rootfs: config.read_only_rootfs,
-        cap_add: config.cap_add,
-        cap_drop: config.cap_drop,
-        privileged: config.privileged,
-        limits: limits(config.resources.unwrap_or_default())?,
-        auto_remove: config.auto_remove,
-        stop_signal: config.stop_signal,
-        stop_timeout: config.stop_timeout,
-        log: config
-            .log
-            .map(|log| LogRotation { max_size: log.max_size, max_files: log.max_files })
-            .unwrap_or_default(),
-        platform: config.platform,
-        made_by: config.made_by,
-    })
-}
-
-fn bind_mount(mount: wire::BindMount) -> BindMount {
-    let access = if mount.read_only { Access::ReadOnly } else { Access::ReadWrite };
-    BindMount { source: mount.source, target: mount.target, access }
-}
-
-fn limits(resources: wire::Resources) -> Result<Limits> {
-    let limit = |what: &str, value: i64| match value {
-        0 => Ok(None),
-        // As with docker, -1 says "no limit" for processes.
-        -1 if what == "pids-limit" => Ok(None),
-        value if value < 0 => Err(Error::invalid(what, format!("{value}: must not be negative"))),
-        value => Ok(Some(value)),
-    };
-    Ok(Limits {
-        memory: limit("memory", resources.memory)?,
-        nano_cpus: limit("cpus", resources.nano_cpus)?,
-        pids: limit("pids-limit", resources.pids)?,
-    })
-}
-
-pub fn config_to_wire(config: ContainerConfig) -> wire::ContainerConfig {
-    let network = match config.network {
-        Network::Default => wire::NetworkMode::Default,
-        Network::None => wire::NetworkMode::None,
-        Network::Host => wire::NetworkMode::Host,
-    };
-    wire::ContainerConfig {
-        image: config.image,
-        args: config.args,
-        entrypoint_set: config.entrypoint.is_some(),
-        entrypoint: config.entrypoint.unwrap_or_default(),
-        env: config.env,
-        working_dir: config.working_dir,
-        user: config.user,
-        hostname: config.hostname,
-        tty: config.tty,
-        open_stdin: config.open_stdin,
-        labels: config.labels.into_iter().collect(),
-        mounts: config.mounts.into_iter().map(mount_to_wire).collect(),
-        network: network.into(),
-        read_only_rootfs: config.read_only_rootfs,
-        cap_add: config.cap_add,
-        cap_drop: config.cap_drop,
-        privileged: config.privileged,
-        resources: Some(wire::Resources {
-            memory: config.limits.memory.unwrap_or(0),
-            nano_cpus: config.limits.nano_cpus.unwrap_or(0),
-            pids: config.limits.pids.unwrap_or(0),
-        }),
-        auto_remove: config.auto_remove,
-        stop_signal: config.stop_signal,
-        stop_timeout: config.stop_timeout,
-        log: Some(wire::LogConfig { max_size: config.log.max_size, max_files: config.log.max_files }),
-        platform: config.platform,
-        made_by: config.made_by,
-    }
-}
-
-fn mount_to_wire(mount: BindMount) -> wire::BindMount {
-    let read_only = mount.access == Access::ReadOnly;
-    wire::BindMount { source: mount.source, target: mount.target, read_only }
 }
 
 pub fn summary(summary: Summary) -> wire::ContainerSummary {
@@ -161,7 +64,7 @@ pub fn summary(summary: Summary) -> wire::ContainerSummary {
         status_text: summary.status_text,
         labels: summary.labels.into_iter().collect(),
         network: summary.network,
-        mounts: summary.mounts.into_iter().map(mount_to_wire).collect(),
+        mounts: summary.mounts.into_iter().map(config::mount_to_wire).collect(),
         size_rw: i64::try_from(summary.size_rw).unwrap_or(i64::MAX),
         size_root_fs: i64::try_from(summary.size_root_fs).unwrap_or(i64::MAX),
     }
