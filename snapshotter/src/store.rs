@@ -431,3 +431,77 @@ fn checked(key: &str, labels: Labels) -> Result<Labels> {
     }
     Ok(labels)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::sync::TryLockError;
+    use std::thread::ScopedJoinHandle;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn store(at: &Path) -> Store {
+        let root = Arc::new(OwnedFd::from(File::open(at).unwrap()));
+        let (store, _) = Store::open(root, at, 500).unwrap();
+        for (key, kind) in [("base", Kind::Committed), ("active", Kind::Active)] {
+            let reservation = store.reserve(key, None).unwrap();
+            store.publish(reservation, kind, Labels::new()).unwrap();
+        }
+        store
+    }
+
+    /// Does `change` in another thread and `meanwhile` when it has come to writing the journal.
+    fn while_journalled<T: Send>(
+        store: &Store,
+        change: impl FnOnce() -> T + Send,
+        meanwhile: impl FnOnce(),
+    ) -> T {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let size = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
+        writer.write_all(&vec![0; size]).unwrap();
+        lock(&store.journal).write_into(File::from(OwnedFd::from(writer)));
+        std::thread::scope(|scope| {
+            let changing: ScopedJoinHandle<'_, T> = scope.spawn(change);
+            while !matches!(store.journal.try_lock(), Err(TryLockError::WouldBlock)) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+            meanwhile();
+            reader.read_exact(&mut vec![0; size]).unwrap();
+            changing.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_is_being_removed_gets_no_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let removed = while_journalled(
+            &store,
+            || store.remove("base"),
+            || {
+                let child = store.reserve("child", Some("base"));
+                assert!(matches!(child.err(), Some(Error::ParentNotFound { .. })));
+            },
+        );
+        removed.unwrap();
+        assert!(store.get("base").is_err());
+    }
+
+    #[test]
+    fn a_name_is_taken_as_soon_as_it_is_being_committed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        let commit = Commit { name: "new", key: "active", ..Commit::default() };
+        while_journalled(
+            &store,
+            // Its end waits for the sync of what is no file here.
+            || drop(store.commit(&[commit], &[Usage::default()])),
+            || assert!(matches!(store.reserve("new", None).err(), Some(Error::AlreadyExists { .. }))),
+        );
+        assert_eq!(store.get("new").unwrap().kind, Kind::Committed);
+        assert!(store.reserve("active", None).is_ok());
+    }
+}
