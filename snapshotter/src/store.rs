@@ -458,11 +458,13 @@ mod tests {
         change: impl FnOnce() -> T + Send,
         meanwhile: impl FnOnce(),
     ) -> T {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
         let size = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
         writer.write_all(&vec![0; size]).unwrap();
         lock(&store.journal).write_into(File::from(OwnedFd::from(writer)));
         std::thread::scope(|scope| {
+            // Gone when `meanwhile` panics, so that the write fails and the thread ends.
+            let mut reader = reader;
             let changing: ScopedJoinHandle<'_, T> = scope.spawn(change);
             while !matches!(store.journal.try_lock(), Err(TryLockError::WouldBlock)) {
                 std::thread::sleep(Duration::from_millis(1));
