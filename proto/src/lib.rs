@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod nfnetlink;
 pub mod ttrpc;
 
 /// Everything generated, nested by protobuf package.

@@ -96,6 +96,7 @@ impl Shim {
         let payload = request.payload.as_slice();
         match request.method.as_str() {
             "Assign" => self.unary(payload, Self::assign),
+            "Publish" => self.unary(payload, Self::publish_ports),
             "Events" => self.subscribe(caller, ttrpc::decode(payload, "EventsRequest")?),
             "Attach" => {
                 if let Some(connection) = self.connections.get_mut(&caller.connection) {

@@ -75,6 +75,9 @@ pub enum Error {
     /// A system call on no particular file.
     #[error("{doing}: {source}")]
     System { doing: &'static str, source: io::Error },
+    /// A port of the host that cannot be had.
+    #[error("hold port {host}/{name} of the host: {source}")]
+    Port { name: &'static str, host: std::net::SocketAddr, source: io::Error },
     /// The runtime's own failure.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
@@ -114,6 +117,7 @@ impl Error {
                 io::ErrorKind::PermissionDenied => Code::PermissionDenied,
                 _ => Code::Unknown,
             },
+            Self::Port { .. } => Code::FailedPrecondition,
             Self::System { .. } | Self::Command { .. } => Code::Unknown,
             Self::Runtime(error) => runtime_code(error),
         }

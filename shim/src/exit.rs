@@ -76,6 +76,8 @@ impl Shim {
         Stream::BOTH.into_iter().for_each(|stream| self.pump(serial, stream, Until::Empty));
         self.close_input(serial);
         if is_init {
+            self.close_dns();
+            self.release_ports();
             self.end_the_others(&container);
         }
         self.timers.set(limits::DRAIN, Timer::Drain(serial));

@@ -120,3 +120,54 @@ pub const LOG_SIZE: u64 = 10 << 20;
 
 /// Files that a rotated log keeps if its URI does not say, the current one included.
 pub const LOG_FILES: u32 = 5;
+
+/// Bytes of a file with the names of a network.
+pub const DNS_FILE: u64 = 4 << 20;
+
+/// Networks in which one container's names are looked up.
+pub const DNS_TABLES: usize = 64;
+
+/// Servers that one question is passed on to.
+pub const DNS_SERVERS: usize = 3;
+
+/// Questions of one container that are passed on and not answered yet; further ones fail.
+pub const DNS_ASKED: usize = 128;
+
+/// Connections over which one container asks for names.
+pub const DNS_CLIENTS: usize = 32;
+
+/// Bytes of answers that wait on such a connection.
+pub const DNS_OUTPUT: usize = 256 << 10;
+
+/// Questions taken in one turn of the loop.
+pub const DNS_TURN: usize = 64;
+
+/// How long one server may take to answer.
+pub const DNS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a connection without questions is kept.
+pub const DNS_IDLE: Duration = Duration::from_secs(10);
+
+/// How often questions and connections are looked after while there are some.
+pub const DNS_LOOK: Duration = Duration::from_millis(250);
+
+/// How long the kernel may take to answer a request over netlink: it answers at once.
+pub const NETLINK: Duration = Duration::from_secs(5);
+
+/// Ports of the host that one container holds.
+pub const PORTS: usize = 4096;
+
+/// Connections that are passed on from ports of the host to one container; further ones wait to be accepted.
+pub const PORT_CONNECTIONS: usize = 1024;
+
+/// Senders of datagrams whose answers find back to them, of one container; the one that was quiet longest gives way.
+pub const PORT_SESSIONS: usize = 1024;
+
+/// How long a sender of datagrams is remembered.
+pub const PORT_SESSION: Duration = Duration::from_secs(90);
+
+/// How often senders of datagrams are looked after while there are some.
+pub const PORT_LOOK: Duration = Duration::from_secs(10);
+
+/// Datagrams taken from one socket in one turn of the loop.
+pub const PORT_TURN: usize = 64;

@@ -25,6 +25,10 @@ pub enum Token {
     Command(u32),
     /// A descriptor of a process's stdio.
     Stdio(u32, Channel),
+    /// A socket of the names that the container looks up.
+    Dns(u32),
+    /// A port of the host, or what goes through it.
+    Port(u32),
 }
 
 /// Which descriptor of a process's stdio.
@@ -66,6 +70,8 @@ impl Token {
             Self::Stdio(id, Channel::Stdin) => (8, id),
             Self::Stdio(id, Channel::StdinFifo) => (9, id),
             Self::Command(id) => (11, id),
+            Self::Dns(id) => (12, id),
+            Self::Port(id) => (13, id),
         };
         kind << 32 | u64::from(id)
     }
@@ -78,6 +84,8 @@ impl Token {
             2 => Self::Oom(id),
             10 => Self::Publisher,
             11 => Self::Command(id),
+            12 => Self::Dns(id),
+            13 => Self::Port(id),
             3 => Self::Connection(id),
             4 => Self::Stdio(id, Channel::Source(Stream::Stdout)),
             5 => Self::Stdio(id, Channel::Source(Stream::Stderr)),

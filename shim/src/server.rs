@@ -14,9 +14,11 @@ use std::time::Instant;
 
 use crate::commands::Commands;
 use crate::connection::{Connection, Open, Progress};
+use crate::dns::Dns;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::poll::{Channel, Flags, Poll, Token};
+use crate::ports::Ports;
 use crate::process::{Caller, Process};
 use crate::publish::Publisher;
 use crate::rootfs::HostRootfs;
@@ -102,6 +104,10 @@ pub struct Shim {
     /// By container id; our own daemon has one container in a shim.
     pub tasks: BTreeMap<String, Task>,
     pub sandbox: Option<Sandbox>,
+    /// Answers the container's questions for names.
+    pub dns: Option<Box<Dns>>,
+    /// Ports of the host that lead to the container.
+    pub ports: Option<Box<Ports>>,
     /// Sends events to a foreign daemon.
     pub publisher: Option<Box<Publisher>>,
     /// By serial number.
@@ -140,6 +146,8 @@ impl Shim {
             assigned: None,
             tasks: BTreeMap::new(),
             sandbox: None,
+            dns: None,
+            ports: None,
             publisher: None,
             processes: BTreeMap::new(),
             commands: Commands::default(),
@@ -177,6 +185,8 @@ impl Shim {
             Token::Publisher => self.on_publisher(flags),
             Token::Connection(id) => self.on_connection(id, flags),
             Token::Command(number) => self.on_command(number),
+            Token::Dns(number) => self.on_dns(number, flags),
+            Token::Port(number) => self.on_port(number, flags),
             Token::Stdio(serial, Channel::Source(stream)) => self.on_output(serial, stream),
             Token::Stdio(serial, Channel::Sink(stream)) => self.on_room(serial, stream),
             Token::Stdio(serial, Channel::Stdin) => self.feed_input(serial),
@@ -196,6 +206,8 @@ impl Shim {
             Timer::Logger(serial) => self.end_logger(serial),
             Timer::Sandbox => self.kill_sandbox(),
             Timer::Command(number) => self.on_command_timeout(number),
+            Timer::Dns => self.on_dns_timer(),
+            Timer::Ports => self.on_ports_timer(),
         }
     }
 

@@ -25,6 +25,10 @@ pub enum Timer {
     Logger(u32),
     /// The time of the command with this number is up.
     Command(u32),
+    /// Questions for names that were passed on, and connections for them, are looked after.
+    Dns,
+    /// The same for what goes through ports of the host.
+    Ports,
     /// A sandbox was told to stop, and its containers have had their time.
     Sandbox,
 }
@@ -40,6 +44,11 @@ impl Timers {
         if let Some(at) = Instant::now().checked_add(after) {
             self.pending.insert((at, timer));
         }
+    }
+
+    /// Whether this one is still to come.
+    pub fn is_set(&self, timer: Timer) -> bool {
+        self.pending.iter().any(|(_, pending)| *pending == timer)
     }
 
     /// As [`Timers::set`], in place of the one that is set already.

@@ -289,7 +289,7 @@ impl Shim {
 
     /// The last steps that can fail, after which the container is the shim's.
     fn adopt(
-        &self,
+        &mut self,
         request: &CreateTaskRequest,
         options: &Options,
         place: &Place,
@@ -304,6 +304,8 @@ impl Shim {
         if let Some(oom) = made.driver.oom_fd() {
             self.poll.add(oom, Token::Oom(serial), Flags::IN | Flags::PRI)?;
         }
+        self.open_dns(process.pid, &options.own.dns)?;
+        self.hold_ports(&options.own.ports)?;
         match &made.driver {
             Driver::Library(_) if !options.runc.root.is_empty() => {
                 let namespace = &self.assigned()?.namespace;
@@ -319,6 +321,8 @@ impl Shim {
         if let Some(oom) = made.driver.oom_fd() {
             self.poll.remove(oom);
         }
+        self.close_dns();
+        self.release_ports();
         let rootfs = made.rootfs;
         let finish = move |shim: &mut Self, error: Error| {
             let _ = rootfs.as_ref().map(HostRootfs::unmount);

@@ -12,5 +12,6 @@ mod hostile;
 mod life;
 mod logs;
 mod memory;
+mod network;
 mod slow_runtime;
 mod stdio;

@@ -1,0 +1,249 @@
+//! Names at 127.0.0.11, and ports of the host that lead on.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use longshore_proto::longshore::shim::v1 as proto;
+use prost::Message;
+
+use crate::client::SHIM;
+use crate::harness::{ID, Shim, Want, wait_until};
+
+/// A name server of the host's that knows one address.
+fn server() -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..length].to_vec();
+            answer[2] |= 0x80;
+            let kind = answer[length - 3];
+            if kind == 1 {
+                answer[7] = 1;
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 7]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    address
+}
+
+fn write_names(folder: &Path, servers: Vec<String>) -> String {
+    let table = proto::DnsTable {
+        network: "back".into(),
+        names: vec![proto::DnsName {
+            names: vec!["web".into(), "www".into()],
+            canonical: "web.back".into(),
+            ipv4: vec![10, 1, 0, 2],
+            ipv6: Vec::new(),
+        }],
+    };
+    fs::write(folder.join("table"), table.encode_to_vec()).unwrap();
+    let view = proto::DnsView {
+        tables: vec![folder.join("table").display().to_string()],
+        forward: !servers.is_empty(),
+        servers,
+        links: Vec::new(),
+    };
+    fs::write(folder.join("view"), view.encode_to_vec()).unwrap();
+    folder.join("view").display().to_string()
+}
+
+/// What a script in a container with names writes.
+fn with_names(servers: Vec<String>, script: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let mut want = Want::sh(script);
+    let dns = write_names(folder.path(), servers);
+    want.options = Some(proto::CreateOptions { dns, ..Default::default() });
+    want.stdout = format!("file://{}", folder.path().join("out").display());
+    shim.create(&want).unwrap();
+    shim.start().unwrap();
+    shim.wait("").unwrap();
+    let out = fs::read_to_string(folder.path().join("out")).unwrap();
+    shim.finish();
+    out
+}
+
+#[test]
+fn names_aliases_and_addresses_are_answered() {
+    let script = "for name in web WWW web.back 10.1.0.2; do busybox nslookup $name 127.0.0.11; done 2>&1";
+    let out = with_names(Vec::new(), script);
+    assert_eq!(out.matches("Address: 10.1.0.2").count(), 3, "{out}");
+    assert!(out.contains("name = web.back"), "{out}");
+}
+
+#[test]
+fn what_is_not_known_goes_to_the_hosts_servers_or_fails() {
+    let out = with_names(vec![server().to_string()], "busybox nslookup elsewhere.test 127.0.0.11 2>&1");
+    assert!(out.contains("192.0.2.7"), "{out}");
+    let out = with_names(Vec::new(), "busybox nslookup elsewhere.test 127.0.0.11 2>&1");
+    assert!(out.contains("SERVFAIL"), "{out}");
+}
+
+#[test]
+fn a_server_that_is_away_is_followed_by_the_next() {
+    let gone = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let servers = vec![gone.to_string(), server().to_string()];
+    let out = with_names(servers, "busybox nslookup elsewhere.test 127.0.0.11 2>&1");
+    assert!(out.contains("192.0.2.7"), "{out}");
+}
+
+#[test]
+fn names_are_answered_over_tcp_and_beside_a_container_that_has_port_53() {
+    let script = r"
+        busybox nc -l -p 53 -s 0.0.0.0 >/dev/null & busybox nc -u -l -p 53 >/dev/null & sleep 0.2
+        busybox nslookup web 127.0.0.11 2>&1
+        printf '\0\25\1\2\1\0\0\1\0\0\0\0\0\0\3web\0\0\1\0\1' | busybox nc -w 2 127.0.0.11 53 | busybox od -An -tx1";
+    let out = with_names(Vec::new(), script);
+    assert!(out.contains("Address: 10.1.0.2"), "{out}");
+    assert!(out.contains("0a 01 00 02"), "{out}");
+}
+
+#[test]
+fn hostile_questions_end_nothing() {
+    let script = "for i in 1 2 3 4 5 6 7 8; do
+          head -c 600 /dev/urandom | busybox nc -u -w 1 127.0.0.11 53 >/dev/null &
+          head -c 70000 /dev/urandom | busybox nc -w 1 127.0.0.11 53 >/dev/null &
+        done
+        sleep 1.5; busybox nslookup web 127.0.0.11 2>&1";
+    fn with_random(config: &mut serde_json::Value) {
+        let devices = serde_json::json!([{"path": "/dev/urandom", "type": "c", "major": 1, "minor": 9}]);
+        config["linux"]["devices"] = devices;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut want = Want::sh(script);
+    let dns = write_names(folder.path(), Vec::new());
+    want.options = Some(proto::CreateOptions { dns, ..Default::default() });
+    want.stdout = format!("file://{}", folder.path().join("out").display());
+    want.adjust = Some(with_random);
+    let mut shim = Shim::created(&want);
+    shim.start().unwrap();
+    shim.wait("").unwrap();
+    let out = fs::read_to_string(folder.path().join("out")).unwrap();
+    assert!(out.contains("Address: 10.1.0.2"), "{out}");
+    shim.finish();
+}
+
+/// A port of the host's loopback that is free.
+fn free() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn held(protocol: proto::held_port::Protocol, port: u16, target: SocketAddr) -> proto::HeldPort {
+    proto::HeldPort {
+        protocol: protocol.into(),
+        host_ip: "127.0.0.1".into(),
+        host_port: port.into(),
+        target_ip: target.ip().to_string(),
+        target_port: target.port().into(),
+    }
+}
+
+/// Stands for a container's program: answers with what it gets.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let datagrams = UdpSocket::bind(address).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                stream.write_all(&all).unwrap();
+            });
+        }
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = datagrams.recv_from(&mut buffer) {
+            let _ = datagrams.send_to(&buffer[..length], from);
+        }
+    });
+    address
+}
+
+#[test]
+fn a_held_port_passes_on_both_ways_and_is_free_after_the_end() {
+    let (tcp, udp, target) = (free(), free(), echo());
+    let mut want = Want::sh("sleep 100");
+    let ports = vec![
+        held(proto::held_port::Protocol::Tcp, tcp, target),
+        held(proto::held_port::Protocol::Udp, udp, target),
+    ];
+    want.options = Some(proto::CreateOptions { ports, ..Default::default() });
+    let mut shim = Shim::created(&want);
+    shim.start().unwrap();
+    // Held against others.
+    assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, tcp)).is_err());
+    // More than any buffer on the way, and the end of one direction before the other.
+    let sent: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, tcp)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(&sent).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    assert!(back == sent, "{} bytes of {}", back.len(), sent.len());
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    for word in ["one", "two"] {
+        socket.send_to(word.as_bytes(), (Ipv4Addr::LOCALHOST, udp)).unwrap();
+        let mut buffer = [0; 16];
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from.port()), (word.as_bytes(), udp));
+    }
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, tcp)).is_ok();
+    assert!(wait_until(Duration::from_secs(5), free), "the port is still held");
+    shim.finish();
+}
+
+#[test]
+fn ports_are_changed_while_the_container_runs_or_not_at_all() {
+    let (first, second, target) = (free(), free(), echo());
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    let tcp = proto::held_port::Protocol::Tcp;
+    let mut publish = |ports| shim.client.call::<_, ()>(SHIM, "Publish", &proto::PublishRequest { ports });
+    let answers = |port| {
+        let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+        stream.write_all(b"x").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).is_ok() && back == b"x"
+    };
+    publish(vec![held(tcp, first, target)]).unwrap();
+    assert!(answers(first));
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, second)).unwrap();
+    let error = publish(vec![held(tcp, second, target)]).unwrap_err();
+    assert!(error.to_string().contains(&format!("127.0.0.1:{second}/tcp")), "{error}");
+    assert!(answers(first), "what was held is given up for what could not be had");
+    drop(taken);
+    publish(vec![held(tcp, second, target)]).unwrap();
+    assert!(answers(second) && !answers(first));
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}
+
+#[test]
+fn a_container_whose_port_is_taken_is_not_made() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let mut want = Want::sh("sleep 100");
+    let ports = vec![held(proto::held_port::Protocol::Tcp, port, taken.local_addr().unwrap())];
+    want.options = Some(proto::CreateOptions { ports, ..Default::default() });
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let error = shim.create(&want).unwrap_err();
+    assert!(error.to_string().to_lowercase().contains("address already in use"), "{error}");
+    assert!(!shim.bundle.join("init.pid").exists(), "{ID}");
+    shim.shut_down();
+}
