@@ -67,16 +67,23 @@ pub enum Manners {
 pub struct Unbuilt {
     pub long: &'static str,
     pub short: Option<char>,
+    /// Why there will not be one, and what to do instead; empty: it is not built yet.
+    pub reason: &'static str,
 }
 
 /// A flag without a short form.
 pub const fn long(long: &'static str) -> Unbuilt {
-    Unbuilt { long, short: None }
+    Unbuilt { long, short: None, reason: "" }
 }
 
 /// A flag with one.
 pub const fn short(short: char, long: &'static str) -> Unbuilt {
-    Unbuilt { long, short: Some(short) }
+    Unbuilt { long, short: Some(short), reason: "" }
+}
+
+/// A flag that there will not be.
+pub const fn refused(long: &'static str, reason: &'static str) -> Unbuilt {
+    Unbuilt { long, short: None, reason }
 }
 
 type Running<'a> = Pin<Box<dyn Future<Output = Result<u8, Failure>> + 'a>>;
@@ -273,6 +280,11 @@ fn tell(failure: &Failure, entry: &Entry, path: &str) -> u8 {
     let code = failure.exit_code(otherwise);
     match failure {
         Failure::Silent { .. } | Failure::BrokenPipe => {}
+        Failure::Refused(_) => {
+            print::note(format!(
+                "longshore: {failure}\n\nRun 'longshore {path} --help' for more information"
+            ));
+        }
         _ if entry.manners == Manners::Run && code >= OWN_FAULT => {
             print::note(format!(
                 "longshore: {failure}\n\nRun 'longshore {path} --help' for more information"

@@ -25,6 +25,8 @@ pub enum Failure {
     Usage(String),
     /// Anything else that is the command's own.
     Message(String),
+    /// A flag's value makes no sense, which is told as docker tells it: `longshore: ` before it, exit code 125.
+    Refused(String),
     /// A message with the exit code that belongs to it.
     Coded { message: String, code: u8 },
     /// The reader of our output went away; there is nobody to tell.
@@ -52,7 +54,7 @@ impl Failure {
         match self {
             Failure::Coded { code, .. } | Failure::Silent { code } => *code,
             Failure::BrokenPipe => BROKEN_PIPE,
-            Failure::Usage(_) => OWN_FAULT,
+            Failure::Usage(_) | Failure::Refused(_) => OWN_FAULT,
             Failure::Daemon(_) | Failure::Unreachable { .. } | Failure::Lost { .. } | Failure::Message(_) => {
                 otherwise
             }
@@ -104,9 +106,10 @@ impl fmt::Display for Failure {
                  'longshore ps' once it is back",
                 root_cause(source)
             ),
-            Failure::Usage(text) | Failure::Message(text) | Failure::Coded { message: text, .. } => {
-                f.write_str(text)
-            }
+            Failure::Usage(text)
+            | Failure::Refused(text)
+            | Failure::Message(text)
+            | Failure::Coded { message: text, .. } => f.write_str(text),
             Failure::BrokenPipe | Failure::Silent { .. } => Ok(()),
         }
     }

@@ -20,8 +20,12 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
     let (path, entry) = named(arguments);
     let invalid = text(ContextKind::InvalidArg).unwrap_or_default();
     if let Some(flag) = entry.and_then(|entry| unbuilt(entry, &invalid)) {
+        let why = match flag.reason {
+            "" => "is not built yet in this version".to_string(),
+            reason => format!("is not supported: {reason}"),
+        };
         print::note(format!(
-            "longshore: --{} is not built yet in this version\n\nRun 'longshore {path} --help' for what there is",
+            "longshore: --{} {why}\n\nRun 'longshore {path} --help' for what there is",
             flag.long
         ));
         return OWN_FAULT;

@@ -22,39 +22,82 @@ pub fn filter(text: &str) -> Result<String, String> {
 }
 
 /// One `--log-opt`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LogOption {
     MaxSize(i64),
     MaxFiles(i32),
+    /// One that the daemon's driver knows, or not.
+    Other(String, String),
 }
 
-/// `max-size=SIZE` or `max-file=COUNT`.
+/// `max-size=SIZE`, `max-file=COUNT`, or an option of the driver's.
 pub fn log_option(text: &str) -> Result<LogOption, String> {
-    match text.split_once('=') {
-        Some(("max-size", "-1")) => Ok(LogOption::MaxSize(-1)),
-        Some(("max-size", value)) => match size::file(value)? {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("max-size", "-1") => Ok(LogOption::MaxSize(-1)),
+        ("max-size", value) => match size::file(value)? {
             0 => Err("max-size must be more than 0, or -1 for a log that is never rotated".into()),
             bytes => Ok(LogOption::MaxSize(bytes)),
         },
-        Some(("max-file", value)) => match value.parse() {
+        ("max-file", value) => match value.parse() {
             Ok(count) if count > 0 => Ok(LogOption::MaxFiles(count)),
             _ => Err(format!("max-file must be a number of at least 1, not '{value}'")),
         },
-        Some((key, _)) => Err(format!("unknown log opt '{key}': max-size and max-file are known")),
-        None => Err(format!("invalid log opt '{text}': expected KEY=VALUE")),
+        ("", _) => Err(format!("invalid log opt '{text}': expected KEY=VALUE")),
+        (key, value) => Ok(LogOption::Other(key.to_string(), value.to_string())),
     }
 }
 
-/// What all of them come to; later ones win.
-pub fn log_config(options: &[LogOption]) -> Option<LogConfig> {
-    let mut config = LogConfig::default();
+/// What driver and options come to; later ones win.
+pub fn log_config(driver: &str, options: &[LogOption]) -> Option<LogConfig> {
+    let mut config = LogConfig { driver: driver.to_string(), ..LogConfig::default() };
     for option in options {
         match option {
             LogOption::MaxSize(bytes) => config.max_size = *bytes,
             LogOption::MaxFiles(count) => config.max_files = *count,
+            LogOption::Other(key, value) => drop(config.options.insert(key.clone(), value.clone())),
         }
     }
-    (!options.is_empty()).then_some(config)
+    (!options.is_empty() || !driver.is_empty()).then_some(config)
+}
+
+/// `key=value` of an annotation.
+pub fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(format!("invalid annotation '{text}': empty name")),
+        (key, value) => Ok((key.to_string(), value.to_string())),
+    }
+}
+
+/// `key=value` of a storage option.
+pub fn storage_option(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) => Ok((key.to_string(), value.to_string())),
+        None => Err("invalid storage option".into()),
+    }
+}
+
+/// The kernel's parameters that belong to a namespace, beside `net.*` and `fs.mqueue.*`.
+const SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+/// `name=value` of a kernel parameter that a container has of its own.
+pub fn sysctl(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value))
+            if SYSCTLS.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.") =>
+        {
+            Ok((name.to_string(), value.to_string()))
+        }
+        _ => Err(format!("sysctl '{text}' is not allowed")),
+    }
 }
 
 #[cfg(test)]
@@ -71,7 +114,16 @@ mod tests {
         assert_eq!(log_option("max-size=10m"), Ok(LogOption::MaxSize(10_000_000)));
         assert_eq!(log_option("max-size=-1"), Ok(LogOption::MaxSize(-1)));
         assert_eq!(log_option("max-file=3"), Ok(LogOption::MaxFiles(3)));
-        for wrong in ["max-size=x", "max-size=0", "max-file=0", "max-file=x", "tag=x", "x", ""] {
+        assert_eq!(log_option("tag=x"), Ok(LogOption::Other("tag".into(), "x".into())));
+        assert_eq!(log_config("", &[]), None);
+        assert_eq!(log_config("local", &[]).unwrap().driver, "local");
+        assert_eq!(sysctl("net.a="), Ok(("net.a".into(), String::new())));
+        for wrong in ["x", "kernel.foo=1", "kernel.shmmax", ""] {
+            assert_eq!(sysctl(wrong).unwrap_err(), format!("sysctl '{wrong}' is not allowed"));
+        }
+        assert_eq!(storage_option("x").unwrap_err(), "invalid storage option");
+        assert!(annotation("").is_err());
+        for wrong in ["max-size=x", "max-size=0", "max-file=0", "max-file=x", "=x", ""] {
             assert!(log_option(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,6 +5,11 @@ pub fn memory(text: &str) -> Result<i64, String> {
     parse(text, 1024.0)
 }
 
+/// The same, or -1: memory and swap together, for which -1 says "no limit".
+pub fn memory_and_swap(text: &str) -> Result<i64, String> {
+    if text == "-1" { Ok(-1) } else { memory(text) }
+}
+
 /// Bytes, in powers of 1000: files.
 pub fn file(text: &str) -> Result<i64, String> {
     parse(text, 1000.0)

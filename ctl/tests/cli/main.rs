@@ -7,6 +7,7 @@
 
 mod arguments;
 mod engine;
+mod flags;
 mod lists;
 mod pulls;
 mod run;

@@ -13,9 +13,6 @@ use crate::terminal::{self, DetachKeys};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Attach to STDIN, STDOUT or STDERR
-    #[arg(short, long, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], ignore_case = true)]
-    attach: Vec<String>,
     /// Run container in background and print container ID
     #[arg(short, long)]
     detach: bool,
@@ -40,7 +37,7 @@ impl Verb for Args {
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let streams = self.streams()?;
         terminal::require_for_input(streams.stdin, self.flags.tty)?;
-        let (tty, auto_remove) = (self.flags.tty, self.flags.rm);
+        let (tty, auto_remove) = (self.flags.tty, self.flags.auto_remove());
         let participation = Participation {
             stdin: streams.stdin,
             tty,
@@ -49,8 +46,12 @@ impl Verb for Args {
         };
         let cidfile = self.flags.cidfile.clone();
         let mut making = Making::new(self.flags.image(), cidfile.as_deref(), self.flags.verbosity())?;
+        let mut request = self.flags.into_request()?;
+        if let (true, Some(config)) = (self.detach, &mut request.config) {
+            config.attach.clear();
+        }
         let start = RunStart {
-            create: Some(self.flags.into_request()?),
+            create: Some(request),
             stdin: streams.stdin,
             stdout: streams.stdout,
             stderr: streams.stderr,
@@ -81,7 +82,7 @@ struct Streams {
 impl Args {
     fn streams(&self) -> Result<Streams, Failure> {
         if self.detach {
-            return match self.attach.is_empty() {
+            return match self.flags.attach.is_empty() {
                 true => Ok(Streams { stdin: false, stdout: false, stderr: false }),
                 false => Err(Failure::Coded {
                     message: "conflicting options: cannot specify both --attach and --detach".into(),
@@ -89,8 +90,8 @@ impl Args {
                 }),
             };
         }
-        let asked = |name: &str| self.attach.iter().any(|stream| stream.eq_ignore_ascii_case(name));
-        let all = self.attach.is_empty();
+        let asked = |name: &str| self.flags.attach.iter().any(|stream| stream.eq_ignore_ascii_case(name));
+        let all = self.flags.attach.is_empty();
         Ok(Streams {
             stdin: if all { self.flags.interactive } else { asked("stdin") },
             stdout: all || asked("stdout"),

@@ -94,6 +94,8 @@ pub struct ContainerConfig {
     pub oom_score_adj: i32,
     pub storage_opt: BTreeMap<String, String>,
     pub cidfile: String,
+    /// Which standard streams the one who made it takes part in.
+    pub attach: Vec<String>,
 }
 
 /// Everything that the engine keeps about one container.

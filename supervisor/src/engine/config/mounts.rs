@@ -39,6 +39,8 @@ pub struct Mount {
     pub tmpfs: TmpfsOptions,
     /// Of a volume or an image: the folder within.
     pub subpath: String,
+    /// `-v` or `--tmpfs` as it was written; empty for `--mount`.
+    pub spec: String,
 }
 
 /// How a bind mount is made.

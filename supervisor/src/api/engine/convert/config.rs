@@ -67,6 +67,7 @@ pub fn from_wire(config: wire::ContainerConfig) -> Result<ContainerConfig> {
         oom_score_adj: config.oom_score_adj,
         storage_opt: config.storage_opt.into_iter().collect(),
         cidfile: config.cidfile,
+        attach: config.attach,
     })
 }
 
@@ -132,6 +133,7 @@ pub fn to_wire(config: ContainerConfig) -> wire::ContainerConfig {
         oom_score_adj: config.oom_score_adj,
         storage_opt: config.storage_opt.into_iter().collect(),
         cidfile: config.cidfile,
+        attach: config.attach,
     }
 }
 
@@ -162,6 +164,7 @@ fn mount(mount: wire::Mount) -> Result<Mount> {
         },
         tmpfs: TmpfsOptions { size: mount.tmpfs_size, mode: mount.tmpfs_mode, options: mount.tmpfs_options },
         subpath: mount.subpath,
+        spec: mount.spec,
     })
 }
 
@@ -189,6 +192,7 @@ pub fn mount_to_wire(mount: Mount) -> wire::Mount {
         tmpfs_size: mount.tmpfs.size,
         tmpfs_mode: mount.tmpfs.mode,
         tmpfs_options: mount.tmpfs.options,
+        spec: mount.spec,
     }
 }
 
