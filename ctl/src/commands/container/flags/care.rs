@@ -7,6 +7,7 @@ use crate::parse::pairs::LogOption;
 use crate::parse::{duration, number, pairs, restart};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Command to run to check health
     #[arg(long, value_name = "COMMAND")]

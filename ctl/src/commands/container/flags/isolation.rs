@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::parse::{device, pairs, security};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Add Linux capabilities
     #[arg(long, value_name = "CAP")]

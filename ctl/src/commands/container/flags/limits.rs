@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::parse::{device, number, size, ulimit};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Block IO weight of one device
     #[arg(long, value_name = "DEVICE:WEIGHT", value_parser = device::weight)]
@@ -43,6 +44,7 @@ pub struct Flags {
 
 /// Those that can be changed while the container runs: `update` has them, too.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Live {
     /// Block IO (relative weight), between 10 and 1000, or 0 to disable
     #[arg(long, value_name = "WEIGHT", value_parser = number::small)]

@@ -26,6 +26,7 @@ pub enum Verbosity {
 }
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Add an annotation to the container (passed through to the OCI runtime)
     #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::annotation)]

@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::parse::{address, network, port};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Add a custom host-to-IP mapping; the address host-gateway is the host's
     #[arg(long, value_name = "HOST:IP", value_parser = address::extra_host)]

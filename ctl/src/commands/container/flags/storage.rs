@@ -7,6 +7,7 @@ use crate::parse::volume::Wrong;
 use crate::parse::{mount, pairs, volume};
 
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Flags {
     /// Attach a filesystem mount to the container
     #[arg(long, value_name = "type=TYPE,source=SOURCE,target=PATH[,…]", value_parser = mount::mount)]
