@@ -93,8 +93,10 @@ impl Flags {
             self.into_first(first)?;
         }
         let mut names: Vec<&str> = Vec::new();
-        for endpoint in &endpoints {
+        for endpoint in &mut endpoints {
             check(endpoint)?;
+        }
+        for endpoint in &endpoints {
             if names.contains(&endpoint.network.as_str()) {
                 return Err(Failure::Refused(format!(
                     "network {:?} is specified multiple times",
@@ -162,14 +164,14 @@ impl Flags {
     }
 }
 
-fn check(endpoint: &Endpoint) -> Result<(), Failure> {
+fn check(endpoint: &mut Endpoint) -> Result<(), Failure> {
     if !network::is_user_defined(&endpoint.network) && !endpoint.aliases.is_empty() {
         return Err(Failure::Refused(
             "network-scoped aliases are only supported for user-defined networks".into(),
         ));
     }
     if !endpoint.mac.is_empty() {
-        address::mac(&endpoint.mac).map_err(Failure::Refused)?;
+        endpoint.mac = address::mac(&endpoint.mac).map_err(Failure::Refused)?;
     }
     Ok(())
 }
