@@ -1,8 +1,12 @@
 //! The command line as a whole: which verbs there are, how their arguments are read, and what is said about
 //! arguments that make no sense.
 
+mod complete;
+mod globals;
+mod help;
 mod refuse;
 
+use std::any::TypeId;
 use std::ffi::OsString;
 use std::future::Future;
 use std::pin::Pin;
@@ -10,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::client::{Context, DEFAULT_HOST};
-use crate::commands;
+use crate::client::Context;
+use crate::commands::{self, NOUNS};
 use crate::failure::{Failure, OWN_FAULT};
 use crate::output::print;
 use crate::parse::number;
@@ -25,6 +29,8 @@ pub trait Verb: clap::Args + Send + 'static {
     /// docker's flags that are not built yet: refused by name.
     const UNBUILT: &'static [Unbuilt] = &[];
     const MANNERS: Manners = Manners::Plain;
+    /// For programs, not for people: left out of help.
+    const HIDDEN: bool = false;
 
     /// Does it; the exit code is 0 unless the verb knows better.
     fn run(self, context: &Context) -> impl Future<Output = Result<u8, Failure>>;
@@ -98,6 +104,8 @@ pub struct Entry {
     arguments: Arguments,
     unbuilt: &'static [Unbuilt],
     manners: Manners,
+    hidden: bool,
+    verb: fn() -> TypeId,
     define: fn(Command) -> Command,
     start: for<'a> fn(&'a Context, &'a mut ArgMatches) -> Running<'a>,
 }
@@ -112,19 +120,38 @@ impl Entry {
             arguments: V::ARGUMENTS,
             unbuilt: V::UNBUILT,
             manners: V::MANNERS,
+            hidden: V::HIDDEN,
+            verb: TypeId::of::<V>,
             define: define::<V>,
             start: start::<V>,
         }
     }
 
+    /// Whether it is the same verb, perhaps by another name.
+    pub fn is_same(&self, other: &Entry) -> bool {
+        (self.verb)() == (other.verb)()
+    }
+
     fn command(&self, group: &str) -> Command {
         let usage = format!("longshore {group}{} {}", self.name, self.usage);
-        Command::new(self.name)
+        let command = Command::new(self.name)
             .about(self.about)
-            .override_usage(usage)
+            .override_usage(usage.trim_end().to_string())
             .visible_aliases(self.aliases)
-            .defer(self.define)
+            .hide(self.hidden);
+        let command = match HELP_WANTED.load(Ordering::Relaxed) {
+            true => help::of_verb(command, self, group),
+            false => command,
+        };
+        command.defer(self.define)
     }
+}
+
+/// The verbs below one word.
+pub struct Noun {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub verbs: &'static [Entry],
 }
 
 fn start<'a, V: Verb>(context: &'a Context, matches: &'a mut ArgMatches) -> Running<'a> {
@@ -137,6 +164,9 @@ fn start<'a, V: Verb>(context: &'a Context, matches: &'a mut ArgMatches) -> Runn
 /// Whether some argument has the form `--flag=value`, the only one in which a switch can be given a value.
 static SWITCHES_TAKE_VALUES: AtomicBool = AtomicBool::new(false);
 
+/// Whether help, completions or pages may have to be shown: what only they need is left out otherwise.
+static HELP_WANTED: AtomicBool = AtomicBool::new(true);
+
 fn define<V: Verb>(command: Command) -> Command {
     let mut command = V::augment_args(command)
         // The last of two `--name` counts, as with docker.
@@ -148,7 +178,7 @@ fn define<V: Verb>(command: Command) -> Command {
     if SWITCHES_TAKE_VALUES.load(Ordering::Relaxed) {
         command = command.mut_args(switch_with_value);
     }
-    command
+    if HELP_WANTED.load(Ordering::Relaxed) { help::in_order(command) } else { command }
 }
 
 /// A flag takes the next argument for its value, whatever it looks like, as Go's flags do: `--name -x`.
@@ -174,66 +204,72 @@ fn switch_with_value(arg: Arg) -> Arg {
     }
 }
 
-fn noun(name: &'static str, about: &'static str) -> Command {
-    Command::new(name).about(about).subcommand_required(true)
-}
-
-fn verbs(noun: Command, verbs: &[Entry]) -> Command {
-    let name = noun.get_name().to_string();
-    noun.override_usage(format!("longshore {name} COMMAND"))
+/// The verbs of the noun that `command` is named after.
+fn verbs(command: Command) -> Command {
+    let name = command.get_name().to_string();
+    let command = command
+        .override_usage(format!("longshore {name} COMMAND"))
         .disable_help_subcommand(true)
         .disable_help_flag(true)
         .arg(Arg::new("help").long("help").action(ArgAction::Help).help("Print help"))
-        .subcommands(verbs.iter().map(|verb| verb.command(&format!("{name} "))))
+        .subcommands(group(&name).unwrap_or_default().iter().map(|verb| verb.command(&format!("{name} "))));
+    if HELP_WANTED.load(Ordering::Relaxed) { help::of_noun(command) } else { command }
 }
 
-/// The whole tree. What is below a noun or a verb is only defined when it was asked for.
+/// The tree. What is below a noun or a verb is only defined when it was asked for.
 pub fn root() -> Command {
-    Command::new("longshore")
+    let root = Command::new("longshore")
         .about("Runs containers")
         .override_usage("longshore [OPTIONS] COMMAND")
         .subcommand_required(true)
         .disable_version_flag(true)
-        .arg(
-            Arg::new("host")
-                .short('H')
-                .long("host")
-                .value_name("unix://SOCKET")
-                .env("LONGSHORE_HOST")
-                .default_value(DEFAULT_HOST)
-                .help("The daemon's socket"),
-        )
-        .arg(
-            Arg::new("version")
-                .short('v')
-                .long("version")
-                .action(ArgAction::Version)
-                .help("Print version information and quit"),
-        )
+        .disable_help_flag(true)
         .version(concat!("version ", env!("CARGO_PKG_VERSION")))
         .subcommands(commands::TOP.iter().map(|verb| verb.command("")))
-        .subcommand(noun("container", "Manage containers").defer(|noun| verbs(noun, commands::CONTAINER)))
-        .subcommand(noun("image", "Manage images").defer(|noun| verbs(noun, commands::IMAGE)))
-        .subcommand(noun("system", "Manage longshore").defer(|noun| verbs(noun, commands::SYSTEM)))
+        .subcommands(
+            NOUNS
+                .iter()
+                .map(|noun| Command::new(noun.name).about(noun.about).subcommand_required(true).defer(verbs)),
+        );
+    let root = globals::define(root);
+    if HELP_WANTED.load(Ordering::Relaxed) { help::of_root(root) } else { root }
+}
+
+/// The whole tree, everything in it defined: for manual pages and completions.
+pub fn whole() -> Command {
+    let mut root = root();
+    root.build();
+    root
 }
 
 /// Runs the command that `arguments` name; the result is the exit code.
 pub fn main(arguments: Vec<OsString>) -> u8 {
+    if arguments.get(1).is_some_and(|word| word == complete::WORD) {
+        return complete::answer(&arguments[2..]);
+    }
     let with_value = |argument: &OsString| {
         let bytes = argument.as_encoded_bytes();
         bytes.starts_with(b"-") && bytes.contains(&b'=')
     };
     SWITCHES_TAKE_VALUES.store(arguments.iter().any(with_value), Ordering::Relaxed);
+    let for_help = |argument: &OsString| argument == "help" || argument == "--help";
+    HELP_WANTED.store(arguments.iter().any(for_help), Ordering::Relaxed);
     let mut matches = match root().try_get_matches_from(&arguments) {
         Ok(matches) => matches,
-        Err(error) => return refuse::refuse(&error, &arguments),
+        Err(error) => {
+            HELP_WANTED.store(true, Ordering::Relaxed);
+            return refuse::refuse(&error, &arguments);
+        }
     };
-    // An empty LONGSHORE_HOST is as none.
-    let host = matches.remove_one::<String>("host").filter(|host| !host.is_empty());
-    let host = host.unwrap_or_else(|| DEFAULT_HOST.into());
+    let (store, choice) = match globals::read(&mut matches) {
+        Ok(read) => read,
+        Err(failure) => {
+            print::note(failure.to_string());
+            return 1;
+        }
+    };
     let Some((path, entry, mut matches)) = find(matches) else { return OWN_FAULT };
-    let result = Context::new(&host).and_then(|context| execute(&context, &entry, &mut matches));
-    match result {
+    match execute(&Context::new(store, choice), &entry, &mut matches) {
         Ok(code) => code,
         Err(failure) => tell(&failure, &entry, &path),
     }
@@ -264,12 +300,7 @@ fn find(mut matches: ArgMatches) -> Option<(String, Entry, ArgMatches)> {
 }
 
 fn group(name: &str) -> Option<&'static [Entry]> {
-    match name {
-        "container" => Some(commands::CONTAINER),
-        "image" => Some(commands::IMAGE),
-        "system" => Some(commands::SYSTEM),
-        _ => None,
-    }
+    NOUNS.iter().find(|noun| noun.name == name).map(|noun| noun.verbs)
 }
 
 fn tell(failure: &Failure, entry: &Entry, path: &str) -> u8 {

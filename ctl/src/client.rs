@@ -1,11 +1,12 @@
-//! One HTTP/2 connection to the daemon's Unix socket, opened when the first request needs it. Requests share
-//! it; there is no pool and no reconnecting: a command lives as long as its connection.
+//! One HTTP/2 connection to the daemon, by its Unix socket or through `ssh`, opened when the first request needs it.
+//! Requests share it; there is no pool and no reconnecting: a command lives as long as its connection.
 
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
+use std::process::Stdio;
 use std::task::{self, Poll};
 
 use http::{Request, Response, Uri};
@@ -19,10 +20,11 @@ use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tonic::body::Body;
 
+use crate::contexts::{Choice, Store};
+use crate::endpoint::{Endpoint, Remote};
 use crate::failure::Failure;
+use crate::output::print;
 
-/// Where the daemon listens unless `-H` or LONGSHORE_HOST say otherwise.
-pub const DEFAULT_HOST: &str = "unix:///run/longshore/longshore.sock";
 /// Bytes of output under way on one stream before the daemon has to wait for us.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// The longest message taken; a list of ten thousand containers is a tenth of it.
@@ -30,26 +32,35 @@ const MAX_MESSAGE: usize = 64 << 20;
 /// The longest path that a socket address holds.
 const MAX_SOCKET_PATH: usize = 107;
 
+/// Seconds that `ssh` tries to reach a host.
+const SSH_PATIENCE: u32 = 30;
+
 /// Everything a verb needs from outside.
 pub struct Context {
-    address: PathBuf,
+    store: Store,
+    choice: Choice,
     channel: OnceCell<Channel>,
 }
 
 impl Context {
-    /// `host` is `unix://PATH` or an absolute path.
-    pub fn new(host: &str) -> Result<Context, Failure> {
-        let path = host.strip_prefix("unix://").unwrap_or(host);
-        if !path.starts_with('/') {
-            return Err(Failure::usage(format!(
-                "invalid host '{host}': a Unix socket is expected, as in {DEFAULT_HOST}"
-            )));
-        }
-        Ok(Context { address: PathBuf::from(path), channel: OnceCell::new() })
+    /// Which daemon it is comes out when one is needed: a verb on contexts works also where none can be told.
+    pub fn new(store: Store, choice: Choice) -> Context {
+        Context { store, choice, channel: OnceCell::new() }
     }
 
-    pub fn address(&self) -> &Path {
-        &self.address
+    /// Where named contexts are kept.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What of the command line chooses the daemon.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// Where the daemon is.
+    pub fn endpoint(&self) -> Result<Endpoint, Failure> {
+        Ok(self.store.resolve(&self.choice)?.endpoint)
     }
 
     pub async fn containers(&self) -> Result<ContainersClient<Channel>, Failure> {
@@ -68,7 +79,12 @@ impl Context {
     }
 
     async fn channel(&self) -> Result<Channel, Failure> {
-        self.channel.get_or_try_init(|| Channel::open(&self.address)).await.cloned()
+        let open = || async {
+            let endpoint = self.endpoint()?;
+            print::debug(|| format!("connecting to {endpoint}"));
+            Channel::open(&endpoint).await
+        };
+        self.channel.get_or_try_init(open).await.cloned()
     }
 }
 
@@ -79,23 +95,60 @@ pub struct Channel {
 }
 
 impl Channel {
-    async fn open(address: &Path) -> Result<Channel, Failure> {
-        let unreachable = |source| Failure::Unreachable { address: address.to_owned(), source };
-        let stream = connect(address).await.map_err(unreachable)?;
+    async fn open(endpoint: &Endpoint) -> Result<Channel, Failure> {
+        let unreachable = |source| Failure::Unreachable { endpoint: endpoint.clone(), source };
+        match endpoint {
+            Endpoint::Socket(path) => {
+                Channel::over(connect(path).await.map_err(unreachable)?).await.map_err(unreachable)
+            }
+            Endpoint::Ssh(remote) => {
+                let mut child = ssh(remote).spawn().map_err(|error| {
+                    Failure::message(format!("starting ssh, by which {endpoint} is reached: {error}"))
+                })?;
+                let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+                    return Err(unreachable(io::ErrorKind::BrokenPipe.into()));
+                };
+                // It ends with its stdin, which is the connection's.
+                tokio::spawn(async move { drop(child.wait().await) });
+                Channel::over(tokio::io::join(stdout, stdin)).await.map_err(unreachable)
+            }
+        }
+    }
+
+    async fn over<S>(stream: S) -> io::Result<Channel>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(4 * STREAM_WINDOW)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| unreachable(io::Error::other(error)))?;
+            .map_err(io::Error::other)?;
         // Its end shows as an error of the requests that are under way.
         tokio::spawn(async { drop(connection.await) });
         Ok(Channel { requests })
     }
 }
 
+/// `ssh` with the other host's `longshore system dial-stdio` behind it. What it has to say it says on our stderr.
+fn ssh(remote: &Remote) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new("ssh");
+    command.arg("-T").arg("-o").arg(format!("ConnectTimeout={SSH_PATIENCE}"));
+    if let Some(port) = remote.port {
+        command.arg("-p").arg(port.to_string());
+    }
+    command.args(["--", &remote.destination, "longshore"]);
+    if let Some(socket) = &remote.socket {
+        command.arg("-H").arg(format!("unix://{socket}"));
+    }
+    command.args(["system", "dial-stdio"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
 /// Connects also where the path is too long for a socket address: by way of its folder's descriptor.
-async fn connect(address: &Path) -> io::Result<UnixStream> {
+pub async fn connect(address: &Path) -> io::Result<UnixStream> {
     if address.as_os_str().len() <= MAX_SOCKET_PATH {
         return UnixStream::connect(address).await;
     }

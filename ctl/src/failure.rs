@@ -3,9 +3,11 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tonic::Status;
+
+use crate::endpoint::Endpoint;
 
 /// The exit code of a shell's child that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 141;
@@ -18,7 +20,7 @@ pub enum Failure {
     /// The daemon refused.
     Daemon(Box<Status>),
     /// The daemon could not be reached.
-    Unreachable { address: PathBuf, source: io::Error },
+    Unreachable { endpoint: Endpoint, source: io::Error },
     /// The daemon went away in the middle of a request.
     Lost { source: Box<Status> },
     /// A flag or an argument makes no sense: the command's help is named after it.
@@ -85,19 +87,17 @@ impl fmt::Display for Failure {
                 write!(f, "Error response from daemon: {}", status.code())
             }
             Failure::Daemon(status) => write!(f, "Error response from daemon: {}", status.message()),
-            Failure::Unreachable { address, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+            Failure::Unreachable { endpoint, source } if source.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
-                    "permission denied while trying to connect to the longshore daemon socket at unix://{}: \
-                 be root, or a member of the socket's group",
-                    address.display()
+                    "permission denied while trying to connect to the longshore daemon socket at {endpoint}: \
+                     be root, or a member of the socket's group"
                 )
             }
-            Failure::Unreachable { address, source } => write!(
+            Failure::Unreachable { endpoint, source } => write!(
                 f,
-                "Cannot connect to the longshore daemon at unix://{} ({}). Is the longshore daemon running? \
-                 Start it with 'longshored', or name its socket with -H or LONGSHORE_HOST.",
-                address.display(),
+                "Cannot connect to the longshore daemon at {endpoint} ({}). Is the longshore daemon running? \
+                 Start it with 'longshored', or name its socket with -H, LONGSHORE_HOST or a context.",
                 errno_text(source)
             ),
             Failure::Lost { source } => write!(

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
-use super::{Entry, Unbuilt, group, root};
+use super::{Entry, Unbuilt, globals, group, root};
 use crate::commands;
 use crate::failure::OWN_FAULT;
 use crate::output::print;
@@ -28,6 +28,10 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
             "longshore: --{} {why}\n\nRun 'longshore {path} --help' for what there is",
             flag.long
         ));
+        return OWN_FAULT;
+    }
+    if let Some(said) = entry.is_none().then(|| globals::refuse_tls(&invalid)).flatten() {
+        print::note(said);
         return OWN_FAULT;
     }
     let message = match error.kind() {
@@ -113,7 +117,7 @@ fn named(arguments: &[OsString]) -> (String, Option<&'static Entry>) {
     let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
     while let Some(word) = words.next() {
         match word {
-            "-H" | "--host" => drop(words.next()),
+            flag if globals::WITH_VALUE.contains(&flag) => drop(words.next()),
             flag if flag.starts_with('-') => {}
             name => {
                 let known = |table: &'static [Entry], name: &str| {

@@ -77,25 +77,56 @@ pub async fn show(
     kinds: &[Kind],
     sizes: Sizes,
 ) -> Result<u8, Failure> {
-    let format = format.filter(|format| !format.is_empty());
     // A template that cannot be read is refused before anything is asked.
-    let template = format.filter(|format| *format != "json").map(parse).transpose()?;
-    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    check(format)?;
+    let mut found = Vec::new();
     for name in names {
         match look_up(context, name, kinds, sizes).await {
-            Ok(value) => found.push(value),
-            Err(failure @ (Failure::Daemon(_) | Failure::Message(_))) => failures.push(failure),
-            Err(failure) => return Err(failure),
+            Err(failure) if !matches!(failure, Failure::Daemon(_) | Failure::Message(_)) => return Err(failure),
+            value => found.push(value),
+        }
+    }
+    print(format, found.into_iter())
+}
+
+fn check(format: Option<&str>) -> Result<(), Failure> {
+    match format.unwrap_or_default() {
+        "" | "json" => Ok(()),
+        format => parse(format).map(drop),
+    }
+}
+
+/// Prints what was found by `--format`, and then says what was not.
+pub fn print(
+    format: Option<&str>,
+    found: impl Iterator<Item = Result<Value, Failure>>,
+) -> Result<u8, Failure> {
+    let format = format.filter(|format| !format.is_empty());
+    let template = format.filter(|format| *format != "json").map(parse).transpose()?;
+    let (mut values, mut failures) = (Vec::new(), Vec::new());
+    for value in found {
+        match value {
+            Ok(value) => values.push(value),
+            Err(failure) => failures.push(failure),
         }
     }
     match (&template, format) {
         (Some(template), _) => {
-            for value in &found {
-                print::line(template.render(value).map_err(|error| executing(&error))?)?;
+            let mut text = String::new();
+            for value in &values {
+                match template.render(value) {
+                    Ok(line) => text.push_str(&format!("{line}\n")),
+                    Err(error) => {
+                        failures.insert(0, executing(&error));
+                        break;
+                    }
+                }
             }
+            // docker ends what it found with an empty line if that is nothing.
+            print::out(if text.is_empty() { "\n" } else { &text })?;
         }
-        (None, Some(_)) => print::line(Value::List(found).json())?,
-        (None, None) => print::line(Value::List(found).json_pretty())?,
+        (None, Some(_)) => print::line(Value::List(values).json())?,
+        (None, None) => print::line(Value::List(values).json_pretty())?,
     }
     for failure in &failures {
         print::note(failure.to_string());

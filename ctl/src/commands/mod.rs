@@ -3,13 +3,26 @@
 
 pub mod completion;
 pub mod container;
+pub mod context;
 pub mod image;
 pub mod inspect;
 pub mod system;
 
-use crate::cli::Entry;
+use crate::cli::{Entry, Noun};
 use crate::failure::Failure;
 use crate::output::print;
+
+/// What is behind a word of its own, in the order of the help.
+pub const NOUNS: &[Noun] = &[
+    Noun { name: "container", about: "Manage containers", verbs: CONTAINER },
+    Noun { name: "context", about: "Manage contexts", verbs: CONTEXT },
+    Noun { name: "image", about: "Manage images", verbs: IMAGE },
+    Noun { name: "system", about: "Manage longshore", verbs: SYSTEM },
+];
+
+/// The verbs that help shows first.
+pub const COMMON: &[&str] =
+    &["run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info"];
 
 /// `longshore VERB`.
 pub const TOP: &[Entry] = &[
@@ -74,13 +87,29 @@ pub const IMAGE: &[Entry] = &[
     Entry::of::<image::tag::Args>("tag", &[]),
 ];
 
+/// `longshore context VERB`.
+pub const CONTEXT: &[Entry] = &[
+    Entry::of::<context::create::Args>("create", &[]),
+    Entry::of::<context::export::Args>("export", &[]),
+    Entry::of::<context::import::Args>("import", &[]),
+    Entry::of::<context::inspect::Args>("inspect", &[]),
+    Entry::of::<context::ls::Args>("ls", &["list"]),
+    Entry::of::<context::rm::Args>("rm", &["remove"]),
+    Entry::of::<context::show::Args>("show", &[]),
+    Entry::of::<context::update::Args>("update", &[]),
+    Entry::of::<context::r#use::Args>("use", &[]),
+];
+
 /// `longshore system VERB`.
-pub const SYSTEM: &[Entry] =
-    &[Entry::of::<system::events::Args>("events", &[]), Entry::of::<system::info::Args>("info", &[])];
+pub const SYSTEM: &[Entry] = &[
+    Entry::of::<system::dial_stdio::Args>("dial-stdio", &[]),
+    Entry::of::<system::events::Args>("events", &[]),
+    Entry::of::<system::info::Args>("info", &[]),
+];
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "commit", "compose", "config", "context", "cp", "diff", "export",
+    "build", "builder", "buildx", "commit", "compose", "config", "cp", "diff", "export",
     "history", "import", "load", "login", "logout", "manifest", "network", "node", "plugin", "port", "push",
     "save", "search", "secret", "service", "stack", "swarm", "trust", "update", "volume",
 ];

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
@@ -11,6 +12,21 @@ use crate::failure::Failure;
 
 /// A pipe that polls as writable takes this many bytes without blocking.
 const PIPE_ATOMIC: usize = 4096;
+
+/// Whether `--debug` or `--log-level debug` was given.
+static DEBUG: AtomicBool = AtomicBool::new(false);
+
+/// From now on what `debug` is told is shown.
+pub fn show_debug() {
+    DEBUG.store(true, Ordering::Relaxed);
+}
+
+/// A line on stderr for who looks for a fault.
+pub fn debug(text: impl FnOnce() -> String) {
+    if DEBUG.load(Ordering::Relaxed) {
+        note(format!("DEBUG: {}", text()));
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -26,7 +26,7 @@ impl Verb for Args {
         let info = context.system().await?.info(InfoRequest {}).await?.into_inner();
         match self.format.as_deref() {
             None | Some("") => {
-                print::out(&text(context, &info))?;
+                print::out(&text(context, &info)?)?;
                 for warning in &info.warnings {
                     print::note(format!("WARNING: {warning}"));
                 }
@@ -37,7 +37,7 @@ impl Verb for Args {
     }
 }
 
-fn text(context: &Context, info: &InfoResponse) -> String {
+fn text(context: &Context, info: &InfoResponse) -> Result<String, Failure> {
     let mut text = format!("Client:\n Version:    {}\n\nServer:\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, shown: String| text.push_str(&format!(" {name}: {shown}\n"));
     line("Containers", info.containers.to_string());
@@ -58,11 +58,11 @@ fn text(context: &Context, info: &InfoResponse) -> String {
     line("Name", info.name.clone());
     line("Longshore Root Dir", info.root.clone());
     line("Longshore State Dir", info.state.clone());
-    line("Socket", context.address().display().to_string());
+    line("Socket", context.endpoint()?.to_string());
     if !info.insecure_registries.is_empty() {
         line("Insecure Registries", format!("\n  {}", info.insecure_registries.join("\n  ")));
     }
-    text
+    Ok(text)
 }
 
 fn value(info: &InfoResponse) -> Value {

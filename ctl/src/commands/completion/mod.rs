@@ -1,15 +1,20 @@
 //! `longshore completion SHELL`: the script that completes this command line's words in a shell.
 
-use clap_complete::Shell;
-
-use crate::cli::{self, Arguments, Verb};
+use crate::cli::{Arguments, Verb};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::print;
 
+/// The scripts by their shells.
+pub const SCRIPTS: [(&str, &str); 3] = [
+    ("bash", include_str!("longshore.bash")),
+    ("zsh", include_str!("longshore.zsh")),
+    ("fish", include_str!("longshore.fish")),
+];
+
 #[derive(clap::Args)]
 pub struct Args {
-    /// The shell: `source <(longshore completion bash)`
+    /// The shell
     #[arg(value_name = "SHELL", value_parser = ["bash", "zsh", "fish"])]
     shell: String,
 }
@@ -20,16 +25,8 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::Exactly(1);
 
     async fn run(self, _context: &Context) -> Result<u8, Failure> {
-        let shell = match self.shell.as_str() {
-            "zsh" => Shell::Zsh,
-            "fish" => Shell::Fish,
-            _ => Shell::Bash,
-        };
-        let mut script = Vec::new();
-        let mut root = cli::root();
-        root.build();
-        clap_complete::generate(shell, &mut root, "longshore", &mut script);
-        print::out(&String::from_utf8_lossy(&script))?;
+        let script = SCRIPTS.iter().find(|(shell, _)| *shell == self.shell).map(|(_, script)| *script);
+        print::out(script.unwrap_or_default())?;
         Ok(0)
     }
 }
