@@ -58,6 +58,11 @@ impl Context {
         &self.choice
     }
 
+    /// The name of the context that chose the daemon; none if `-H` did.
+    pub fn name(&self) -> Result<Option<String>, Failure> {
+        Ok(self.store.resolve(&self.choice)?.context)
+    }
+
     /// Where the daemon is.
     pub fn endpoint(&self) -> Result<Endpoint, Failure> {
         Ok(self.store.resolve(&self.choice)?.endpoint)

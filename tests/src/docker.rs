@@ -151,7 +151,7 @@ impl Dockerd {
         Ok(())
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.folder.join("docker.sock")
     }
 

@@ -163,7 +163,7 @@ async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) ->
             other => return other,
         }
     }
-    Err(Failure::message(format!("error: no such object: {name}")))
+    Err(Failure::message(format!("Error: No such object: {name}")))
 }
 
 fn could_be_other(failure: &Failure) -> bool {

@@ -16,6 +16,25 @@ pub struct Layout<'a> {
     pub headings: &'a [(&'a str, &'a str)],
 }
 
+/// docker's types of rows, which its errors name, each by a field that only it has.
+const TYPES: &[(&str, &str)] = &[
+    ("RunningFor", "ContainerContext"),
+    ("Repository", "imageContext"),
+    ("CPUPerc", "statsContext"),
+    ("CreatedBy", "historyContext"),
+    ("Mountpoint", "volumeContext"),
+    ("IPv6", "networkContext"),
+    ("Reclaimable", "diskUsageContext"),
+    ("DockerEndpoint", "clientContextContext"),
+];
+
+impl Layout<'_> {
+    fn type_name(&self) -> &'static str {
+        let has = |name: &str| self.headings.iter().any(|(field, _)| *field == name);
+        TYPES.iter().find(|(field, _)| has(field)).map_or("Context", |(_, name)| name)
+    }
+}
+
 /// Refuses a format that cannot be read, before anything is asked of the daemon.
 pub fn check(format: Option<&str>) -> Result<(), Failure> {
     match format.unwrap_or_default() {
@@ -33,21 +52,21 @@ pub fn print(format: Option<&str>, layout: &Layout<'_>, rows: &[Value]) -> Resul
 pub fn render(format: Option<&str>, layout: &Layout<'_>, rows: &[Value]) -> Result<String, Failure> {
     let format = format.unwrap_or_default();
     match (layout.quiet, format) {
-        (Some(quiet), "" | "table") => lines(quiet, rows),
+        (Some(quiet), "" | "table") => lines(quiet, layout, rows),
         (_, "" | "table") => columns(layout.table, layout, rows),
-        (_, "json") => Ok(rows.iter().map(|row| sorted(row).json() + "\n").collect()),
+        (_, "json") => Ok(rows.iter().map(|row| row.row_json() + "\n").collect()),
         (_, format) => match format.strip_prefix("table ") {
             Some(template) => columns(&unescape(template), layout, rows),
-            None => lines(&unescape(format), rows),
+            None => lines(&unescape(format), layout, rows),
         },
     }
 }
 
-fn lines(template: &str, rows: &[Value]) -> Result<String, Failure> {
+fn lines(template: &str, layout: &Layout<'_>, rows: &[Value]) -> Result<String, Failure> {
     let template = parse(template)?;
     let mut text = String::new();
     for row in rows {
-        text.push_str(&template.render(row).map_err(execution)?);
+        text.push_str(&template.render_row(row, layout.type_name()).map_err(execution)?);
         text.push('\n');
     }
     Ok(text)
@@ -61,7 +80,7 @@ fn columns(template: &str, layout: &Layout<'_>, rows: &[Value]) -> Result<String
     let split = |line: String| line.split('\t').map(str::to_string).collect::<Vec<_>>();
     let mut cells = vec![split(template.render_headings(&headings).map_err(execution)?)];
     for row in rows {
-        cells.push(split(template.render(row).map_err(execution)?));
+        cells.push(split(template.render_row(row, layout.type_name()).map_err(execution)?));
     }
     Ok(table::lay_out(cells, LIST_WIDTH))
 }
@@ -77,16 +96,4 @@ fn execution(error: TemplateError) -> Failure {
 /// `\t` and `\n` may be written as two characters on a shell's command line.
 pub fn unescape(format: &str) -> String {
     format.replace("\\t", "\t").replace("\\n", "\n")
-}
-
-/// JSON lines have their keys in alphabetical order.
-fn sorted(row: &Value) -> Value {
-    match row {
-        Value::Struct(fields) => {
-            let mut fields = fields.clone();
-            fields.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Struct(fields)
-        }
-        other => other.clone(),
-    }
 }

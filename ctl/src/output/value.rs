@@ -93,6 +93,20 @@ impl Value {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// A row of a list as docker's JSON shows it: keys in alphabetical order, without the method `Label`, and with
+    /// what could be mistaken for HTML escaped.
+    pub fn row_json(&self) -> String {
+        let text = match self {
+            Value::Struct(fields) => {
+                let mut fields: Vec<_> = fields.iter().filter(|(name, _)| name != "Label").cloned().collect();
+                fields.sort_by(|a, b| a.0.cmp(&b.0));
+                Value::Struct(fields).json()
+            }
+            other => other.json(),
+        };
+        text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    }
+
     /// JSON with docker's indent of four.
     pub fn json_pretty(&self) -> String {
         let mut text = Vec::new();

@@ -151,15 +151,15 @@ fn help_and_completions_go_to_stdout() {
     let engine = Engine::start();
     let said = call(&engine, &["run", "--help"]);
     assert_eq!((said.code, said.err.as_str()), (0, ""));
-    assert!(said.out.contains("Usage: longshore run [OPTIONS] IMAGE [COMMAND] [ARG...]"));
+    assert!(said.out.starts_with("Usage:  longshore run [OPTIONS] IMAGE [COMMAND] [ARG...]"));
     assert!(said.out.contains("--publish") && said.out.contains("--security-opt"));
     assert!(
-        call(&engine, &["container", "ls", "--help"]).out.contains("Usage: longshore container ls [OPTIONS]")
+        call(&engine, &["container", "ls", "--help"]).out.contains("longshore container ls, longshore container list, longshore container ps, longshore ps")
     );
     assert!(call(&engine, &["--help"]).out.contains("completion"));
     for shell in ["bash", "zsh", "fish"] {
         let said = call(&engine, &["completion", shell]);
-        assert!(said.code == 0 && said.out.contains("detach-keys"), "{shell}");
+        assert!(said.code == 0 && said.out.contains("__complete"), "{shell}");
     }
     assert_eq!(call(&engine, &["-v"]).out, format!("longshore version {}\n", env!("CARGO_PKG_VERSION")));
 }

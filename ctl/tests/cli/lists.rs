@@ -39,7 +39,7 @@ fn ps_looks_like_docker_s() {
     assert_eq!((json["Names"].as_str(), json["State"].as_str()), (Some("bold_ritchie"), Some("running")));
     let said = call(&engine, &["ps", "--format", "{{.Foo}}"]);
     assert_eq!(said.code, 1);
-    assert!(said.err.starts_with("failed to execute template: template: :1:"), "{said:?}");
+    assert!(said.err == "failed to execute template: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext\n", "{said:?}");
     call(&engine, &["ps", "-n", "3", "-f", "status=exited", "--filter", "name=x"]);
     assert_eq!(engine.calls().last().unwrap(), "list all=true last=3 [\"status=exited\", \"name=x\"]");
 }
@@ -93,7 +93,7 @@ fn inspect_finds_containers_and_images() {
     let said = call(&engine, &["inspect", "nosuch"]);
     assert_eq!(
         (said.code, said.out.as_str(), said.err.as_str()),
-        (1, "[]\n", "error: no such object: nosuch\n")
+        (1, "[]\n", "Error: No such object: nosuch\n")
     );
     let said = call(&engine, &["container", "inspect", "nosuch"]);
     assert_eq!(said.err, "Error response from daemon: No such container: nosuch\n");

@@ -34,10 +34,10 @@ impl Verb for Args {
         if store.exists(&self.name) {
             return Err(Failure::message(format!("context {:?} already exists", self.name)));
         }
-        let like = store.get(match &self.from {
-            Some(name) => name,
-            None => &store.current(context.choice())?,
-        })?;
+        let like = match &self.from {
+            Some(name) => store.get(name)?,
+            None => store.get(&store.current(context.choice())?)?,
+        };
         let host = match &self.endpoint {
             Some(_) if self.from.is_some() => {
                 return Err(Failure::message("cannot use --endpoint or --docker flag when --from is set"));

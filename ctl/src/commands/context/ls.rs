@@ -8,7 +8,6 @@ use crate::endpoint::Endpoint;
 use crate::failure::Failure;
 use crate::fields;
 use crate::output::list::{self, Layout};
-use crate::output::value::Value;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -1,6 +1,9 @@
 //! `longshore system dial-stdio`: the daemon's socket by stdin and stdout, for who comes by `ssh`.
 
-use tokio::io::{AsyncWriteExt, copy, stdin, stdout};
+use std::fs::File;
+use std::io::{self, copy};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::{Context, connect};
@@ -22,16 +25,19 @@ impl Verb for Args {
             return Err(Failure::message(format!("dial-stdio reaches Unix sockets only, not {endpoint}")));
         };
         let stream = connect(path).await.map_err(|source| Failure::Unreachable { endpoint: endpoint.clone(), source })?;
-        let (mut from, mut to) = stream.into_split();
-        // Whichever side ends first ends it all: the other cannot go on without it.
-        tokio::select! {
-            sent = copy(&mut stdin(), &mut to) => { sent?; }
-            received = async {
-                let mut out = stdout();
-                copy(&mut from, &mut out).await?;
-                out.flush().await
-            } => { received?; }
-        }
+        // Plain files: the buffers of std's own stdin and stdout would hold answers back.
+        let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let mut from = stream.into_std()?;
+        from.set_nonblocking(false)?;
+        let mut to = from.try_clone()?;
+        std::thread::spawn(move || {
+            let _ = copy(&mut stdin, &mut to);
+            // The daemon ends the connection then, and with it the loop below.
+            let _ = to.shutdown(Shutdown::Write);
+        });
+        let received = tokio::task::spawn_blocking(move || copy(&mut from, &mut stdout)).await;
+        received.map_err(|error| Failure::message(format!("the connection to {endpoint}: {error}")))??;
         Ok(0)
     }
 }

@@ -33,6 +33,7 @@ impl Verb for Args {
             "Version" => env!("CARGO_PKG_VERSION"),
             "Os" => std::env::consts::OS,
             "Arch" => arch(std::env::consts::ARCH),
+            "Context" => context.name()?.unwrap_or_default(),
         };
         match self.format.as_deref() {
             None | Some("") => {
@@ -74,6 +75,7 @@ fn text(title: &str, value: &Value) -> String {
         ("Git commit:", show("GitCommit")),
         ("Kernel:", show("KernelVersion")),
         ("OS/Arch:", Some(platform)),
+        ("Context:", show("Context")),
     ];
     for (name, shown) in lines {
         if let Some(shown) = shown {

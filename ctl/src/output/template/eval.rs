@@ -1,33 +1,29 @@
 //! Applies a template's tree to a value.
 
-use std::cmp::Ordering;
-
-use super::TemplateError;
-use super::parse::{Command, Node, Operand, Pipeline};
+use super::call;
+use super::parse::{Command, Kind, Node, Operand, Pipeline};
+use super::{Subject, TemplateError};
 use crate::output::value::Value;
 
-/// What a field stands for.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Mode {
-    Values,
-    /// Names of columns: functions pass their field's heading on.
-    Headings,
-}
-
 pub struct Evaluation<'a> {
+    text: &'a str,
     root: &'a Value,
-    mode: Mode,
+    subject: Subject<'a>,
     variables: Vec<(String, Value)>,
     out: String,
 }
 
-fn error(text: impl Into<String>) -> TemplateError {
-    TemplateError(text.into())
+/// How a block ended.
+#[derive(Clone, Copy, PartialEq)]
+enum Flow {
+    On,
+    Break,
+    Continue,
 }
 
 impl<'a> Evaluation<'a> {
-    pub fn new(root: &'a Value, mode: Mode) -> Evaluation<'a> {
-        Evaluation { root, mode, variables: Vec::new(), out: String::new() }
+    pub fn new(text: &'a str, root: &'a Value, subject: Subject<'a>) -> Evaluation<'a> {
+        Evaluation { text, root, subject, variables: Vec::new(), out: String::new() }
     }
 
     pub fn run(mut self, nodes: &[Node]) -> Result<String, TemplateError> {
@@ -36,43 +32,65 @@ impl<'a> Evaluation<'a> {
         Ok(self.out)
     }
 
-    /// Variables end with the block that declared them.
-    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<(), TemplateError> {
-        let outer = self.variables.len();
-        for node in nodes {
-            self.node(node, dot)?;
-        }
-        self.variables.truncate(outer);
-        Ok(())
+    /// `template: :LINE:COLUMN: executing "" at <NODE>: what`.
+    fn error(&self, at: usize, node: impl std::fmt::Display, what: impl AsRef<str>) -> TemplateError {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let column = before.rfind('\n').map_or(at, |newline| at - newline - 1);
+        TemplateError(format!(
+            "template: :{}:{column}: executing \"\" at <{node}>: {}",
+            1 + before.matches('\n').count(),
+            what.as_ref()
+        ))
     }
 
-    fn node(&mut self, node: &Node, dot: &Value) -> Result<(), TemplateError> {
+    /// Variables end with the block that declared them.
+    fn block(&mut self, nodes: &[Node], dot: &Value) -> Result<Flow, TemplateError> {
+        let outer = self.variables.len();
+        let mut flow = Flow::On;
+        for node in nodes {
+            flow = self.node(node, dot)?;
+            if flow != Flow::On {
+                break;
+            }
+        }
+        self.variables.truncate(outer);
+        Ok(flow)
+    }
+
+    fn node(&mut self, node: &Node, dot: &Value) -> Result<Flow, TemplateError> {
         match node {
             Node::Text(text) => self.out.push_str(text),
+            Node::Break => return Ok(Flow::Break),
+            Node::Continue => return Ok(Flow::Continue),
             Node::Show(pipeline) => {
                 let value = self.pipeline(pipeline, dot)?;
-                match pipeline.variables.first() {
-                    Some(name) => self.assign(name, value),
-                    None => self.out.push_str(&shown(&value)),
+                match pipeline.variables.is_empty() {
+                    true => self.out.push_str(&shown(&value)),
+                    false => self.declare(pipeline, &[&value]),
                 }
             }
             Node::If { condition, then, otherwise } => {
+                let outer = self.variables.len();
                 let value = self.pipeline(condition, dot)?;
-                self.declare(&condition.variables, &[&value]);
-                let branch = if value.is_true() { then } else { otherwise };
-                self.block(branch, dot)?;
+                self.declare(condition, &[&value]);
+                let flow = self.block(if value.is_true() { then } else { otherwise }, dot)?;
+                self.variables.truncate(outer);
+                return Ok(flow);
             }
             Node::With { value, then, otherwise } => {
+                let outer = self.variables.len();
                 let inner = self.pipeline(value, dot)?;
-                self.declare(&value.variables, &[&inner]);
-                match inner.is_true() {
+                self.declare(value, &[&inner]);
+                let flow = match inner.is_true() {
                     true => self.block(then, &inner)?,
                     false => self.block(otherwise, dot)?,
-                }
+                };
+                self.variables.truncate(outer);
+                return Ok(flow);
             }
-            Node::Range { items, body, otherwise } => self.range(items, body, otherwise, dot)?,
+            Node::Range { items, body, otherwise } => return self.range(items, body, otherwise, dot),
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
     fn range(
@@ -81,15 +99,17 @@ impl<'a> Evaluation<'a> {
         body: &[Node],
         otherwise: &[Node],
         dot: &Value,
-    ) -> Result<(), TemplateError> {
+    ) -> Result<Flow, TemplateError> {
         let pairs: Vec<(Value, Value)> = match self.pipeline(items, dot)? {
             Value::List(items) => {
                 items.into_iter().enumerate().map(|(index, item)| (Value::from(index), item)).collect()
             }
             Value::Map(fields) => fields.into_iter().map(|(key, value)| (Value::Text(key), value)).collect(),
             Value::Null => Vec::new(),
-            Value::Text(text) if text.is_empty() => Vec::new(),
-            other => return Err(error(format!("range can't iterate over {}", other.display()))),
+            other => {
+                let what = format!("range can't iterate over {}", other.display());
+                return Err(self.error(items.at, items, what));
+            }
         };
         if pairs.is_empty() {
             return self.block(otherwise, dot);
@@ -97,23 +117,29 @@ impl<'a> Evaluation<'a> {
         for (key, value) in &pairs {
             let outer = self.variables.len();
             match items.variables.len() {
-                2 => self.declare(&items.variables, &[key, value]),
-                _ => self.declare(&items.variables, &[value]),
+                2 => self.declare(items, &[key, value]),
+                _ => self.declare(items, &[value]),
             }
-            self.block(body, value)?;
-            self.variables.truncate(outer);
+            let flow = self.block(body, value)?;
+            if !items.assigns {
+                self.variables.truncate(outer);
+            }
+            if flow == Flow::Break {
+                break;
+            }
         }
-        Ok(())
+        Ok(Flow::On)
     }
 
-    fn declare(&mut self, names: &[String], values: &[&Value]) {
-        for (name, value) in names.iter().zip(values) {
-            self.variables.push((name.clone(), (*value).clone()));
+    /// `:=` makes variables, `=` changes those that there are.
+    fn declare(&mut self, pipeline: &Pipeline, values: &[&Value]) {
+        for (name, value) in pipeline.variables.iter().zip(values) {
+            let known = self.variables.iter_mut().rev().find(|(known, _)| pipeline.assigns && known == name);
+            match known {
+                Some((_, place)) => *place = (*value).clone(),
+                None => self.variables.push((name.clone(), (*value).clone())),
+            }
         }
-    }
-
-    fn assign(&mut self, name: &str, value: Value) {
-        self.variables.push((name.to_string(), value));
     }
 
     fn pipeline(&self, pipeline: &Pipeline, dot: &Value) -> Result<Value, TemplateError> {
@@ -125,64 +151,140 @@ impl<'a> Evaluation<'a> {
     }
 
     fn command(&self, command: &Command, dot: &Value, piped: Option<Value>) -> Result<Value, TemplateError> {
-        let mut arguments = Vec::with_capacity(command.arguments.len() + 1);
+        let Some(function) = &command.function else { return self.plain(command, dot, piped) };
+        let count = command.arguments.len() + usize::from(piped.is_some());
+        if let Some(what) = call::wrong_count(function, count) {
+            return Err(self.error(command.at, function, what));
+        }
+        let mut arguments = Vec::with_capacity(count);
         for operand in &command.arguments {
             arguments.push(self.operand(operand, dot)?);
+            // What decides already keeps the rest from being looked at.
+            let decided = match function.as_str() {
+                "and" => !arguments[arguments.len() - 1].is_true(),
+                "or" => arguments[arguments.len() - 1].is_true(),
+                _ => false,
+            };
+            if decided {
+                return Ok(arguments.pop().unwrap_or(Value::Null));
+            }
         }
         arguments.extend(piped);
-        if self.mode == Mode::Headings && command.function.is_some() {
+        if matches!(self.subject, Subject::Headings) && call::IN_HEADINGS.contains(&function.as_str()) {
             // `{{upper .Names}}` is a column called NAMES.
-            let heading = arguments.into_iter().rev().find(|argument| matches!(argument, Value::Text(_)));
+            let heading = arguments.into_iter().find(|argument| matches!(argument, Value::Text(_)));
             return Ok(heading.unwrap_or(Value::Text(String::new())));
         }
-        match &command.function {
-            Some(function) => call(function, &arguments),
-            None => self.plain(command, arguments),
+        if let Some((index, expected)) = call::wrong_type(function, &arguments) {
+            let got = self.type_of(&arguments[index]);
+            let what = format!("wrong type for value; expected {expected}; got {got}");
+            return Err(match command.arguments.get(index) {
+                Some(operand) => self.error(operand.at, operand, what),
+                None => self.error(command.at, function, what),
+            });
         }
+        if let ("json", [value @ Value::Struct(_)], Subject::Row { .. }) =
+            (function.as_str(), arguments.as_slice(), self.subject)
+        {
+            return Ok(Value::Text(value.row_json()));
+        }
+        call::call(function, &arguments)
+            .map_err(|what| self.error(command.at, command, format!("error calling {function}: {what}")))
     }
 
     /// A command that calls nothing: one value; or docker's one method, `.Label "name"`.
-    fn plain(&self, command: &Command, arguments: Vec<Value>) -> Result<Value, TemplateError> {
-        let is_label = matches!(command.arguments.first(),
-            Some(Operand::Fields(_, names)) if names.last().is_some_and(|name| name == "Label"));
-        match (is_label, arguments.as_slice()) {
-            (true, [_, Value::Text(name)]) if self.mode == Mode::Headings => Ok(Value::Text(name.clone())),
-            (true, [labels, Value::Text(name)]) => {
-                Ok(labels.field(name).cloned().unwrap_or(Value::Text(String::new())))
+    fn plain(&self, command: &Command, dot: &Value, piped: Option<Value>) -> Result<Value, TemplateError> {
+        let first = &command.arguments[0];
+        let is_label =
+            matches!(&first.kind, Kind::Fields(_, names) if names.last().is_some_and(|name| name == "Label"));
+        let given = command.arguments.len() - 1 + usize::from(piped.is_some());
+        if given == 0 {
+            return self.operand(first, dot);
+        }
+        let argument = match (command.arguments.get(1), piped) {
+            (Some(operand), _) => self.operand(operand, dot)?,
+            (None, piped) => piped.unwrap_or(Value::Null),
+        };
+        match (is_label, argument) {
+            (true, Value::Text(name)) if given == 1 && matches!(self.subject, Subject::Headings) => {
+                let last = name.rsplit('.').next().unwrap_or_default();
+                Ok(Value::Text(last.replace(['-', '_'], " ")))
             }
-            (_, [value]) => Ok(value.clone()),
-            _ => Err(error("can't give argument to non-function")),
+            (true, Value::Text(name)) if given == 1 => {
+                Ok(self.operand(first, dot)?.field(&name).cloned().unwrap_or(Value::Text(String::new())))
+            }
+            (true, _) => {
+                let what = format!("wrong number of args for Label: want 1 got {given}");
+                Err(self.error(first.at, first, what))
+            }
+            (false, _) => {
+                let name = match &first.kind {
+                    Kind::Fields(_, names) => names.last().cloned().unwrap_or_default(),
+                    _ => return Err(self.error(first.at, first, format!("can't give argument to non-function {first}"))),
+                };
+                // A field that is not there is said to be missing first.
+                self.operand(first, dot)?;
+                Err(self.error(first.at, first, format!("{name} is not a method but has arguments")))
+            }
         }
     }
 
     fn operand(&self, operand: &Operand, dot: &Value) -> Result<Value, TemplateError> {
-        match operand {
-            Operand::Dot => Ok(dot.clone()),
-            Operand::Literal(value) => Ok(value.clone()),
-            Operand::Variable(name) if name == "$" => Ok(self.root.clone()),
-            Operand::Variable(name) => match self.variables.iter().rev().find(|(known, _)| known == name) {
+        match &operand.kind {
+            Kind::Dot => Ok(dot.clone()),
+            Kind::Literal(value, _) => Ok(value.clone()),
+            Kind::Variable(name) if name == "$" => Ok(self.root.clone()),
+            Kind::Variable(name) => match self.variables.iter().rev().find(|(known, _)| known == name) {
                 Some((_, value)) => Ok(value.clone()),
-                None => Err(error(format!("undefined variable {name:?}"))),
+                None => Err(self.error(operand.at, operand, format!("undefined variable: {name}"))),
             },
-            Operand::Nested(pipeline) => self.pipeline(pipeline, dot),
-            Operand::Function(name) => call(name, &[]),
-            Operand::Fields(base, names) => {
+            Kind::Nested(pipeline) => self.pipeline(pipeline, dot),
+            Kind::Function(name) => match call::wrong_count(name, 0) {
+                Some(what) => Err(self.error(operand.at, operand, what)),
+                None => call::call(name, &[])
+                    .map_err(|what| self.error(operand.at, operand, format!("error calling {name}: {what}"))),
+            },
+            Kind::Fields(base, names) => {
                 let mut value = self.operand(base, dot)?;
                 for name in names {
-                    value = self.field(&value, name)?;
+                    value = self
+                        .field(&value, name)
+                        .map_err(|what| self.error(operand.at, operand, what))?;
                 }
                 Ok(value)
             }
         }
     }
 
-    fn field(&self, value: &Value, name: &str) -> Result<Value, TemplateError> {
-        match (value, value.field(name)) {
-            (_, Some(value)) => Ok(value.clone()),
-            (Value::Map(_), None) => Ok(Value::Null),
-            (Value::Null, None) => Ok(Value::Null),
-            _ if self.mode == Mode::Headings => Ok(Value::Text(name.to_uppercase())),
-            _ => Err(error(format!("executing \"\" at <.{name}>: can't evaluate field {name}"))),
+    fn field(&self, value: &Value, name: &str) -> Result<Value, String> {
+        if let Some(found) = value.field(name) {
+            return Ok(found.clone());
+        }
+        match (value, self.subject) {
+            (Value::Map(_), _) => Ok(Value::Null),
+            (_, Subject::Headings) => Ok(Value::Text(name.to_uppercase())),
+            (Value::Struct(_), Subject::Document) => Err(format!("map has no entry for key {name:?}")),
+            (Value::Null, Subject::Document) => Err(format!("nil pointer evaluating interface {{}}.{name}")),
+            (Value::Null, _) => Ok(Value::Null),
+            (Value::Struct(_), Subject::Row { name: of }) => {
+                Err(format!("can't evaluate field {name} in type *formatter.{of}"))
+            }
+            (_, Subject::Document) => Err(format!("can't evaluate field {name} in type interface {{}}")),
+            (value, _) => Err(format!("can't evaluate field {name} in type {}", self.type_of(value))),
+        }
+    }
+
+    /// Go's name of a value's type, as docker's own values have it.
+    fn type_of(&self, value: &Value) -> &'static str {
+        match value {
+            Value::Int(_) | Value::Float(_) if matches!(self.subject, Subject::Document) => "json.Number",
+            Value::Null => "nil",
+            Value::Bool(_) => "bool",
+            Value::Int(_) => "int",
+            Value::Float(_) => "float64",
+            Value::Text(_) => "string",
+            Value::List(_) => "[]interface {}",
+            Value::Struct(_) | Value::Map(_) => "map[string]interface {}",
         }
     }
 }
@@ -193,115 +295,4 @@ fn shown(value: &Value) -> String {
         Value::Null => "<no value>".into(),
         other => other.display(),
     }
-}
-
-fn call(function: &str, arguments: &[Value]) -> Result<Value, TemplateError> {
-    let wrong = || error(format!("wrong number or kind of arguments for {function}"));
-    match (function, arguments) {
-        ("json", [value]) => Ok(Value::Text(value.json())),
-        ("upper", [value]) => Ok(Value::Text(value.display().to_uppercase())),
-        ("lower", [value]) => Ok(Value::Text(value.display().to_lowercase())),
-        ("title", [value]) => Ok(Value::Text(title(&value.display()))),
-        ("split", [Value::Text(text), Value::Text(by)]) => {
-            Ok(Value::List(text.split(by.as_str()).map(Value::from).collect()))
-        }
-        ("join", [Value::List(items), Value::Text(by)]) => {
-            Ok(Value::Text(items.iter().map(Value::display).collect::<Vec<_>>().join(by)))
-        }
-        ("join", [Value::Null, Value::Text(_)]) => Ok(Value::Text(String::new())),
-        ("truncate", [Value::Text(text), Value::Int(length)]) => {
-            Ok(Value::Text(text.chars().take(usize::try_from(*length).unwrap_or(0)).collect()))
-        }
-        ("pad", [Value::Text(text), Value::Int(before), Value::Int(after)]) => {
-            let blanks = |count: &i64| " ".repeat(usize::try_from(*count).unwrap_or(0).min(1024));
-            Ok(Value::Text(match text.is_empty() {
-                true => String::new(),
-                false => format!("{}{text}{}", blanks(before), blanks(after)),
-            }))
-        }
-        ("len", [value]) => {
-            value.length().map(Value::from).ok_or_else(|| error(format!("len of {}", value.display())))
-        }
-        ("index", [value, keys @ ..]) => keys.iter().try_fold(value.clone(), |value, key| index(&value, key)),
-        ("print", values) => Ok(Value::Text(values.iter().map(Value::display).collect())),
-        ("println", values) => {
-            Ok(Value::Text(values.iter().map(Value::display).collect::<Vec<_>>().join(" ") + "\n"))
-        }
-        ("printf", [Value::Text(format), values @ ..]) => printf(format, values),
-        ("not", [value]) => Ok(Value::Bool(!value.is_true())),
-        ("and", [.., last]) => Ok(arguments.iter().find(|value| !value.is_true()).unwrap_or(last).clone()),
-        ("or", [.., last]) => Ok(arguments.iter().find(|value| value.is_true()).unwrap_or(last).clone()),
-        ("eq", [value, others @ ..]) if !others.is_empty() => Ok(Value::Bool(others.contains(value))),
-        ("ne", [a, b]) => Ok(Value::Bool(a != b)),
-        ("lt", [a, b]) => order(a, b).map(|order| Value::Bool(order == Ordering::Less)),
-        ("le", [a, b]) => order(a, b).map(|order| Value::Bool(order != Ordering::Greater)),
-        ("gt", [a, b]) => order(a, b).map(|order| Value::Bool(order == Ordering::Greater)),
-        ("ge", [a, b]) => order(a, b).map(|order| Value::Bool(order != Ordering::Less)),
-        (
-            "json" | "upper" | "lower" | "title" | "split" | "join" | "truncate" | "pad" | "len" | "index"
-            | "printf" | "not" | "and" | "or" | "eq" | "ne" | "lt" | "le" | "gt" | "ge",
-            _,
-        ) => Err(wrong()),
-        _ => Err(error(format!("function {function:?} not defined"))),
-    }
-}
-
-fn title(text: &str) -> String {
-    let mut start = true;
-    let capital = |letter: char| {
-        let first = start;
-        start = letter.is_whitespace();
-        if first { letter.to_uppercase().collect::<String>() } else { letter.to_string() }
-    };
-    text.chars().map(capital).collect()
-}
-
-fn index(value: &Value, key: &Value) -> Result<Value, TemplateError> {
-    match (value, key) {
-        (Value::List(items), Value::Int(at)) => usize::try_from(*at)
-            .ok()
-            .and_then(|at| items.get(at).cloned())
-            .ok_or_else(|| error(format!("error calling index: index out of range: {at}"))),
-        (Value::Map(_) | Value::Struct(_), Value::Text(name)) => {
-            Ok(value.field(name).cloned().unwrap_or(Value::Null))
-        }
-        (Value::Null, _) => Err(error("error calling index: index of untyped nil")),
-        _ => {
-            Err(error(format!("error calling index: can't index {} with {}", value.display(), key.display())))
-        }
-    }
-}
-
-fn order(a: &Value, b: &Value) -> Result<Ordering, TemplateError> {
-    match (a, b) {
-        (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
-        (Value::Float(a), Value::Float(b)) => a.partial_cmp(b),
-        (Value::Text(a), Value::Text(b)) => Some(a.cmp(b)),
-        _ => None,
-    }
-    .ok_or_else(|| error("incompatible types for comparison"))
-}
-
-fn printf(format: &str, values: &[Value]) -> Result<Value, TemplateError> {
-    let mut text = String::new();
-    let mut values = values.iter();
-    let mut letters = format.chars();
-    while let Some(letter) = letters.next() {
-        if letter != '%' {
-            text.push(letter);
-            continue;
-        }
-        let verb = letters.next();
-        if verb == Some('%') {
-            text.push('%');
-            continue;
-        }
-        let value = values.next().ok_or_else(|| error("printf: missing argument"))?;
-        match verb {
-            Some('s' | 'v' | 'd' | 't') => text.push_str(&value.display()),
-            Some('q') => text.push_str(&Value::Text(value.display()).json()),
-            other => return Err(error(format!("printf: %{} is not supported", other.unwrap_or(' ')))),
-        }
-    }
-    Ok(Value::Text(text))
 }

@@ -1,0 +1,127 @@
+//! Everyday commands, run with Debian's docker and with longshore: exit codes, stdout, stderr, JSON and files agree.
+//!
+//! The commands are data, in `tests/differential/*.toml`: shell lines in which `docker` is the one or the other.
+//! What differs on purpose is named in `differences.toml`, command by command, and explained in docs/docker.md; a
+//! difference that is not there any more fails the test as one that is not named does.
+//! `LONGSHORE_DIFFERENTIAL=words` runs only the scenarios whose name contains it and shows every command.
+
+#[path = "differential/normal.rs"]
+mod normal;
+#[path = "differential/script.rs"]
+mod script;
+#[path = "differential/side.rs"]
+mod side;
+
+use std::path::Path;
+
+use longshore_tests::docker::{Dockerd, Networks};
+use longshore_tests::registry::Registry;
+use longshore_tests::{Containerd, Daemon, image};
+use serde_json::json;
+
+use script::{Differences, Scenario};
+use side::{Said, Side};
+
+/// Commands that are compared, at least.
+const AT_LEAST: usize = 150;
+
+/// The images that the scripts use.
+fn images(registry: &Registry) {
+    let busybox = image::busybox().expect("busybox");
+    registry.put("library/busybox", "latest", &busybox.build().expect("an image"));
+    let settings = image::busybox()
+        .expect("busybox")
+        .config("Cmd", json!(["echo", "the image's command"]))
+        .config("Env", json!(["PATH=/bin", "FROM_IMAGE=yes"]))
+        .config("Labels", json!({"of": "the image", "maintainer": "nobody"}))
+        .config("WorkingDir", json!("/var"))
+        .config("User", json!("user"))
+        .config("ExposedPorts", json!({"80/tcp": {}, "53/udp": {}}))
+        .config("Volumes", json!({"/data": {}}))
+        .config("StopSignal", json!("SIGINT"));
+    registry.put("library/settings", "1.0", &settings.build().expect("an image"));
+    let entry = image::busybox().expect("busybox").config("Entrypoint", json!(["echo", "entry"]));
+    registry.put("library/entry", "latest", &entry.build().expect("an image"));
+}
+
+#[test]
+#[cfg_attr(
+    not(all(have_containerd, have_dockerd, have_runc)),
+    ignore = "needs docker, containerd and runc (packages docker.io, containerd, runc)"
+)]
+fn everyday_commands_do_what_docker_does() {
+    let wanted = std::env::var("LONGSHORE_DIFFERENTIAL").ok();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("differential");
+    let differences = Differences::read(&folder.join("differences.toml"));
+    let scenarios = Scenario::read_all(&folder, wanted.as_deref());
+    let count: usize = scenarios.iter().map(|scenario| scenario.commands.len()).sum();
+    assert!(wanted.is_some() || count >= AT_LEAST, "only {count} commands");
+
+    let registry = Registry::start().expect("a registry");
+    images(&registry);
+    let daemon = Daemon::start();
+    let containerd = Containerd::with_its_own_shim();
+    let dockerd = Dockerd::start_on(&containerd, Networks::None, &[]).expect("dockerd starts");
+    let docker = Side::docker(&dockerd, registry.address());
+    let ours = Side::longshore(&daemon, registry.address());
+
+    let (theirs, ours) = std::thread::scope(|scope| {
+        let theirs = scope.spawn(|| docker.play(&scenarios));
+        (ours.play(&scenarios), theirs.join().expect("docker's side"))
+    });
+    let report = compare(&scenarios, &theirs, &ours, &differences, wanted.is_some());
+    assert!(report.is_empty(), "{} of {count} commands differ:\n{}", report.len(), report.join("\n"));
+}
+
+/// What differs without being named, and what is named without differing.
+fn compare(
+    scenarios: &[Scenario],
+    theirs: &[Vec<Said>],
+    ours: &[Vec<Said>],
+    differences: &Differences,
+    show: bool,
+) -> Vec<String> {
+    let mut report = Vec::new();
+    for ((scenario, theirs), ours) in scenarios.iter().zip(theirs).zip(ours) {
+        for ((command, theirs), ours) in scenario.commands.iter().zip(theirs).zip(ours) {
+            let found = normal::differing(command, theirs, ours, &differences.json);
+            let named = command.differs.as_deref();
+            if let Some(name) = named {
+                assert!(differences.known.contains_key(name), "{name:?} is not in differences.toml");
+            }
+            if show {
+                eprintln!("{}: {}\n{theirs:#?}\n{ours:#?}", scenario.name, command.run);
+            }
+            match (found.is_empty(), named) {
+                (true, None) | (false, Some(_)) => {}
+                (true, Some(_)) if command.sometimes => {}
+                (true, Some(name)) => report
+                    .push(format!("--- {}: `{}` does not differ any more: take {name:?} away", scenario.name, command.run)),
+                (false, None) => {
+                    report.push(format!("--- {}: `{}`\n{}", scenario.name, command.run, found.join("\n")));
+                }
+            }
+        }
+    }
+    report
+}
+
+#[test]
+fn every_named_difference_is_explained() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let differences = Differences::read(&folder.join("differential/differences.toml"));
+    let page = std::fs::read_to_string(folder.join("../docs/docker.md")).expect("docs/docker.md");
+    let named: Vec<String> = Scenario::read_all(&folder.join("differential"), None)
+        .into_iter()
+        .flat_map(|scenario| scenario.commands)
+        .filter_map(|command| command.differs)
+        .chain(differences.json.values().cloned())
+        .collect();
+    for (name, reason) in &differences.known {
+        assert!(page.contains(reason.as_str()), "docs/docker.md does not explain {name:?}: {reason}");
+        assert!(named.contains(name), "nothing differs by {name:?}: take it away");
+    }
+    for name in &named {
+        assert!(differences.known.contains_key(name), "{name:?} is not in differences.toml");
+    }
+}
