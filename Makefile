@@ -18,7 +18,7 @@ PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun podman docker-reg
 PACKAGES_VM := busybox-static e2fsprogs qemu-system-x86
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 
-.PHONY: help hello test clients bench lint install build release shim-release packages-build packages-hello packages-test packages-bench packages-vm nextest test-vm
+.PHONY: help hello test clients bench lint install install-files uninstall deb deb-files build release shim-release packages-build packages-hello packages-test packages-bench packages-vm nextest test-vm
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -99,6 +99,50 @@ lint: packages-build ## Check format, clippy with warnings denied, and dependenc
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install cargo-deny --locked
 	$(CARGO) deny check bans licenses sources
 
-install: release ## Install the five programs below PREFIX (default /usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(TARGET)/release/longshore $(TARGET)/release/longshored $(TARGET)/release/longshore-snapshotter $(TARGET)/release/containerd-shim-longshore-v1 $(TARGET)/release/longshore-runtime $(DESTDIR)$(PREFIX)/bin/
+PROGRAMS := longshore longshored longshore-snapshotter containerd-shim-longshore-v1 longshore-runtime
+BINDIR := $(PREFIX)/bin
+SYSCONFDIR ?= /etc
+PACKAGING := supervisor/packaging
+# Where built programs are taken from; PAGES is where manual pages and completions are made.
+BINARIES ?= $(TARGET)/release
+PAGES := $(TARGET)/pages
+
+install: release ## Install programs, systemd unit, manual pages and completions below PREFIX (/usr/local); DESTDIR is honoured
+	$(CARGO) build --release -p longshore --bins
+	@$(MAKE) --no-print-directory install-files
+
+# What is built already.
+install-files:
+	rm -rf $(PAGES)
+	$(BINARIES)/longshore-pages $(PAGES)
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	  $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(SYSCONFDIR)/longshore
+	install -m 0755 $(addprefix $(BINARIES)/,$(PROGRAMS)) $(DESTDIR)$(BINDIR)/
+	sed 's|@BINDIR@|$(BINDIR)|' $(PACKAGING)/longshored.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/longshored.service
+	chmod 0644 $(DESTDIR)$(PREFIX)/lib/systemd/system/longshored.service
+	install -m 0644 $(PACKAGING)/longshore.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/longshore.conf
+	install -m 0644 $(PACKAGING)/longshore.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/longshore.conf
+	install -m 0644 $(PAGES)/man1/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 0644 $(PAGES)/completions/longshore.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/longshore
+	install -m 0644 $(PAGES)/completions/longshore.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_longshore
+	install -m 0644 $(PAGES)/completions/longshore.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/longshore.fish
+	@[ -e $(DESTDIR)$(SYSCONFDIR)/longshore/config.toml ] || install -m 0644 $(PACKAGING)/config.toml $(DESTDIR)$(SYSCONFDIR)/longshore/config.toml
+
+uninstall: ## Remove what install installed; configuration, images and containers stay
+	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/lib/systemd/system/longshored.service \
+	  $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/longshore.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/longshore.conf \
+	  $(DESTDIR)$(PREFIX)/share/man/man1/longshore.1 $(DESTDIR)$(PREFIX)/share/man/man1/longshore-*.1 \
+	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions/longshore $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_longshore \
+	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/longshore.fish
+
+deb: release ## Build a Debian package into target/deb
+	$(CARGO) build --release -p longshore --bins
+	@$(MAKE) --no-print-directory deb-files
+
+# Of what is built already.
+deb-files:
+	rm -rf $(TARGET)/deb/stage
+	@$(MAKE) --no-print-directory install-files DESTDIR=$(TARGET)/deb/stage PREFIX=/usr
+	$(PACKAGING)/deb.sh $(TARGET)/deb/stage $(TARGET)/deb
+	@rm -rf $(TARGET)/deb/stage

@@ -33,6 +33,7 @@ mod metadata;
 mod mounts;
 mod namespaces;
 mod plugins;
+mod ready;
 mod restart;
 mod sandboxes;
 mod serve;

@@ -28,6 +28,7 @@ use crate::metadata::{self, Db, Reader, tables};
 use crate::mounts::MountManager;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::plugins::Plugin;
+use crate::ready;
 use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
 use crate::services::Services;
@@ -217,6 +218,7 @@ async fn serve(
     let layers = Arc::new(Layers::new(&services.config.grpc, routes, Settle::start()));
     let server = api::server::serve(socket, layers, stopping);
     tokio::pin!(server);
+    ready::tell();
     tokio::select! {
         () = &mut server => anyhow::bail!("the socket takes no more connections"),
         name = signals.next() => tracing::info!("{name}: stopping"),

@@ -78,7 +78,9 @@ impl Side {
             .map(|(number, scenario)| {
                 let place = self.folder.path().join(format!("work-{number}"));
                 fs::create_dir(&place).expect("a folder");
-                scenario.commands.iter().map(|command| self.line(&command.run, &place)).collect()
+                let said = scenario.commands.iter().map(|command| self.line(&command.run, &place)).collect();
+                self.line("docker ps -aq | xargs -r docker rm -f -v", self.folder.path());
+                said
             })
             .collect()
     }
