@@ -15,6 +15,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use longshore_proto::longshore::engine::v1::containers_client::ContainersClient;
 use longshore_proto::longshore::engine::v1::images_client::ImagesClient;
+use longshore_proto::longshore::engine::v1::networks_client::NetworksClient;
 use longshore_proto::longshore::engine::v1::system_client::SystemClient;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
@@ -76,6 +77,11 @@ impl Context {
 
     pub async fn images(&self) -> Result<ImagesClient<Channel>, Failure> {
         let client = ImagesClient::with_origin(self.channel().await?, Uri::from_static("http://localhost"));
+        Ok(client.max_decoding_message_size(MAX_MESSAGE))
+    }
+
+    pub async fn networks(&self) -> Result<NetworksClient<Channel>, Failure> {
+        let client = NetworksClient::with_origin(self.channel().await?, Uri::from_static("http://localhost"));
         Ok(client.max_decoding_message_size(MAX_MESSAGE))
     }
 

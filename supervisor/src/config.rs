@@ -2,6 +2,7 @@
 //!
 //! What always holds: every key has a default and an unknown key is an error that names file and line.
 
+mod network;
 mod proxies;
 
 use std::collections::BTreeMap;
@@ -47,6 +48,7 @@ pub struct Config {
     pub diff: Diff,
     pub proxy_plugins: BTreeMap<String, ProxyPlugin>,
     pub engine: Engine,
+    pub network: Network,
     pub restart: Restart,
     pub metadata: Metadata,
 }
@@ -68,6 +70,7 @@ impl Default for Config {
             diff: Diff::default(),
             proxy_plugins: BTreeMap::new(),
             engine: Engine::default(),
+            network: Network::default(),
             restart: Restart::default(),
             metadata: Metadata::default(),
         }
@@ -358,10 +361,12 @@ impl Config {
             let why = "a log needs one file or more of 65536 bytes or more";
             return Err(ConfigError::Value { key: "engine.log_max_files, engine.log_max_size", value, why });
         }
+        self.network.check()?;
         self.check_plugins()
     }
 }
 
+pub use network::{Network, Pool};
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]

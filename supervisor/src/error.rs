@@ -94,6 +94,13 @@ pub enum Error {
     #[error(transparent)]
     Platform(#[from] crate::images::platform::PlatformError),
 
+    /// The kernel refused a change of networks.
+    #[error("{doing} {what}: {source}")]
+    Network { doing: &'static str, what: String, source: io::Error },
+
+    #[error(transparent)]
+    NetworkRefused(#[from] crate::network::refusal::Refusal),
+
     /// What else there is stands against it.
     #[error(transparent)]
     Conflict(#[from] crate::engine::conflict::Conflict),
@@ -148,6 +155,11 @@ impl Error {
         }
     }
 
+    /// A change of networks that the kernel refused.
+    pub fn network(doing: &'static str, what: impl Into<String>, source: io::Error) -> Self {
+        Self::Network { doing, what: what.into(), source }
+    }
+
     pub fn oci(source: oci_spec::OciSpecError) -> Self {
         Self::Spec { source }
     }
@@ -198,7 +210,9 @@ impl Error {
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
             Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
             Self::Conflict(_) => Code::FailedPrecondition,
+            Self::NetworkRefused(refusal) => refusal.code(),
             Self::Io { .. }
+            | Self::Network { .. }
             | Self::Metadata { .. }
             | Self::Record { .. }
             | Self::Spec { .. }

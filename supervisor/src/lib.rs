@@ -32,6 +32,7 @@ mod messages;
 mod metadata;
 mod mounts;
 mod namespaces;
+mod network;
 mod plugins;
 mod ready;
 mod restart;

@@ -27,6 +27,7 @@ use crate::listen::{Access, Socket};
 use crate::metadata::{self, Db, Reader, tables};
 use crate::mounts::MountManager;
 use crate::namespaces::{Namespace, Namespaces};
+use crate::network::Networks;
 use crate::plugins::Plugin;
 use crate::ready;
 use crate::restart::Monitor;
@@ -156,6 +157,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         Arc::clone(&events),
     )?;
     let sandbox_shims = Sandboxes::new(&tasks);
+    let networks = Networks::open(&Namespace::parse(&config.engine.namespace)?, config, &db, &uuid).await?;
     Ok(Services {
         config: Arc::clone(config),
         uuid,
@@ -175,6 +177,7 @@ async fn build(config: &Arc<Config>) -> anyhow::Result<Services> {
         containers,
         sandboxes,
         gc,
+        networks,
         tasks,
         sandbox_shims,
     })

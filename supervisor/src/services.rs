@@ -16,6 +16,7 @@ use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::mounts::MountManager;
 use crate::namespaces::Namespaces;
+use crate::network::Networks;
 use crate::sandboxes::SandboxStore;
 use crate::snapshots::Snapshots;
 use crate::streams::Streams;
@@ -44,6 +45,7 @@ pub struct Services {
     pub containers: Arc<ContainerStore>,
     pub sandboxes: Arc<SandboxStore>,
     pub gc: Arc<Collector>,
+    pub networks: Arc<Networks>,
     pub tasks: Arc<TaskManager>,
     pub sandbox_shims: Arc<Sandboxes>,
 }

@@ -146,12 +146,34 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
+/// Of each daemon's own: the name of its default bridge, and 4096 addresses of 10.64.0.0 to 10.255.255.255.
+#[derive(Clone, Debug)]
+struct Addresses {
+    bridge: String,
+    config: String,
+}
+
+impl Addresses {
+    fn new(number: u32) -> Addresses {
+        let slot = (std::process::id().wrapping_add(number.wrapping_mul(977))) % 3072;
+        let at = |offset: u32| std::net::Ipv4Addr::from(0x0a40_0000 + slot * 4096 + offset);
+        let bridge = format!("lst{slot:04x}");
+        let config = format!(
+            "bridge = \"{bridge}\"\nsubnet = \"{}/24\"\npools = [{{ base = \"{}/21\", size = 26 }}]\n",
+            at(1),
+            at(2048)
+        );
+        Addresses { bridge, config }
+    }
+}
+
 /// A running daemon.
 pub struct Daemon {
     folder: tempfile::TempDir,
     cgroup_parent: String,
     child: Option<Child>,
     mounted: bool,
+    addresses: Addresses,
 }
 
 /// What differs from an ordinary test daemon.
@@ -173,7 +195,8 @@ impl Daemon {
         let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir()?;
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("longshore-test-{}-{number}", std::process::id());
-        let mut daemon = Daemon { folder, cgroup_parent, child: None, mounted: false };
+        let addresses = Addresses::new(number);
+        let mut daemon = Daemon { folder, cgroup_parent, child: None, mounted: false, addresses };
         if let Some(size) = settings.tmpfs {
             nix::mount::mount(
                 Some("tmpfs"),
@@ -191,6 +214,12 @@ impl Daemon {
             settings.config.replacen("[runtime]\n", &format!("[runtime]\n{parent}"), 1)
         } else {
             format!("{}\n[runtime]\n{parent}", settings.config)
+        };
+        let own = &daemon.addresses.config;
+        let config = if config.contains("[network]\n") {
+            config.replacen("[network]\n", &format!("[network]\n{own}"), 1)
+        } else {
+            format!("{config}\n[network]\n{own}")
         };
         fs::write(daemon.path().join("config.toml"), config)?;
         daemon.launch()?;
@@ -219,6 +248,11 @@ impl Daemon {
 
     pub fn cgroup_parent(&self) -> &str {
         &self.cgroup_parent
+    }
+
+    /// Name of the default network's interface.
+    pub fn bridge(&self) -> &str {
+        &self.addresses.bridge
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -314,10 +348,13 @@ impl Daemon {
         found
     }
 
-    fn clean(&mut self) -> Result<()> {
+    /// Ends everything that this daemon has; the names of the interfaces that may not be there after it.
+    fn clean(&mut self, interfaces: &mut Vec<String>) -> Result<()> {
         if self.child.is_none() {
             self.launch()?;
         }
+        let networks = self.ctl(&["network", "ls", "-q"]);
+        interfaces.extend(networks.stdout.split_whitespace().map(|id| format!("ls-{id}")));
         let ids = self.ctl(&["ps", "-a", "-q", "--no-trunc"]);
         for id in ids.stdout.split_whitespace() {
             self.ctl(&["rm", "-f", id]);
@@ -332,10 +369,12 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let cleaned = self.clean();
+        let mut interfaces = vec![self.addresses.bridge.clone()];
+        let cleaned = self.clean(&mut interfaces);
         self.kill();
         // What a failed test leaves is removed by the ids and names that this daemon owned.
-        let left = leaks::sweep(self.path(), &self.cgroup_parent, &self.shims());
+        let mut left = leaks::sweep(self.path(), &self.cgroup_parent, &self.shims());
+        left.extend(leaks::sweep_interfaces(&interfaces));
         if self.mounted {
             let _ = nix::mount::umount2(self.folder.path(), nix::mount::MntFlags::MNT_DETACH);
         }

@@ -90,6 +90,22 @@ pub fn sweep(folder: &Path, cgroup_parent: &str, shims: &[i32]) -> Vec<String> {
     left
 }
 
+/// Removes interfaces of these names and those that are part of them, and says which were there.
+pub fn sweep_interfaces(names: &[String]) -> Vec<String> {
+    let mut left = Vec::new();
+    for name in names {
+        let folder = Path::new("/sys/class/net").join(name);
+        let ports = fs::read_dir(folder.join("brif")).into_iter().flatten().flatten();
+        let ports = ports.map(|port| port.file_name().to_string_lossy().into_owned());
+        let all: Vec<String> = ports.chain(folder.exists().then(|| name.clone())).collect();
+        for one in all {
+            let _ = std::process::Command::new("ip").args(["link", "delete", &one]).status();
+            left.push(format!("interface {one}"));
+        }
+    }
+    left
+}
+
 /// Removes an empty group below a cgroup parent: BuildKit leaves the one that the groups of its steps were in.
 pub fn remove_group(parent: &str, name: &str) {
     for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {

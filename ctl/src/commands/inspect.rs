@@ -2,12 +2,13 @@
 
 use longshore_proto::longshore::engine::v1::{
     ContainerRequest, ContainerSummary, ImageRequest, InspectImageResponse, InspectResponse, LogConfig,
-    Status,
+    NetworkRequest, Status,
 };
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
 use crate::commands::container::ls::state;
+use crate::commands::network::inspect as networks;
 use crate::failure::Failure;
 use crate::fields;
 use crate::output::template::Template;
@@ -23,7 +24,7 @@ pub struct Args {
     #[arg(short, long)]
     size: bool,
     /// Only inspect objects of the given type
-    #[arg(long = "type", value_name = "container|image", value_parser = kind)]
+    #[arg(long = "type", value_name = "container|image|network", value_parser = kind)]
     kind: Option<Kind>,
     /// Names or ids
     #[arg(value_name = "NAME|ID", required = true)]
@@ -31,7 +32,7 @@ pub struct Args {
 }
 
 impl Verb for Args {
-    const ABOUT: &'static str = "Return low-level information on containers and images";
+    const ABOUT: &'static str = "Return low-level information on containers, images and networks";
     const USAGE: &'static str = "[OPTIONS] NAME|ID [NAME|ID...]";
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
 
@@ -39,7 +40,7 @@ impl Verb for Args {
         let sizes = if self.size { Sizes::Shown } else { Sizes::Left };
         let kinds = match self.kind {
             Some(kind) => vec![kind],
-            None => vec![Kind::Container, Kind::Image],
+            None => vec![Kind::Container, Kind::Image, Kind::Network],
         };
         show(context, &self.names, self.format.as_deref(), &kinds, sizes).await
     }
@@ -49,6 +50,7 @@ impl Verb for Args {
 pub enum Kind {
     Container,
     Image,
+    Network,
 }
 
 /// Whether the size of a container's writable layer is asked for: it costs a walk.
@@ -62,8 +64,9 @@ fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "container" => Ok(Kind::Container),
         "image" => Ok(Kind::Image),
-        "volume" | "network" | "task" | "node" | "service" | "secret" | "plugin" | "config" => {
-            Err(format!("{text} is not built yet: container and image are there"))
+        "network" => Ok(Kind::Network),
+        "volume" | "task" | "node" | "service" | "secret" | "plugin" | "config" => {
+            Err(format!("{text} is not built yet: container, image and network are there"))
         }
         other => Err(format!("unknown type: \"{other}\"")),
     }
@@ -156,14 +159,19 @@ async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) ->
         let found = match kind {
             Kind::Container => look_up_container(context, name, sizes).await,
             Kind::Image => look_up_image(context, name).await,
+            Kind::Network => look_up_network(context, name).await,
         };
         match found {
             // An image's name may be malformed as a container's, and the other way round.
             Err(failure) if kinds.len() > 1 && could_be_other(&failure) => {}
+            Err(failure) if *kind == Kind::Network && failure.is_not_found() => {}
             other => return other,
         }
     }
-    Err(Failure::message(format!("Error: No such object: {name}")))
+    Err(Failure::message(match kinds {
+        [Kind::Network] => format!("Error: No such network: {name}"),
+        _ => format!("Error: No such object: {name}"),
+    }))
 }
 
 fn could_be_other(failure: &Failure) -> bool {
@@ -191,6 +199,11 @@ async fn look_up_container(context: &Context, name: &str, sizes: Sizes) -> Resul
         }
     }
     Ok(value)
+}
+
+async fn look_up_network(context: &Context, name: &str) -> Result<Value, Failure> {
+    let request = NetworkRequest { network: name.to_string() };
+    Ok(networks::network(&context.networks().await?.inspect(request).await?.into_inner()))
 }
 
 async fn look_up_image(context: &Context, name: &str) -> Result<Value, Failure> {
@@ -235,10 +248,7 @@ fn container(found: &InspectResponse) -> Value {
         },
         "Mounts" => Value::List(mounts),
         "Config" => container_config(found),
-        "NetworkSettings" => fields! {
-            "Ports" => Value::Map(Vec::new()),
-            "Networks" => Value::Map(vec![(summary.network.clone(), fields! { "IPAddress" => "" })]),
-        },
+        "NetworkSettings" => networks::settings(&found.sandbox, &found.networks, Value::Map(Vec::new())),
         "Runtime" => found.runtime.as_str(),
         "Bundle" => found.bundle.as_str(),
         "MadeBy" => config.made_by.as_str(),

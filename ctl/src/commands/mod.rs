@@ -6,6 +6,7 @@ pub mod container;
 pub mod context;
 pub mod image;
 pub mod inspect;
+pub mod network;
 pub mod system;
 
 use crate::cli::{Entry, Noun};
@@ -17,6 +18,7 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "container", about: "Manage containers", verbs: CONTAINER },
     Noun { name: "context", about: "Manage contexts", verbs: CONTEXT },
     Noun { name: "image", about: "Manage images", verbs: IMAGE },
+    Noun { name: "network", about: "Manage networks", verbs: NETWORK },
     Noun { name: "system", about: "Manage longshore", verbs: SYSTEM },
 ];
 
@@ -100,6 +102,17 @@ pub const CONTEXT: &[Entry] = &[
     Entry::of::<context::r#use::Args>("use", &[]),
 ];
 
+/// `longshore network VERB`.
+pub const NETWORK: &[Entry] = &[
+    Entry::of::<network::connect::Args>("connect", &[]),
+    Entry::of::<network::create::Args>("create", &[]),
+    Entry::of::<network::disconnect::Args>("disconnect", &[]),
+    Entry::of::<network::inspect::Args>("inspect", &[]),
+    Entry::of::<network::ls::Args>("ls", &["list"]),
+    Entry::of::<network::prune::Args>("prune", &[]),
+    Entry::of::<network::rm::Args>("rm", &["remove"]),
+];
+
 /// `longshore system VERB`.
 pub const SYSTEM: &[Entry] = &[
     Entry::of::<system::dial_stdio::Args>("dial-stdio", &[]),
@@ -110,7 +123,7 @@ pub const SYSTEM: &[Entry] = &[
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
     "build", "builder", "buildx", "commit", "compose", "config", "cp", "diff", "export",
-    "history", "import", "load", "login", "logout", "manifest", "network", "node", "plugin", "port", "push",
+    "history", "import", "load", "login", "logout", "manifest", "node", "plugin", "port", "push",
     "save", "search", "secret", "service", "stack", "swarm", "trust", "update", "volume",
 ];
 

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::config::{ContainerConfig, Record};
+use super::network::{self, Joined};
 use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
 use super::registry::{Entry, Reservation};
 use super::spec::layers::Layers;
@@ -19,6 +20,7 @@ use super::{Engine, etc, names, signals};
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
+use crate::network::sandbox::Sandbox;
 use crate::snapshots::{Hold, Mount};
 use crate::tasks::RootfsMount;
 
@@ -58,6 +60,17 @@ pub struct Created {
 pub(super) struct Bundle {
     pub spec: Bytes,
     pub rootfs: Vec<RootfsMount>,
+    /// Given back with the bundle, unless the container was started with it.
+    pub sandbox: Option<Sandbox>,
+}
+
+/// What a container is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be started some time, or never.
+    Keep,
+    /// To be started at once.
+    Run,
 }
 
 /// A container that is not recorded yet: undone when it is dropped.
@@ -66,6 +79,8 @@ pub(super) struct Making {
     pub entry: Arc<Entry>,
     pub bundle: Bundle,
     pub warnings: Vec<String>,
+    /// Why it will not start.
+    pub failed: Option<Error>,
     name: Option<Reservation>,
     _hold: Hold,
 }
@@ -77,7 +92,7 @@ impl Engine {
         request: Create,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Created> {
-        let making = self.make(&request, &progress).await?;
+        let making = self.make(&request, &progress, Purpose::Keep).await?;
         let warnings = making.warnings.clone();
         let (entry, _) = making.record()?;
         self.sync().await?;
@@ -90,6 +105,7 @@ impl Engine {
         self: &Arc<Self>,
         request: &Create,
         progress: &mpsc::Sender<Progress>,
+        purpose: Purpose,
     ) -> Result<Making> {
         check(&request.config)?;
         let name = if request.name.is_empty() { None } else { Some(names::validate(&request.name)?) };
@@ -102,7 +118,7 @@ impl Engine {
         let id = names::new_id();
         let name = self.registry.reserve(name, &id)?;
         let record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
-        self.prepare(id, record, &local, name).await
+        self.prepare(id, record, &local, name, purpose).await
     }
 
     async fn image_for(
@@ -156,6 +172,7 @@ impl Engine {
         labels.extend(config.labels.clone());
         let mut config = config.clone();
         config.labels = labels;
+        config.endpoints = network::normalised(&config);
         config.log = self.log_config(config.log);
         Ok(Record {
             name: name.to_owned(),
@@ -195,9 +212,10 @@ impl Engine {
     async fn prepare(
         self: &Arc<Self>,
         id: String,
-        record: Record,
+        mut record: Record,
         image: &LocalImage,
         name: Reservation,
+        purpose: Purpose,
     ) -> Result<Making> {
         let snapshotter = self.snapshotter_of(&record)?;
         let hold = snapshotter.hold(&self.namespace, &id).await;
@@ -213,15 +231,31 @@ impl Engine {
                 prepared => prepared,
             }
         };
-        let mounts = mounts.instrument(tracing::debug_span!("run.snapshot")).await?;
+        let mounts = mounts.instrument(tracing::debug_span!("run.snapshot"));
+        let joined = async {
+            match purpose {
+                Purpose::Keep => Ok(Joined::default()),
+                Purpose::Run => self.join_networks(&id, &record).await,
+            }
+        };
+        let (mounts, joined) =
+            tokio::join!(mounts, joined.instrument(tracing::debug_span!("run.network")));
+        let mounts = mounts?;
         let mut undo = Undo { engine: self.clone(), id: Some(id.clone()) };
-        let bundle = self.bundle(&id, &record, &mounts, First::Yes).await?;
+        // A network that cannot be had is why the container does not start, not why it is not made.
+        let (joined, failed) = match joined {
+            Ok(joined) => (joined, None),
+            Err(error) => (Joined::default(), Some(error)),
+        };
+        record.state.endpoints = joined.endpoints().to_vec();
+        let bundle = self.bundle(&id, &record, &mounts, First::Yes, joined).await?;
         undo.id = None;
         Ok(Making {
             engine: self.clone(),
             entry: Entry::new(id, record),
             bundle,
             warnings: Vec::new(),
+            failed,
             name: Some(name),
             _hold: hold,
         })
@@ -234,6 +268,7 @@ impl Engine {
         record: &Record,
         mounts: &[Mount],
         first: First,
+        joined: Joined,
     ) -> Result<Bundle> {
         let layers = Layers::from_mounts(
             mounts.iter().map(|mount| (mount.kind.as_str(), mount.source.as_str(), mount.options.as_slice())),
@@ -248,17 +283,22 @@ impl Engine {
             })
             .collect();
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
-        let work = move || engine.write_bundle(&id, &record, &layers, first);
-        let spec = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
-        Ok(Bundle { spec, rootfs })
+        let work = move || {
+            let spec = engine.write_bundle(&id, &record, &layers, first, &joined)?;
+            Ok((spec, joined.sandbox))
+        };
+        let (spec, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
+        Ok(Bundle { spec, rootfs, sandbox })
     }
 
-    fn write_bundle(&self, id: &str, record: &Record, layers: &Layers, first: First) -> Result<Bytes> {
+    fn write_bundle(&self, id: &str, record: &Record, layers: &Layers, first: First, joined: &Joined) -> Result<Bytes> {
         let folder = self.folder(id);
         make_folder(&folder)?;
         let config = &record.config;
         let hostname = etc::hostname(&config.hostname, id, &config.network);
-        etc::write(&folder, &hostname, &config.network)?;
+        let own = network::own_lines(id, record, joined.endpoints());
+        let hosts: Vec<String> = joined.hosts.iter().cloned().chain(own).collect();
+        etc::write(&folder, &hostname, &config.network, &hosts)?;
         mounts::prepare_binds(&config.mounts)?;
         if matches!(first, First::Yes) {
             layers.make_folder(&record.process_cwd)?;
@@ -272,7 +312,8 @@ impl Engine {
             id,
             record,
             identity: &identity,
-            files: &folder,
+            files: joined.files.as_deref().unwrap_or(&folder),
+            network: &joined.namespace,
             cgroup_parent: &self.config.runtime.cgroup_parent,
             hostname: &hostname,
         })?;
@@ -339,7 +380,11 @@ impl Making {
         engine.containers.created(&engine.namespace, &container);
         engine.happened(&entry, "create", &[]);
         let bundle =
-            Bundle { spec: self.bundle.spec.clone(), rootfs: std::mem::take(&mut self.bundle.rootfs) };
+            Bundle {
+                spec: self.bundle.spec.clone(),
+                rootfs: std::mem::take(&mut self.bundle.rootfs),
+                sandbox: self.bundle.sandbox.take(),
+            };
         Ok((entry, bundle))
     }
 }
@@ -444,6 +489,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
         ));
     }
     super::unbuilt::check(config)?;
+    network::check(config)?;
     resources::check(&config.limits)?;
     spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;
     if !config.stop_signal.is_empty() {

@@ -13,12 +13,16 @@ const MAX_HOST_FILE: usize = 1 << 20;
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n\
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-/// Writes the files into `folder`. Nothing is synced: they are made again at every start.
-pub fn write(folder: &Path, hostname: &str, network: &NetworkMode) -> Result<()> {
-    let (hosts, resolv) = match network {
+/// Writes the files into `folder`, with more lines for hosts. Nothing is synced: they are made again at every start.
+pub fn write(folder: &Path, hostname: &str, network: &NetworkMode, lines: &[String]) -> Result<()> {
+    let (mut hosts, resolv) = match network {
         NetworkMode::Host => (host_file("/etc/hosts"), host_file("/etc/resolv.conf")),
         _ => (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf"))),
     };
+    for line in lines {
+        hosts.push_str(line);
+        hosts.push('\n');
+    }
     put(&folder.join("hosts"), &hosts)?;
     put(&folder.join("hostname"), &format!("{hostname}\n"))?;
     put(&folder.join("resolv.conf"), &resolv)
@@ -96,9 +100,10 @@ mod tests {
     #[test]
     fn files_are_written_in_place() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "one", &NetworkMode::None).unwrap();
-        write(dir.path(), "b", &NetworkMode::None).unwrap();
+        write(dir.path(), "one", &NetworkMode::None, &[]).unwrap();
+        write(dir.path(), "b", &NetworkMode::None, &["10.0.0.2\tb".to_owned()]).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("hostname")).unwrap(), "b\n");
+        assert!(std::fs::read_to_string(dir.path().join("hosts")).unwrap().ends_with("\n10.0.0.2\tb\n"));
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Engine {
             "die",
             &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())],
         );
+        self.leave_networks(entry);
         if entry.read(|record| record.config.auto_remove) {
             self.erase(entry);
             return;

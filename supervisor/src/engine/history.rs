@@ -28,6 +28,7 @@ pub struct Event {
 pub enum Subject {
     Container,
     Image,
+    Network,
 }
 
 impl Subject {
@@ -35,6 +36,7 @@ impl Subject {
         match self {
             Subject::Container => "container",
             Subject::Image => "image",
+            Subject::Network => "network",
         }
     }
 }

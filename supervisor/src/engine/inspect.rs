@@ -12,6 +12,7 @@ use crate::error::Result;
 pub struct Inspected {
     pub summary: Summary,
     pub record: Record,
+    pub networks: Vec<super::network::Attachment>,
     pub log_path: String,
     pub snapshotter: String,
     pub runtime: &'static str,
@@ -32,6 +33,7 @@ impl Engine {
             snapshotter: self.snapshotter_of(&record)?.name().to_owned(),
             runtime: RUNTIME,
             bundle: if record.state.status.is_live() { bundle.display().to_string() } else { String::new() },
+            networks: self.attachments(&entry.id, &record),
             process_env: env::merge(&record.process_env, &[]),
             record,
         })

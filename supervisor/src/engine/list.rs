@@ -77,7 +77,10 @@ impl Engine {
             .iter()
             .filter(|entry| all || entry.status().is_live())
             .filter_map(|entry| {
-                entry.read(|record| selection.takes(entry, record).then(|| summary(entry, record, now)))
+                entry.read(|record| {
+                    let networks = self.networks_of(record);
+                    selection.takes(entry, record, &networks).then(|| summary(entry, record, networks, now))
+                })
             })
             .collect();
         found.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.id.cmp(&b.id)));
@@ -94,7 +97,7 @@ impl Engine {
 
     /// The summary of one container.
     pub fn summary(&self, entry: &Entry) -> Summary {
-        entry.read(|record| summary(entry, record, Timestamp::now()))
+        entry.read(|record| summary(entry, record, self.networks_of(record), Timestamp::now()))
     }
 
     async fn measure(&self, summary: &mut Summary) {
@@ -149,6 +152,11 @@ impl Engine {
             ancestors,
             names,
             exited,
+            networks: filters
+                .values("network")
+                .iter()
+                .filter_map(|text| Some((text.as_str(), self.networks.find(text).ok()?.name.clone())))
+                .collect(),
         })
     }
 }
@@ -160,10 +168,12 @@ struct Selection<'a> {
     ancestors: HashMap<&'a str, Option<String>>,
     names: Vec<regex::Regex>,
     exited: Vec<u32>,
+    /// What a filter's text says → name of the network.
+    networks: HashMap<&'a str, String>,
 }
 
 impl Selection<'_> {
-    fn takes(&self, entry: &Entry, record: &Record) -> bool {
+    fn takes(&self, entry: &Entry, record: &Record, networks: &[String]) -> bool {
         let filters = self.filters;
         let state = &record.state;
         self.before.iter().all(|moment| record.created_at < *moment)
@@ -173,7 +183,9 @@ impl Selection<'_> {
             && (self.exited.is_empty() || (state.status == Status::Exited && self.exited.contains(&state.exit_code)))
             && filters.any("id", |id| entry.id.starts_with(id))
             && filters.any("status", |status| state.status.as_str() == status)
-            && filters.any("network", |network| record.config.network.to_string() == network)
+            && filters.any("network", |text| {
+                networks.iter().any(|name| self.networks.get(text).map_or(text, String::as_str) == name)
+            })
             && filters.any("volume", |volume| {
                 record.config.mounts.iter().any(|mount| mount.source == volume || mount.target == volume)
                     || record.volumes.iter().any(|place| place == volume)
@@ -203,7 +215,7 @@ fn check_statuses(filters: &Filters) -> Result<()> {
     }
 }
 
-fn summary(entry: &Entry, record: &Record, now: Timestamp) -> Summary {
+fn summary(entry: &Entry, record: &Record, networks: Vec<String>, now: Timestamp) -> Summary {
     Summary {
         id: entry.id.clone(),
         name: record.name.clone(),
@@ -214,7 +226,7 @@ fn summary(entry: &Entry, record: &Record, now: Timestamp) -> Summary {
         status: record.state.status,
         status_text: status_text(&record.state, now),
         labels: record.config.labels.clone(),
-        network: record.config.network.to_string(),
+        network: networks.join(","),
         mounts: record.config.mounts.clone(),
         size_rw: 0,
         size_root_fs: 0,

@@ -25,6 +25,7 @@ mod kill;
 pub mod list;
 pub mod logs;
 mod names;
+pub mod network;
 mod pause;
 pub mod prune;
 mod record;
@@ -61,6 +62,7 @@ use crate::images::pull::Puller;
 use crate::images::store::ImageStore;
 use crate::metadata::Db;
 use crate::namespaces::{self, Namespace, Preference};
+use crate::network::Networks;
 use crate::services::Services;
 use crate::snapshots::{Snapshots, Snapshotter};
 use crate::tasks::TaskManager;
@@ -87,6 +89,7 @@ pub struct Engine {
     tasks: Arc<TaskManager>,
     puller: Arc<Puller>,
     gc: Arc<Collector>,
+    networks: Arc<Networks>,
     bus: Arc<EventBus>,
     registry: Arc<Registry>,
     history: History,
@@ -108,6 +111,7 @@ impl Engine {
             tasks: services.tasks.clone(),
             puller: services.puller.clone(),
             gc: services.gc.clone(),
+            networks: services.networks.clone(),
             bus: services.events.clone(),
             registry: Arc::default(),
             history: History::default(),
@@ -126,6 +130,9 @@ impl Engine {
         self.background.close();
         if tokio::time::timeout(patience, self.background.wait()).await.is_err() {
             tracing::warn!("containers are still being removed; the next start goes on with it");
+        }
+        if tokio::time::timeout(patience, self.networks.shutdown()).await.is_err() {
+            tracing::warn!("networks' interfaces are still there; the next start finds them");
         }
     }
 

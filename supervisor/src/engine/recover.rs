@@ -48,6 +48,7 @@ impl Engine {
             tracing::warn!(container = %task.container_id, "removing a task that no container owns");
             self.discard_task(&task.container_id).await;
         }
+        self.recover_networks().await;
         self.remove_orphans(&kept).await?;
         self.watch_tasks();
         Ok(())

@@ -22,6 +22,7 @@ impl Engine {
             }
             return Err(error);
         }
+        self.networks.renamed(&entry.id, name);
         self.happened(&entry, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }

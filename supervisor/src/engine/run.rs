@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::Engine;
-use super::create::{Create, Created, Progress};
+use super::create::{Create, Created, Progress, Purpose};
 use super::registry::Entry;
 use super::start::{Join, StartFailure};
 use super::state::Status;
@@ -35,7 +35,7 @@ impl Engine {
         progress: mpsc::Sender<Progress>,
     ) -> Result<Run> {
         let span = tracing::debug_span!("run");
-        let making = self.make(&request, &progress).instrument(span.clone()).await?;
+        let mut making = self.make(&request, &progress, Purpose::Run).instrument(span.clone()).await?;
         if join.is_none() {
             making.entry.change(|record| record.stdin_once = false);
         }
@@ -45,11 +45,18 @@ impl Engine {
         let work = async move {
             let warnings = making.warnings.clone();
             let turn = making.entry.turn.clone().lock_owned().await;
+            let failed = making.failed.take();
             let (entry, bundle) = making.record()?;
             let record = entry.record();
             let fleeting = record.config.auto_remove && join.is_some();
             let sync = async { if fleeting { Ok(()) } else { engine.sync().await } };
-            let (started, synced) = tokio::join!(engine.launch(&entry, &record, bundle, join), sync);
+            let launch = async {
+                match failed {
+                    Some(error) => Err(error),
+                    None => engine.launch(&entry, &record, bundle, join).await,
+                }
+            };
+            let (started, synced) = tokio::join!(launch, sync);
             let created = Created { name: record.name.clone(), entry: entry.clone(), warnings };
             let started = match started {
                 Ok(stream) => Ok(stream),

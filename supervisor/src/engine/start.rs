@@ -82,8 +82,17 @@ impl Engine {
         let work = async move {
             let _turn = turn;
             let (record, never_ran) = (entry.record(), entry.state().run == 0);
-            let (mounts, first) = engine.mounts_of(&entry, never_ran).await?;
-            let started = match engine.bundle(&entry.id, &record, &mounts, first).await {
+            let prepare = async {
+                let (mounts, joined) = tokio::join!(
+                    engine.mounts_of(&entry, never_ran),
+                    engine.join_networks(&entry.id, &record)
+                );
+                let ((mounts, first), joined) = (mounts?, joined?);
+                let endpoints = joined.endpoints().to_vec();
+                entry.change(|record| record.state.endpoints = endpoints);
+                engine.bundle(&entry.id, &record, &mounts, first, joined).await
+            };
+            let started = match prepare.await {
                 Ok(bundle) => engine.launch(&entry, &record, bundle, join).await,
                 Err(error) => Err(error),
             };
@@ -120,6 +129,10 @@ impl Engine {
             .instrument(tracing::debug_span!("run.task"))
             .await?;
         entry.transition(|state| state.started(started.pid, Timestamp::now()))?;
+        if let Some(sandbox) = bundle.sandbox {
+            sandbox.keep();
+        }
+        self.joined(entry);
         self.save_state_soon(entry);
         if join.is_some() {
             self.happened(entry, "attach", &[]);
@@ -162,7 +175,11 @@ impl Engine {
     /// Keeps why a container did not start.
     pub(super) async fn note_failure(&self, entry: &Entry, error: &Error) {
         let failure = StartFailure::from(error);
-        entry.change(|record| record.state.start_failed(failure.exit_code, &failure.message));
+        entry.change(|record| {
+            record.state.start_failed(failure.exit_code, &failure.message);
+            // They were given back with what the container was to be started from.
+            record.state.endpoints.clear();
+        });
         self.save_state_soon(entry);
     }
 

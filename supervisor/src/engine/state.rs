@@ -92,6 +92,9 @@ pub struct State {
     /// Runs begun so far: tells the exits of one run from those of another.
     #[serde(default)]
     pub run: u64,
+    /// What it has of networks while a process of it exists.
+    #[serde(default)]
+    pub endpoints: Vec<crate::network::endpoint::EndpointState>,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl State {
             error: String::new(),
             restart_count: 0,
             run: 0,
+            endpoints: Vec::new(),
         }
     }
 

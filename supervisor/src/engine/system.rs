@@ -114,7 +114,11 @@ fn selects(filters: &Filters, event: &Event) -> bool {
             own == text || event.actor == text || own.split(':').next() == Some(text)
         })
         && filters.labels(|key| event.attributes.get(key))
-        && ["daemon", "network", "volume"].into_iter().all(|key| !filters.has(key))
+        && filters.any("network", |text| {
+            event.subject == super::history::Subject::Network
+                && (event.actor.starts_with(text) || name == text)
+        })
+        && ["daemon", "volume"].into_iter().all(|key| !filters.has(key))
 }
 
 fn cgroups() -> &'static str {

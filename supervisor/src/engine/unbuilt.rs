@@ -8,12 +8,10 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
     let limits = &config.limits;
     let namespaces = [&config.ipc_mode, &config.pid_mode, &config.uts_mode, &config.userns_mode];
     let wishes = [
-        ("networks", !matches!(config.network, NetworkMode::Default | NetworkMode::None | NetworkMode::Host)),
-        ("network aliases and addresses", !config.endpoints.is_empty()),
+        ("CNI networks", matches!(config.network, NetworkMode::Cni(_))),
         ("published ports", config.publish_all || !config.publish.is_empty()),
         ("exposed ports", !config.expose.is_empty()),
         ("dns", !(config.dns.is_empty() && config.dns_search.is_empty() && config.dns_options.is_empty())),
-        ("extra hosts", !config.extra_hosts.is_empty()),
         ("restart policies", config.restart != Default::default()),
         ("health checks", config.health != Default::default()),
         ("init", config.init == Some(true)),

@@ -62,6 +62,8 @@ pub mod tables {
     pub const SANDBOXES: Table<crate::sandboxes::SandboxRecord> = Table::new(11, "sandboxes");
     /// Key: name of an activation.
     pub const MOUNTS: Table<crate::mounts::ActivationRecord> = Table::new(12, "mounts");
+    /// Key: network id.
+    pub const NETWORKS: Table<crate::network::record::Network> = Table::new(13, "networks");
 }
 
 /// Tables that keep JSON.
@@ -73,4 +75,5 @@ mod json {
     impl Record for crate::engine::state::State {}
     impl Record for crate::sandboxes::SandboxRecord {}
     impl Record for crate::mounts::ActivationRecord {}
+    impl Record for crate::network::record::Network {}
 }

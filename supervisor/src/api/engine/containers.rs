@@ -214,6 +214,11 @@ impl Containers for ContainersService {
             bundle: found.bundle,
             process_env: found.process_env,
             process_cwd: record.process_cwd,
+            sandbox: match (record.state.pid, record.state.status.is_live()) {
+                (0, _) | (_, false) => String::new(),
+                (pid, true) => format!("/proc/{pid}/ns/net"),
+            },
+            networks: found.networks.into_iter().map(convert::attachment).collect(),
         }))
     }
 

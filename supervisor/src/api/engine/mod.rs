@@ -6,11 +6,13 @@
 mod containers;
 mod convert;
 mod images;
+mod networks;
 mod session;
 mod system;
 
 pub use containers::ContainersService;
 pub use images::ImagesService;
+pub use networks::NetworksService;
 pub use system::SystemService;
 
 use tonic::Status;

@@ -19,7 +19,8 @@ use oci_spec::runtime::{
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use crate::engine::config::{Access, NetworkMode, Record};
+use crate::engine::config::{Access, Record};
+use crate::engine::network;
 use crate::error::{Error, Result};
 use user::Identity;
 
@@ -30,8 +31,8 @@ pub struct Input<'a> {
     pub identity: &'a Identity,
     /// Folder of this container's `hosts`, `hostname` and `resolv.conf`.
     pub files: &'a Path,
+    pub network: &'a network::Namespace,
     pub cgroup_parent: &'a str,
-    /// `None`: a namespace of its own with nothing but loopback is made. `Some`: the hostname is the host's.
     pub hostname: &'a str,
 }
 
@@ -110,7 +111,7 @@ fn linux(input: &Input<'_>, bounding: &oci_spec::runtime::Capabilities) -> Resul
     let privileged = input.record.config.privileged;
     let rules = if privileged { devices::privileged_rules()? } else { devices::default_rules()? };
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(&input.record.config.network, privileged)?)
+        .namespaces(namespaces(input.network, privileged)?)
         .resources(resources::resources(&input.record.config.limits, rules)?)
         .cgroups_path(format!("{}/{}", input.cgroup_parent, input.id))
         .masked_paths(if privileged { Vec::new() } else { mounts::masked_paths() })
@@ -125,23 +126,27 @@ fn linux(input: &Input<'_>, bounding: &oci_spec::runtime::Capabilities) -> Resul
     Ok(linux)
 }
 
-fn namespaces(network: &NetworkMode, privileged: bool) -> Result<Vec<LinuxNamespace>> {
+fn namespaces(network: &network::Namespace, privileged: bool) -> Result<Vec<LinuxNamespace>> {
     let mut kinds = vec![
         LinuxNamespaceType::Mount,
         LinuxNamespaceType::Uts,
         LinuxNamespaceType::Pid,
         LinuxNamespaceType::Ipc,
     ];
-    if *network != NetworkMode::Host {
-        kinds.push(LinuxNamespaceType::Network);
-    }
     if !privileged {
         kinds.push(LinuxNamespaceType::Cgroup);
     }
-    kinds
+    let mut all = kinds
         .into_iter()
         .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().map_err(Error::oci))
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    let of_network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+    match network {
+        network::Namespace::New => all.push(of_network.build().map_err(Error::oci)?),
+        network::Namespace::At(path) => all.push(of_network.path(path).build().map_err(Error::oci)?),
+        network::Namespace::Host => {}
+    }
+    Ok(all)
 }
 
 /// The daemon's own score if it is not zero: lowering needs a privilege that restricted hosts withhold, so a

@@ -196,7 +196,7 @@ pub fn mount_to_wire(mount: Mount) -> wire::Mount {
     }
 }
 
-fn endpoint(endpoint: wire::Endpoint) -> Endpoint {
+pub fn endpoint(endpoint: wire::Endpoint) -> Endpoint {
     Endpoint {
         network: endpoint.network,
         aliases: endpoint.aliases,
@@ -210,7 +210,7 @@ fn endpoint(endpoint: wire::Endpoint) -> Endpoint {
     }
 }
 
-fn endpoint_to_wire(endpoint: Endpoint) -> wire::Endpoint {
+pub fn endpoint_to_wire(endpoint: Endpoint) -> wire::Endpoint {
     wire::Endpoint {
         network: endpoint.network,
         aliases: endpoint.aliases,

@@ -1,6 +1,7 @@
 //! Between the wire's messages and the engine's types.
 
 mod config;
+mod network;
 
 use jiff::Timestamp;
 use longshore_proto::longshore::engine::v1 as wire;
@@ -14,7 +15,8 @@ use crate::engine::state::{Exit, Status as State};
 use crate::error::Result;
 use crate::tasks::AttachStreams;
 
-pub use config::to_wire as config_to_wire;
+pub use config::{endpoint, to_wire as config_to_wire};
+pub use network::{attachment, network, wanted_network};
 
 pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() }

@@ -1,0 +1,205 @@
+//! A container's namespace on its way to the container, and what is changed of it while the container runs.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use super::cidr::Family;
+use super::endpoint::EndpointState;
+use super::kernel::Host;
+use super::netlink::Netlink;
+use super::plug::{self, Plan, failed, gateways, plug, way_out};
+use super::Networks;
+use crate::error::{Error, Result};
+
+pub use super::plug::{Owner, Wanted};
+
+/// A namespace with its interfaces. Given back when it is dropped, unless it was kept.
+pub struct Sandbox {
+    networks: Arc<Networks>,
+    namespace: Arc<OwnedFd>,
+    endpoints: Vec<EndpointState>,
+    kept: bool,
+}
+
+impl Sandbox {
+    pub(super) fn new(
+        networks: Arc<Networks>,
+        namespace: OwnedFd,
+        endpoints: Vec<EndpointState>,
+    ) -> Sandbox {
+        Sandbox { networks, namespace: Arc::new(namespace), endpoints, kept: false }
+    }
+
+    /// Where another process finds the namespace for as long as this lives.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
+    }
+
+    pub fn endpoints(&self) -> &[EndpointState] {
+        &self.endpoints
+    }
+
+    /// The container runs: its processes have the namespace now.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.networks.release(&self.endpoints);
+        }
+    }
+}
+
+impl Networks {
+    /// A namespace for a container with an interface of each network that it wants.
+    pub async fn sandbox(self: &Arc<Self>, owner: &Owner, wanted: &[Wanted]) -> Result<Sandbox> {
+        if let [one] = wanted
+            && let Some(sandbox) = self.take_ready(owner, one)
+        {
+            return Ok(sandbox);
+        }
+        let mut plans = Vec::with_capacity(wanted.len());
+        for (number, one) in wanted.iter().enumerate() {
+            let bridge = match self.up(&one.network).await {
+                Ok(bridge) => bridge,
+                Err(error) => {
+                    self.unplan_all(&plans);
+                    return Err(error);
+                }
+            };
+            match self.plan(one, format!("eth{number}"), bridge, Some(owner)) {
+                Ok(plan) => plans.push(plan),
+                Err(error) => {
+                    self.unplan_all(&plans);
+                    return Err(error);
+                }
+            }
+        }
+        let sandbox = self.build(owner, plans).await?;
+        sandbox.endpoints.iter().for_each(|endpoint| self.names_changed(&endpoint.network));
+        Ok(sandbox)
+    }
+
+    fn unplan_all(&self, plans: &[Plan]) {
+        plans.iter().for_each(|plan| self.unplan(&plan.state));
+    }
+
+    /// Makes a namespace by its plans, which are taken back if it fails or nobody waits any more.
+    pub(super) async fn build(self: &Arc<Self>, owner: &Owner, plans: Vec<Plan>) -> Result<Sandbox> {
+        let (networks, container) = (self.clone(), owner.container.clone());
+        self.kernel
+            .run("making a network namespace", move |host| {
+                let endpoints: Vec<EndpointState> = plans.iter().map(|plan| plan.state.clone()).collect();
+                let made = host.make_namespace(|host, namespace| {
+                    plug::prepare_namespace();
+                    let mut inner = Netlink::open()?;
+                    for plan in &plans {
+                        plug(host, &mut inner, namespace, plan, &gateways(&plan.state, &endpoints))?;
+                    }
+                    if plans.is_empty() {
+                        inner.set_up(1)?;
+                    }
+                    Ok(())
+                });
+                match made {
+                    Ok((namespace, ())) => Ok(Sandbox::new(networks, namespace, endpoints)),
+                    Err(source) => {
+                        networks.release(&endpoints);
+                        Err(failed(&container)(source))
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Connects a running container to one more network; all of its endpoints are returned.
+    pub async fn connect(
+        self: &Arc<Self>,
+        owner: &Owner,
+        namespace: OwnedFd,
+        wanted: &Wanted,
+        others: &[EndpointState],
+    ) -> Result<Vec<EndpointState>> {
+        let bridge = self.up(&wanted.network).await?;
+        let free = (0..).map(|n| format!("eth{n}"));
+        let interface = free.take(others.len() + 1).find(|name| others.iter().all(|o| o.interface != *name));
+        let plan = self.plan(wanted, interface.unwrap_or_default(), bridge, Some(owner))?;
+        let mut all = others.to_vec();
+        all.push(plan.state.clone());
+        let (networks, container, network) = (self.clone(), owner.container.clone(), wanted.network.clone());
+        let connected = self
+            .kernel
+            .run("connecting a container", move |host| {
+                let done = host.enter(namespace.as_fd(), |host| {
+                    let mut inner = Netlink::open()?;
+                    plug(host, &mut inner, namespace.as_fd(), &plan, &gateways(&plan.state, &all))
+                });
+                match done {
+                    Ok(()) => Ok(all),
+                    Err(source) => {
+                        let left = host.netlink.delete_named(&plan.state.host_interface);
+                        networks.unplan(&plan.state);
+                        left.map_err(failed(&container))?;
+                        Err(failed(&container)(source))
+                    }
+                }
+            })
+            .await?;
+        self.names_changed(&network);
+        Ok(connected)
+    }
+
+    /// Takes a running container off a network. The way out goes on by the best of the others.
+    pub async fn disconnect(
+        self: &Arc<Self>,
+        namespace: OwnedFd,
+        endpoint: &EndpointState,
+        others: &[EndpointState],
+    ) -> Result<()> {
+        let (gone, others) = (endpoint.clone(), others.to_vec());
+        self.kernel
+            .run("disconnecting a container", move |host| {
+                let failed = |source| Error::network("removing the interface", &gone.host_interface, source);
+                host.netlink.delete_named(&gone.host_interface).map_err(failed)?;
+                host.enter(namespace.as_fd(), |_| route_by(&others)).map_err(failed)
+            })
+            .await?;
+        if let Some(place) = self.table().places.get_mut(&endpoint.network) {
+            place.members.remove(&endpoint.id);
+            place.give_back(&EndpointState { host_interface: String::new(), ..endpoint.clone() });
+        }
+        self.names_changed(&endpoint.network);
+        Ok(())
+    }
+
+    /// The namespace of a running process.
+    pub async fn namespace_of(&self, pid: u32) -> Result<OwnedFd> {
+        let path = std::path::PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let file = std::fs::File::open(&path);
+        Ok(file.map_err(|source| Error::io("opening the namespace", path, source))?.into())
+    }
+
+    /// Does something on the thread of the kernel's.
+    pub(super) async fn on_kernel<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        job: impl FnOnce(&mut Host) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.kernel.run(doing, job).await
+    }
+}
+
+/// The thread is in the namespace.
+fn route_by(endpoints: &[EndpointState]) -> std::io::Result<()> {
+    let mut inner = Netlink::open()?;
+    for family in [Family::V4, Family::V6] {
+        if let Some((endpoint, gateway)) = way_out(endpoints, family) {
+            let index = inner.index(&endpoint.interface)?;
+            inner.set_default_route(index, gateway)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! A network's interface: a bridge with the gateways' addresses, made when the first container comes.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::endpoint::Mac;
+use super::kernel::Host;
+use super::record::Network;
+use super::refusal::Refusal;
+use super::{Networks, cidr};
+use crate::error::{Error, Result};
+
+/// What makes the host pass packets on.
+const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
+const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+
+impl Networks {
+    /// The index of a network's interface, which is made if it is not there.
+    pub(super) async fn up(&self, id: &str) -> Result<u32> {
+        let (network, interface) = {
+            let table = self.table();
+            let place = table.places.get(id).filter(|place| !place.doomed);
+            let place = place.ok_or_else(|| Refusal::NotFound(id.to_owned()))?;
+            (place.network.clone(), place.interface.clone())
+        };
+        let mut interface = interface.lock().await;
+        if let Some(index) = *interface {
+            return Ok(index);
+        }
+        let index = self.make_interface(&network).await?;
+        if let Err(error) = self.firewall.network_up(&network).await {
+            self.drop_interface(&network).await?;
+            return Err(error);
+        }
+        *interface = Some(index);
+        Ok(index)
+    }
+
+    async fn make_interface(&self, network: &Arc<Network>) -> Result<u32> {
+        let network = network.clone();
+        self.kernel
+            .run("making a bridge", move |host| {
+                if !network.internal {
+                    forward(&network);
+                }
+                bridge(host, &network)
+                    .map_err(|source| Error::network("making the bridge", &network.bridge, source))
+            })
+            .await
+    }
+
+    /// Removes the bridge; one that is gone already is fine.
+    pub(super) async fn drop_interface(&self, network: &Arc<Network>) -> Result<()> {
+        let network = network.clone();
+        self.kernel
+            .run("removing a bridge", move |host| {
+                host.netlink
+                    .delete_named(&network.bridge)
+                    .map_err(|source| Error::network("removing the bridge", &network.bridge, source))
+            })
+            .await
+    }
+}
+
+fn bridge(host: &mut Host, network: &Network) -> std::io::Result<u32> {
+    let index = match host.netlink.link(&network.bridge)? {
+        Some(found) if found.is_bridge => {
+            host.netlink.set_up(found.index)?;
+            found.index
+        }
+        Some(_) => return Err(std::io::Error::from_raw_os_error(libc::EEXIST)),
+        None => {
+            let mac = match network.ipv4.as_ref().map(|subnet| subnet.gateway) {
+                Some(IpAddr::V4(gateway)) => Mac::from_ipv4(gateway),
+                _ => Mac::random(),
+            };
+            host.netlink.make_bridge(&network.bridge, mac, network.mtu())?
+        }
+    };
+    let made = addresses(host, network, index);
+    if made.is_err() {
+        host.netlink.delete_link(index)?;
+    }
+    made.map(|()| index)
+}
+
+fn addresses(host: &mut Host, network: &Network, index: u32) -> std::io::Result<()> {
+    let quiet = network.ipv6.is_none();
+    write(&of_interface(&network.bridge, "disable_ipv6"), if quiet { "1" } else { "0" });
+    // What the host hears here is what containers say: they do not route it.
+    write(&of_interface(&network.bridge, "accept_ra"), "0");
+    for subnet in network.subnets() {
+        host.netlink.add_address(index, subnet.gateway, subnet.net.prefix())?;
+    }
+    Ok(())
+}
+
+/// A setting of IPv6 for one interface.
+pub(super) fn of_interface(interface: &str, name: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{interface}/{name}")
+}
+
+/// Sets a value if it is another; a kernel without the setting has no need of it.
+pub(super) fn write(path: &str, value: &str) {
+    let Ok(now) = std::fs::read_to_string(path) else { return };
+    if now.trim() == value {
+        return;
+    }
+    if let Err(error) = std::fs::write(path, value) {
+        tracing::warn!("{path} cannot be set to {value}: {error}: networks may not work as they should");
+    }
+}
+
+/// Lets the host pass packets between networks.
+fn forward(network: &Network) {
+    let v6 = network.subnet(cidr::Family::V6).is_some();
+    write(FORWARD_V4, "1");
+    if !v6 || !Path::new(FORWARD_V6).exists() {
+        return;
+    }
+    // A host that forwards takes no more router advertisements unless it is told to, and would lose its own routes.
+    if std::fs::read_to_string(FORWARD_V6).is_ok_and(|now| now.trim() == "0") {
+        for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
+            let path = entry.path().join("accept_ra").display().to_string();
+            if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == "1") {
+                write(&path, "2");
+            }
+        }
+    }
+    write(FORWARD_V6, "1");
+}
