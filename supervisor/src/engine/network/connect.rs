@@ -22,6 +22,13 @@ pub enum Missing {
 impl Engine {
     /// Connects a container, at once if it runs, and from now on at each start.
     pub async fn connect(self: &Arc<Self>, text: &str, asked: &Endpoint) -> Result<()> {
+        let (engine, text, asked) = (self.clone(), text.to_owned(), asked.clone());
+        // Carried through even if the client goes away.
+        let work = async move { engine.connect_now(&text, &asked).await };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "connecting a container" }))
+    }
+
+    async fn connect_now(self: &Arc<Self>, text: &str, asked: &Endpoint) -> Result<()> {
         let network = self.networks.find(&asked.network)?;
         let entry = self.find(text)?;
         let _turn = entry.turn.clone().lock_owned().await;
@@ -78,6 +85,17 @@ impl Engine {
 
     /// Takes a container off a network, at once if it runs.
     pub async fn disconnect(self: &Arc<Self>, network: &str, text: &str, missing: Missing) -> Result<()> {
+        let (engine, network, text) = (self.clone(), network.to_owned(), text.to_owned());
+        let work = async move { engine.disconnect_now(&network, &text, missing).await };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "disconnecting a container" }))
+    }
+
+    async fn disconnect_now(
+        self: &Arc<Self>,
+        network: &str,
+        text: &str,
+        missing: Missing,
+    ) -> Result<()> {
         let network = self.networks.find(network)?;
         let entry = match self.find(text) {
             Err(error) if error.is_not_found() && missing == Missing::Ignore => return Ok(()),
