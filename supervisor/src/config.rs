@@ -366,7 +366,7 @@ impl Config {
     }
 }
 
-pub use network::{Network, Pool};
+pub use network::Network;
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]
