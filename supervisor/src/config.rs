@@ -253,11 +253,18 @@ pub struct Engine {
     pub log_max_size: u64,
     /// Rotated logs that are kept, the current one included.
     pub log_max_files: u32,
+    /// Limits of processes for containers that ask for no others: name and `SOFT[:HARD]`.
+    pub default_ulimits: BTreeMap<String, String>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { namespace: "default".into(), log_max_size: 10 * 1024 * 1024, log_max_files: 5 }
+        Self {
+            namespace: "default".into(),
+            log_max_size: 10 * 1024 * 1024,
+            log_max_files: 5,
+            default_ulimits: BTreeMap::new(),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Conflict {
     RemoveLive { name: String, state: &'static str },
     #[error("removal of container {id} is already in progress")]
     RemovalInProgress { id: String },
+    #[error("can't join {what} of container {name}: {why}")]
+    Join { what: &'static str, name: String, why: String },
     #[error("You cannot attach to a stopped container, start it first")]
     AttachStopped,
     #[error("You cannot attach to a paused container, unpause it first")]

@@ -14,7 +14,7 @@ use super::network::{self, Joined};
 use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
 use super::registry::{Entry, Reservation};
 use super::spec::layers::Layers;
-use super::spec::{self, env, mounts, resources, user};
+use super::spec::{self, env, mounts, user};
 use super::state::State;
 use super::{Engine, etc, names, signals};
 use crate::content::store::blocking;
@@ -118,7 +118,9 @@ impl Engine {
         let id = names::new_id();
         let name = self.registry.reserve(name, &id)?;
         let record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
-        self.prepare(id, record, &local, name, purpose).await
+        let mut making = self.prepare(id, record, &local, name, purpose).await?;
+        making.warnings = warnings(&request.config)?;
+        Ok(making)
     }
 
     async fn image_for(
@@ -174,6 +176,8 @@ impl Engine {
         config.labels = labels;
         config.endpoints = network::normalised(&config);
         config.log = self.log_config(config.log);
+        // Said by `warnings`.
+        spec::kernel::kernel().fit(&mut config.limits);
         Ok(Record {
             name: name.to_owned(),
             image_id: image.id.as_str().to_owned(),
@@ -306,8 +310,10 @@ impl Engine {
                 layers.make_folder(volume)?;
             }
         }
-        let identity =
+        let mut identity =
             user::resolve(&record.user, layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?)?;
+        spec::add_groups(&mut identity, config, || layers.open_file("/etc/group"))?;
+        let (joins, shm) = self.joins(id, config)?;
         let spec = spec::generate(&spec::Input {
             id,
             record,
@@ -316,6 +322,9 @@ impl Engine {
             network: &joined.namespace,
             cgroup_parent: &self.config.runtime.cgroup_parent,
             hostname: &hostname,
+            joins,
+            shm: shm.as_deref(),
+            default_ulimits: &self.default_ulimits,
         })?;
         let json = serde_json::to_vec(&spec).map_err(|source| Error::Record {
             table: "bundle",
@@ -343,6 +352,7 @@ impl Engine {
 
     /// Removes what a container has besides its record. Goes on at errors and returns the first.
     pub(super) async fn remove_remains(&self, id: &str) -> Result<()> {
+        self.drop_shm(id);
         let snapshot = self.remove_snapshot(id).await;
         let folder = self.folder(id);
         let files = blocking(move || match std::fs::remove_dir_all(&folder) {
@@ -444,6 +454,13 @@ fn absolute(cwd: &str) -> Result<String> {
     }
 }
 
+/// What was asked for and cannot be had on this host.
+fn warnings(config: &ContainerConfig) -> Result<Vec<String>> {
+    let mut warnings = spec::kernel::kernel().fit(&mut config.limits.clone());
+    warnings.extend(spec::security::Security::parse(config)?.warnings);
+    Ok(warnings)
+}
+
 /// What can be refused before anything is looked up.
 pub fn check(config: &ContainerConfig) -> Result<()> {
     if config.image.is_empty() {
@@ -490,7 +507,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
     }
     super::unbuilt::check(config)?;
     network::check(config)?;
-    resources::check(&config.limits)?;
+    spec::check(config)?;
     spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;
     if !config.stop_signal.is_empty() {
         signals::parse(&config.stop_signal)?;

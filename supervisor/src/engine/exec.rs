@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Engine;
-use super::config::Record;
+use super::config::{Record, Ulimit};
 use super::conflict::Conflict;
 use super::registry::Entry;
-use super::spec::{self, capabilities, env, live, user};
+use super::spec::{self, add_groups, capabilities, env, live, user};
 use super::start::{Join, StartFailure};
 use super::state::{Refused, Status};
 use crate::any::Any;
@@ -62,7 +62,8 @@ impl Engine {
         let command = exec.args.join(" ");
         let (record, pid) = (entry.record(), entry.state().pid);
         let (tty, join) = (exec.tty, exec.join);
-        let process = blocking(move || process(&record, pid, &exec)).await?;
+        let default_ulimits = self.default_ulimits.clone();
+        let process = blocking(move || process(&record, pid, &exec, &default_ulimits)).await?;
         self.happened(&entry, "exec_create", &[("execID", exec_id.clone()), ("command", command.clone())]);
         let task = ExecTask {
             process: Any::new(PROCESS_URL, process),
@@ -102,9 +103,9 @@ impl Engine {
     }
 }
 
-fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
+fn process(record: &Record, pid: u32, exec: &Exec, default_ulimits: &[Ulimit]) -> Result<Vec<u8>> {
     let who = if exec.user.is_empty() { &record.user } else { &exec.user };
-    let identity =
+    let mut identity =
         user::resolve(who, live::open_file(pid, "/etc/passwd")?, live::open_file(pid, "/etc/group")?)?;
     let mut environment = record.process_env.clone();
     if exec.tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {
@@ -112,6 +113,10 @@ fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
     }
     let environment = env::with_home(env::merge(&environment, &exec.env), &identity.home);
     let config = &record.config;
+    let security = spec::security::Security::parse(config)?;
+    if exec.user.is_empty() {
+        add_groups(&mut identity, config, || live::open_file(pid, "/etc/group"))?;
+    }
     let bounding =
         capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged || exec.privileged)?;
     let cwd = if exec.working_dir.is_empty() { &record.process_cwd } else { &exec.working_dir };
@@ -125,6 +130,10 @@ fn process(record: &Record, pid: u32, exec: &Exec) -> Result<Vec<u8>> {
         tty: exec.tty,
         identity: &identity,
         bounding: &bounding,
+        rlimits: spec::ulimits::rlimits(&config.ulimits, default_ulimits)?,
+        no_new_privileges: security.no_new_privileges && !exec.privileged,
+        apparmor: if exec.privileged { "" } else { &security.apparmor },
+        oom_score_adj: config.oom_score_adj,
     })?;
     if let Some(size) = exec.join.and_then(|join| join.console) {
         let console = oci_spec::runtime::BoxBuilder::default()

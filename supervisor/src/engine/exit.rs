@@ -123,6 +123,7 @@ impl Engine {
             record.state.started_at.map_or(0, |started| exit.at.duration_since(started).as_secs().max(0))
         });
         entry.change(|record| record.state.exited(exit));
+        self.drop_shm(&entry.id);
         self.happened(
             entry,
             "die",

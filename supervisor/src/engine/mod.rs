@@ -21,6 +21,7 @@ pub mod filters;
 pub mod history;
 pub mod images;
 mod inspect;
+mod joins;
 mod kill;
 pub mod list;
 pub mod logs;
@@ -35,6 +36,7 @@ pub mod remove;
 mod rename;
 mod restart;
 pub mod run;
+mod shm;
 mod signals;
 mod spec;
 pub mod start;
@@ -94,6 +96,8 @@ pub struct Engine {
     registry: Arc<Registry>,
     history: History,
     image_cache: ImageCache,
+    /// Limits of processes for containers that ask for no others.
+    default_ulimits: Arc<[config::Ulimit]>,
     /// Teardowns that go on after their caller was answered.
     background: tokio_util::task::TaskTracker,
 }
@@ -116,6 +120,7 @@ impl Engine {
             registry: Arc::default(),
             history: History::default(),
             image_cache: ImageCache::default(),
+            default_ulimits: spec::ulimits::defaults(&services.config.engine.default_ulimits)?.into(),
             background: tokio_util::task::TaskTracker::new(),
         };
         let folders = [engine.folders(), engine.seccomp_cache()];

@@ -49,6 +49,7 @@ impl Engine {
             self.discard_task(&task.container_id).await;
         }
         self.recover_networks().await;
+        self.drop_old_shm(|id| self.registry.get(id).is_some_and(|entry| entry.status().is_live()));
         self.remove_orphans(&kept).await?;
         self.watch_tasks();
         Ok(())

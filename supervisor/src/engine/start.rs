@@ -174,6 +174,7 @@ impl Engine {
 
     /// Keeps why a container did not start.
     pub(super) async fn note_failure(&self, entry: &Entry, error: &Error) {
+        self.drop_shm(&entry.id);
         let failure = StartFailure::from(error);
         entry.change(|record| {
             record.state.start_failed(failure.exit_code, &failure.message);

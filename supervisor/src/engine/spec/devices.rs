@@ -9,6 +9,7 @@ use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
 };
 
+use crate::engine::config::Device;
 use crate::error::{Error, Result};
 
 /// Most nodes of the host's /dev that a privileged container gets; a host with more is an error that says so.
@@ -100,6 +101,94 @@ pub fn host_devices(dev: &Path) -> Result<Vec<LinuxDevice>> {
     Ok(found)
 }
 
+/// The nodes and rules of one `--device`: a node of the host's, or every node below a folder of it.
+pub fn of_host(device: &Device) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
+    let host = Path::new(&device.host_path);
+    let failed = |why: String| {
+        Error::invalid(
+            format!("error gathering device information while adding custom device \"{}\"", device.host_path),
+            why,
+        )
+    };
+    let inside = match device.container_path.as_str() {
+        "" => host,
+        path => Path::new(path),
+    };
+    let sound = inside.is_absolute() && !inside.components().any(|part| part.as_os_str() == "..");
+    if !sound || device.container_path.contains('\0') {
+        return Err(failed(format!("{} is no place for a device in the container", inside.display())));
+    }
+    let access = if device.permissions.is_empty() { "rwm" } else { &device.permissions };
+    if !access.bytes().all(|byte| b"rwm".contains(&byte)) {
+        return Err(failed(format!("{access:?} is not made of r, w and m")));
+    }
+    // The host's own path may be a link to the node, as /dev/cdrom is.
+    let real = host.canonicalize().map_err(|error| failed(errno_words(&error)))?;
+    let meta = real.metadata().map_err(|error| failed(errno_words(&error)))?;
+    let mut nodes = Vec::new();
+    if meta.is_dir() {
+        for mut found in host_devices(&real)? {
+            let below = found.path().strip_prefix(&real).map(Path::to_owned).unwrap_or_default();
+            found.set_path(inside.join(below));
+            nodes.push(found);
+        }
+    } else if is_device(&meta) {
+        nodes.push(node(inside.to_owned(), &meta)?);
+    }
+    if nodes.is_empty() {
+        return Err(failed("not a device node".into()));
+    }
+    let rules = nodes
+        .iter()
+        .map(|node| rule(true, node.typ(), Some(node.major()), Some(node.minor()), access))
+        .collect::<Result<_>>()?;
+    Ok((nodes, rules))
+}
+
+/// `c 1:3 rwm` as a rule.
+pub fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
+    let invalid =
+        || Error::invalid(format!("invalid device cgroup rule format: '{text}'"), "write c 1:3 rwm");
+    let mut words = text.split(' ');
+    let kind = match words.next() {
+        Some("a") => LinuxDeviceType::A,
+        Some("b") => LinuxDeviceType::B,
+        Some("c") => LinuxDeviceType::C,
+        _ => return Err(invalid()),
+    };
+    let (major, minor) = words.next().and_then(|numbers| numbers.split_once(':')).ok_or_else(invalid)?;
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        text => text.parse::<u32>().map(|number| Some(i64::from(number))).map_err(|_| invalid()),
+    };
+    let access = words.next().filter(|access| {
+        (1..=3).contains(&access.len()) && access.bytes().all(|byte| b"rwm".contains(&byte))
+    });
+    match (access, words.next()) {
+        (Some(access), None) => rule(true, kind, number(major)?, number(minor)?, access),
+        _ => Err(invalid()),
+    }
+}
+
+/// Major and minor number of the device at this path.
+pub fn numbers_of(path: &str) -> Result<(i64, i64)> {
+    let meta = std::fs::metadata(path)
+        .map_err(|error| Error::invalid(format!("device {path}"), errno_words(&error)))?;
+    if !is_device(&meta) {
+        return Err(Error::invalid(format!("device {path}"), "not a device node"));
+    }
+    Ok((i64::from(rustix::fs::major(meta.rdev())), i64::from(rustix::fs::minor(meta.rdev()))))
+}
+
+fn is_device(meta: &std::fs::Metadata) -> bool {
+    meta.file_type().is_char_device() || meta.file_type().is_block_device()
+}
+
+/// An error number's words in Go's small letters, without Rust's number.
+fn errno_words(error: &std::io::Error) -> String {
+    error.to_string().split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 fn is_private(path: &Path, dev: &Path) -> bool {
     ["pts", "shm", "fd", "mqueue", ".lxc", ".lxd-mounts", ".udev"].iter().any(|name| path == dev.join(name))
 }
@@ -133,6 +222,35 @@ mod tests {
                 .filter(|rule| rule.access().as_deref() == Some("rwm"))
                 .all(|rule| { rule.major().is_some() })
         );
+    }
+
+    #[test]
+    fn a_users_devices() {
+        let device = |host: &str, inside: &str, permissions: &str| Device {
+            host_path: host.into(),
+            container_path: inside.into(),
+            permissions: permissions.into(),
+        };
+        let (nodes, rules) = of_host(&device("/dev/null", "/dev/hole", "r")).unwrap();
+        assert_eq!((nodes[0].path().as_path(), nodes[0].major()), (Path::new("/dev/hole"), 1));
+        assert_eq!((rules[0].minor(), rules[0].access().as_deref()), (Some(3), Some("r")));
+        for (host, inside, words) in [
+            ("/dev/no-such", "", "no such file or directory"),
+            ("/etc/passwd", "", "not a device node"),
+            ("/dev/null", "/dev/../x", "is no place for a device"),
+        ] {
+            let said = of_host(&device(host, inside, "")).unwrap_err().for_people();
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
+    fn rules_of_a_users() {
+        let rule = parse_rule("b 8:* rw").unwrap();
+        assert_eq!((rule.typ(), rule.major(), rule.minor()), (Some(LinuxDeviceType::B), Some(8), None));
+        for wrong in ["", "x 1:2 r", "c 1 r", "c 1:2", "c 1:2 rx", "c 1:2 r r"] {
+            assert!(parse_rule(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

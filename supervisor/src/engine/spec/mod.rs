@@ -4,24 +4,30 @@
 pub mod capabilities;
 pub mod devices;
 pub mod env;
+pub mod kernel;
 pub mod layers;
 pub mod live;
 pub mod mounts;
+pub mod namespaces;
 pub mod resources;
 pub mod seccomp;
+pub mod security;
+pub mod ulimits;
 pub mod user;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Process, ProcessBuilder,
+    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use crate::engine::config::{Access, Record};
+use crate::engine::config::{Access, ContainerConfig, Record, Ulimit};
 use crate::engine::network;
 use crate::error::{Error, Result};
+use namespaces::{Ipc, Joins};
+use security::Security;
 use user::Identity;
 
 /// What a spec is made from.
@@ -34,12 +40,19 @@ pub struct Input<'a> {
     pub network: &'a network::Namespace,
     pub cgroup_parent: &'a str,
     pub hostname: &'a str,
+    /// Whose namespaces are joined.
+    pub joins: Joins,
+    /// The folder of the shared memory that this container shows to others, or that of the one that it joins.
+    pub shm: Option<&'a Path>,
+    /// Limits of processes that the daemon gives to all containers.
+    pub default_ulimits: &'a [Ulimit],
 }
 
 /// The container's spec.
 pub fn generate(input: &Input<'_>) -> Result<Spec> {
     let config = &input.record.config;
     let privileged = config.privileged;
+    let security = Security::parse(config)?;
     let bounding = capabilities::resolve(&config.cap_add, &config.cap_drop, privileged)?;
     let process = process(&ProcessInput {
         args: &input.record.process_args,
@@ -48,27 +61,111 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
         tty: config.tty,
         identity: input.identity,
         bounding: &bounding,
+        rlimits: ulimits::rlimits(&config.ulimits, input.default_ulimits)?,
+        no_new_privileges: security.no_new_privileges,
+        apparmor: &security.apparmor,
+        oom_score_adj: config.oom_score_adj,
     })?;
     let mounts = mounts::mounts(&mounts::Extra {
         files: input.files,
         read_only_files: if config.read_only_rootfs { Access::ReadOnly } else { Access::ReadWrite },
         binds: &config.mounts,
         privileged,
+        writable_cgroups: security.writable_cgroups,
+        shm: shm(config, input.shm)?,
     })?;
     let root = RootBuilder::default()
         .path("rootfs")
         .readonly(config.read_only_rootfs)
         .build()
         .map_err(Error::oci)?;
-    SpecBuilder::default()
+    let mut spec = SpecBuilder::default()
         .version("1.2.0")
         .root(root)
         .hostname(input.hostname)
         .mounts(mounts)
         .process(process)
-        .linux(linux(input, &bounding)?)
+        .linux(linux(input, &security, &bounding)?)
         .build()
-        .map_err(Error::oci)
+        .map_err(Error::oci)?;
+    if config.uts_mode == "host" {
+        // The names are the host's.
+        spec.set_hostname(None);
+    } else if !config.domainname.is_empty() {
+        spec.set_domainname(Some(config.domainname.clone()));
+    }
+    if !config.annotations.is_empty() {
+        let pairs = config.annotations.iter().map(|(key, value)| (key.clone(), value.clone()));
+        spec.set_annotations(Some(pairs.collect()));
+    }
+    Ok(spec)
+}
+
+fn shm<'a>(config: &ContainerConfig, shared: Option<&'a Path>) -> Result<mounts::Shm<'a>> {
+    let missing = || Error::invalid("IPC mode", "the shared memory to be shared is not there");
+    Ok(match Ipc::parse(&config.ipc_mode)? {
+        Ipc::Private => mounts::Shm::Own(config.shm_size),
+        Ipc::NoShm => mounts::Shm::None,
+        Ipc::Host => mounts::Shm::Shared(Path::new("/dev/shm")),
+        Ipc::Shareable | Ipc::Container(_) => mounts::Shm::Shared(shared.ok_or_else(missing)?),
+    })
+}
+
+/// Adds the groups of `--group-add`; `open` opens the container's /etc/group.
+pub fn add_groups(
+    identity: &mut Identity,
+    config: &ContainerConfig,
+    open: impl FnMut() -> Result<Option<std::fs::File>>,
+) -> Result<()> {
+    for gid in user::more_groups(&config.group_add, open)? {
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
+/// What can be refused before anything is looked up.
+pub fn check(config: &ContainerConfig) -> Result<()> {
+    namespaces::check(config)?;
+    namespaces::check_sysctls(config)?;
+    ulimits::check(&config.ulimits)?;
+    Security::parse(config)?;
+    resources::check(&config.limits)?;
+    config.device_cgroup_rules.iter().try_for_each(|rule| devices::parse_rule(rule).map(drop))?;
+    if !(-1000..=1000).contains(&config.oom_score_adj) {
+        return Err(Error::invalid(
+            format!("Invalid value {}", config.oom_score_adj),
+            "range for oom score adj is [-1000, 1000]",
+        ));
+    }
+    if config.shm_size < 0 {
+        return Err(Error::invalid("SHM size can not be less than 0", config.shm_size.to_string()));
+    }
+    let words = [&config.cgroup_parent, &config.domainname, &config.runtime];
+    let annotations = config.annotations.iter().flat_map(|(key, value)| [key, value]);
+    let sysctls = config.sysctls.iter().flat_map(|(key, value)| [key, value]);
+    if words.into_iter().chain(annotations).chain(sysctls).any(|word| word.contains('\0')) {
+        return Err(Error::invalid("argument", "contains NUL"));
+    }
+    if config.annotations.keys().any(String::is_empty) {
+        return Err(Error::invalid("annotation", "it has no name"));
+    }
+    if Path::new(&config.cgroup_parent).components().any(|part| part.as_os_str() == "..") {
+        return Err(Error::invalid(
+            format!("cgroup-parent {}", config.cgroup_parent),
+            "it must not contain '..'",
+        ));
+    }
+    Ok(())
+}
+
+/// The folder of cgroups that the container's is in.
+fn cgroup_parent<'a>(config: &'a ContainerConfig, daemons: &'a str) -> &'a str {
+    match config.cgroup_parent.trim_end_matches('/') {
+        "" if config.cgroup_parent.is_empty() => daemons,
+        own => own,
+    }
 }
 
 /// What a process is made from: the container's first or one of `exec`.
@@ -79,6 +176,12 @@ pub struct ProcessInput<'a> {
     pub tty: bool,
     pub identity: &'a Identity,
     pub bounding: &'a oci_spec::runtime::Capabilities,
+    pub rlimits: Option<Vec<PosixRlimit>>,
+    pub no_new_privileges: bool,
+    /// Empty: none.
+    pub apparmor: &'a str,
+    /// 0: the daemon's, if that is not below.
+    pub oom_score_adj: i32,
 }
 
 /// The `process` of a spec.
@@ -96,57 +199,70 @@ pub fn process(input: &ProcessInput<'_>) -> Result<Process> {
         .env(input.env.clone())
         .cwd(if input.cwd.is_empty() { "/" } else { input.cwd })
         .capabilities(capabilities::sets(input.bounding, input.identity.uid)?)
-        .no_new_privileges(false)
+        .no_new_privileges(input.no_new_privileges)
         .build()
         .map_err(Error::oci)?;
     // The builder's defaults are those of a demonstration: a limit on open files that docker does not set.
-    process.set_rlimits(None);
-    if let Some(score) = oom_score() {
-        process.set_oom_score_adj(Some(score));
+    process.set_rlimits(input.rlimits.clone());
+    if !input.apparmor.is_empty() {
+        process.set_apparmor_profile(Some(input.apparmor.to_owned()));
+    }
+    match (input.oom_score_adj, oom_score()) {
+        (0, None) => {}
+        (0, Some(score)) | (score, _) => {
+            process.set_oom_score_adj(Some(score));
+        }
     }
     Ok(process)
 }
 
-fn linux(input: &Input<'_>, bounding: &oci_spec::runtime::Capabilities) -> Result<Linux> {
-    let privileged = input.record.config.privileged;
-    let rules = if privileged { devices::privileged_rules()? } else { devices::default_rules()? };
+fn linux(
+    input: &Input<'_>,
+    security: &Security,
+    bounding: &oci_spec::runtime::Capabilities,
+) -> Result<Linux> {
+    let config = &input.record.config;
+    let privileged = config.privileged;
+    let mut rules = if privileged { devices::privileged_rules()? } else { devices::default_rules()? };
+    let mut nodes = if privileged { devices::host_devices(Path::new("/dev"))? } else { Vec::new() };
+    for device in &config.devices {
+        let (own, own_rules) = devices::of_host(device)?;
+        nodes.retain(|node| !own.iter().any(|own| own.path() == node.path()));
+        nodes.extend(own);
+        rules.extend(own_rules);
+    }
+    for rule in &config.device_cgroup_rules {
+        rules.push(devices::parse_rule(rule)?);
+    }
+    let bare = privileged || security.bare_system_paths;
+    let network = network(input.network)?;
+    let parent = cgroup_parent(config, input.cgroup_parent);
     let mut linux = LinuxBuilder::default()
-        .namespaces(namespaces(input.network, privileged)?)
-        .resources(resources::resources(&input.record.config.limits, rules)?)
-        .cgroups_path(format!("{}/{}", input.cgroup_parent, input.id))
-        .masked_paths(if privileged { Vec::new() } else { mounts::masked_paths() })
-        .readonly_paths(if privileged { Vec::new() } else { mounts::readonly_paths() })
+        .namespaces(namespaces::namespaces(config, input.joins, network)?)
+        .resources(resources::resources(&config.limits, Some(rules))?)
+        .cgroups_path(format!("{parent}/{}", input.id))
+        .masked_paths(if bare { Vec::new() } else { mounts::masked_paths() })
+        .readonly_paths(if bare { Vec::new() } else { mounts::readonly_paths() })
         .build()
         .map_err(Error::oci)?;
-    if privileged {
-        linux.set_devices(Some(devices::host_devices(Path::new("/dev"))?));
-    } else {
-        linux.set_seccomp(Some(seccomp::default_profile(bounding)?));
+    if !nodes.is_empty() {
+        linux.set_devices(Some(nodes));
     }
+    if !config.sysctls.is_empty() {
+        let pairs = config.sysctls.iter().map(|(name, value)| (name.clone(), value.clone()));
+        linux.set_sysctl(Some(pairs.collect()));
+    }
+    linux.set_seccomp(security.filter(bounding)?);
     Ok(linux)
 }
 
-fn namespaces(network: &network::Namespace, privileged: bool) -> Result<Vec<LinuxNamespace>> {
-    let mut kinds = vec![
-        LinuxNamespaceType::Mount,
-        LinuxNamespaceType::Uts,
-        LinuxNamespaceType::Pid,
-        LinuxNamespaceType::Ipc,
-    ];
-    if !privileged {
-        kinds.push(LinuxNamespaceType::Cgroup);
+/// The network's namespace, unless it is the host's.
+fn network(namespace: &network::Namespace) -> Result<Option<LinuxNamespace>> {
+    match namespace {
+        network::Namespace::New => namespaces::own(LinuxNamespaceType::Network).map(Some),
+        network::Namespace::At(path) => namespaces::at(LinuxNamespaceType::Network, path).map(Some),
+        network::Namespace::Host => Ok(None),
     }
-    let mut all = kinds
-        .into_iter()
-        .map(|kind| LinuxNamespaceBuilder::default().typ(kind).build().map_err(Error::oci))
-        .collect::<Result<Vec<_>>>()?;
-    let of_network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
-    match network {
-        network::Namespace::New => all.push(of_network.build().map_err(Error::oci)?),
-        network::Namespace::At(path) => all.push(of_network.path(path).build().map_err(Error::oci)?),
-        network::Namespace::Host => {}
-    }
-    Ok(all)
 }
 
 /// The daemon's own score if it is not zero: lowering needs a privilege that restricted hosts withhold, so a

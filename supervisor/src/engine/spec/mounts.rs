@@ -57,6 +57,19 @@ pub struct Extra<'a> {
     pub read_only_files: Access,
     pub binds: &'a [config::Mount],
     pub privileged: bool,
+    pub writable_cgroups: bool,
+    pub shm: Shm<'a>,
+}
+
+/// What is at /dev/shm.
+#[derive(Clone, Copy, Debug)]
+pub enum Shm<'a> {
+    /// A file system of the container's own with so many bytes; 0: 64 MiB.
+    Own(i64),
+    /// Nothing.
+    None,
+    /// A folder of the host's that is a file system in memory: the host's own, or one that containers share.
+    Shared(&'a Path),
 }
 
 /// All mounts, in the order in which they are made.
@@ -69,13 +82,12 @@ pub fn mounts(extra: &Extra<'_>) -> Result<Vec<Mount>> {
     };
     let sysfs: &[&str] =
         if extra.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
-    let cgroup: &[&str] = if extra.privileged {
+    let cgroup: &[&str] = if extra.privileged || extra.writable_cgroups {
         &["nosuid", "noexec", "nodev", "relatime"]
     } else {
         &["nosuid", "noexec", "nodev", "relatime", "ro"]
     };
-    let shm = format!("size={SHM_SIZE}");
-    let standard: [(&str, &str, &str, &[&str]); 7] = [
+    let standard: [(&str, &str, &str, &[&str]); 6] = [
         ("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         (
@@ -87,13 +99,28 @@ pub fn mounts(extra: &Extra<'_>) -> Result<Vec<Mount>> {
         ("/sys", "sysfs", "sysfs", sysfs),
         ("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
         ("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
-        ("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
     ];
     let mut mounts = Vec::with_capacity(10 + extra.binds.len());
     for (place, kind, source, options) in standard {
         if !taken(place) {
             mounts.push(mount(place, kind, source, options)?);
         }
+    }
+    match extra.shm {
+        Shm::Own(size) if !taken("/dev/shm") => {
+            let size = format!("size={}", if size > 0 { size.unsigned_abs() } else { SHM_SIZE });
+            mounts.push(mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", &size],
+            )?);
+        }
+        Shm::Shared(folder) if !taken("/dev/shm") => {
+            let source = folder.display().to_string();
+            mounts.push(mount("/dev/shm", "bind", &source, &["rbind", "rprivate"])?);
+        }
+        Shm::Own(_) | Shm::Shared(_) | Shm::None => {}
     }
     let file_options: &[&str] = match extra.read_only_files {
         Access::ReadOnly => &["rbind", "rprivate", "ro"],
@@ -170,8 +197,14 @@ mod tests {
     }
 
     fn places(binds: &[config::Mount]) -> Vec<String> {
-        let extra =
-            Extra { files: Path::new("/f"), read_only_files: Access::ReadWrite, binds, privileged: false };
+        let extra = Extra {
+            files: Path::new("/f"),
+            read_only_files: Access::ReadWrite,
+            binds,
+            privileged: false,
+            writable_cgroups: false,
+            shm: Shm::Own(0),
+        };
         let all = mounts(&extra).unwrap();
         all.iter().map(|mount| mount.destination().display().to_string()).collect()
     }

@@ -69,6 +69,26 @@ pub fn resolve(user: &str, passwd: Option<impl Read>, group: Option<impl Read>) 
     Ok(Identity { uid, gid, groups, home })
 }
 
+/// The groups of `--group-add`: numbers, or names of the container's.
+pub fn more_groups(
+    names: &[String],
+    mut open: impl FnMut() -> Result<Option<std::fs::File>>,
+) -> Result<Vec<u32>> {
+    let mut groups = Vec::new();
+    for name in names {
+        let gid = match Wanted::parse(name)? {
+            Wanted::Id(gid) => gid,
+            wanted @ Wanted::Name(_) => find_group(open()?, &wanted).map_err(|_| {
+                Error::invalid(format!("Unable to find group {name}"), "no matching entries in group file")
+            })?,
+        };
+        if !groups.contains(&gid) && groups.len() < MAX_GROUPS {
+            groups.push(gid);
+        }
+    }
+    Ok(groups)
+}
+
 enum Wanted {
     Id(u32),
     Name(String),
