@@ -166,9 +166,11 @@ impl Default for Gc {
 }
 
 /// How registries are reached.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Registry {
+    /// Folders with a `hosts.toml` for each registry, in containerd's form; the first that has one for it counts.
+    pub config_path: Vec<PathBuf>,
     /// `host[:port]` that may be spoken to over http, or https with a certificate that nobody vouches for.
     pub insecure: Vec<String>,
     /// Further certificate authorities, PEM.
@@ -179,6 +181,19 @@ pub struct Registry {
     pub auth: BTreeMap<String, RegistryAuth>,
     /// Blobs of one image that are fetched at one time; 0: the default.
     pub max_downloads: usize,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            config_path: vec!["/etc/longshore/certs.d".into()],
+            insecure: Vec::new(),
+            ca_files: Vec::new(),
+            mirrors: BTreeMap::new(),
+            auth: BTreeMap::new(),
+            max_downloads: 0,
+        }
+    }
 }
 
 #[derive(Clone, Default, Deserialize, Serialize)]
@@ -362,6 +377,10 @@ impl Config {
                 let why = "env must be NAME=value pairs";
                 return Err(ConfigError::Value { key: "runtime.runtimes", value: name.clone(), why });
             }
+        }
+        if let Some(path) = self.registry.config_path.iter().find(|path| !path.is_absolute()) {
+            let (value, why) = (path.display().to_string(), "must be an absolute path");
+            return Err(ConfigError::Value { key: "registry.config_path", value, why });
         }
         if self.engine.log_max_files == 0 || self.engine.log_max_size < 64 * 1024 {
             let value = format!("{} files of {}", self.engine.log_max_files, self.engine.log_max_size);

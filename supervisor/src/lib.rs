@@ -33,6 +33,7 @@ mod metadata;
 mod mounts;
 mod namespaces;
 mod network;
+mod pipe;
 mod plugins;
 mod ready;
 mod restart;

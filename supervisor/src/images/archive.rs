@@ -12,6 +12,8 @@ use crate::content::Digest;
 pub const LAYOUT_FILE: &str = "oci-layout";
 pub const INDEX_FILE: &str = "index.json";
 pub const DOCKER_FILE: &str = "manifest.json";
+/// By which docker named images before 1.10.
+pub const REPOSITORIES_FILE: &str = "repositories";
 pub const LAYOUT_VERSION: &str = "1.0.0";
 /// The full name of an image, on its descriptor in an index.
 pub const NAME: &str = "io.containerd.image.name";

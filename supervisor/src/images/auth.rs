@@ -80,8 +80,17 @@ pub struct Authorizer {
     repository: String,
     /// What tokens are asked for, whatever a challenge says: `repository:NAME:ACTIONS`.
     scopes: Vec<String>,
+    aim: Aim,
     secret: Secret,
     current: Mutex<Current>,
+}
+
+/// What it is authorized for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    Repository,
+    /// Whether the credentials are right at all; a token to be kept instead of them is asked for.
+    Login,
 }
 
 #[derive(Default)]
@@ -91,6 +100,8 @@ struct Current {
     header: Option<HeaderValue>,
     /// Counts what was obtained, so that one refusal causes one refresh.
     generation: u64,
+    /// What a token server gave to be kept.
+    identity: Option<String>,
 }
 
 /// What a request was sent with.
@@ -105,7 +116,19 @@ impl Authorizer {
         secret: Secret,
     ) -> Authorizer {
         let (host, repository) = (host.to_owned(), repository.to_owned());
-        Authorizer { http, host, repository, scopes, secret, current: Mutex::default() }
+        Authorizer { http, host, repository, scopes, aim: Aim::Repository, secret, current: Mutex::default() }
+    }
+
+    /// One that finds out whether the credentials are right.
+    pub fn for_login(&self) -> Authorizer {
+        let mut login = self.widened(String::new());
+        (login.aim, login.scopes) = (Aim::Login, Vec::new());
+        login
+    }
+
+    /// The identity token that was given for a login.
+    pub async fn identity(&self) -> Option<String> {
+        self.current.lock().await.identity.clone()
     }
 
     /// One for the same repository that asks for more.
@@ -150,7 +173,9 @@ impl Authorizer {
         let header = match (asked, credentials) {
             (Some(_), Some(Credentials::Header(value))) => secret_header(&value),
             (Some(Challenge::Bearer { realm, service, scope }), credentials) => {
-                Some(self.token(&realm, service, scope, credentials).await?)
+                let (header, identity) = self.token(&realm, service, scope, credentials).await?;
+                current.identity = identity.or(current.identity.take());
+                Some(header)
             }
             (Some(Challenge::Basic), credentials) => basic(credentials),
             (None, _) => {
@@ -179,7 +204,7 @@ impl Authorizer {
         service: Option<String>,
         scope: Option<String>,
         credentials: Option<Credentials>,
-    ) -> Result<HeaderValue, FetchError> {
+    ) -> Result<(HeaderValue, Option<String>), FetchError> {
         let mut url = Url::parse(realm).map_err(|_| FetchError::Challenge {
             host: self.host.clone(),
             challenge: realm.chars().take(200).collect(),
@@ -191,6 +216,9 @@ impl Authorizer {
             form.push(("service", service));
         }
         form.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
+        if self.aim == Aim::Login && !matches!(credentials, Some(Credentials::Identity(_))) {
+            form.extend([("offline_token", "true"), ("client_id", CLIENT_ID)]);
+        }
         let answer = match &credentials {
             Some(Credentials::Identity(token)) => {
                 form.extend([
@@ -227,13 +255,17 @@ impl Authorizer {
                 wanted.push(scope.to_owned());
             }
         }
-        if wanted.is_empty() {
+        if wanted.is_empty() && self.aim == Aim::Repository {
             wanted.push(format!("repository:{}:pull", self.repository));
         }
         wanted
     }
 
-    async fn read_token(&self, url: &Url, answer: reqwest::Response) -> Result<HeaderValue, FetchError> {
+    async fn read_token(
+        &self,
+        url: &Url,
+        answer: reqwest::Response,
+    ) -> Result<(HeaderValue, Option<String>), FetchError> {
         let status = answer.status();
         let body = read_body(answer, MAX_TOKEN, "the token server's answer").await?;
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
@@ -250,17 +282,18 @@ impl Authorizer {
         }
         let token: TokenAnswer =
             serde_json::from_slice(&body).map_err(|_| refuse("its answer is not a token".to_owned()))?;
-        let token = [token.token, token.access_token].into_iter().flatten().find(|token| !token.is_empty());
-        let token = token.ok_or_else(|| refuse("its answer has no token".to_owned()))?;
-        let mut header = HeaderValue::from_str(&format!("Bearer {token}"))
+        let bearer = [token.token, token.access_token].into_iter().flatten().find(|token| !token.is_empty());
+        let bearer = bearer.ok_or_else(|| refuse("its answer has no token".to_owned()))?;
+        let mut header = HeaderValue::from_str(&format!("Bearer {bearer}"))
             .map_err(|_| refuse("its token is malformed".to_owned()))?;
         header.set_sensitive(true);
-        Ok(header)
+        Ok((header, token.refresh_token.filter(|token| !token.is_empty())))
     }
 }
 
 #[derive(Deserialize)]
 struct TokenAnswer {
+    refresh_token: Option<String>,
     token: Option<String>,
     access_token: Option<String>,
 }

@@ -109,6 +109,24 @@ enum Clients {
     Many(Vec<Files>),
 }
 
+/// The hosts for a registry, of the first directory that says something about it.
+pub async fn find(roots: &[PathBuf], registry: &str) -> Result<Option<Vec<HostConfig>>, FetchError> {
+    if roots.is_empty() {
+        return Ok(None);
+    }
+    let (roots, registry) = (roots.to_vec(), registry.to_owned());
+    let search = move || {
+        for root in &roots {
+            if let Some(found) = load(root, &registry)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    };
+    let lost = |_| FetchError::from(crate::error::Error::Lost { what: "reading the hosts directory" });
+    tokio::task::spawn_blocking(search).await.map_err(lost)?
+}
+
 /// The hosts for a registry; `None` if the directory says nothing about it. Blocks.
 pub fn load(root: &Path, registry: &str) -> Result<Option<Vec<HostConfig>>, FetchError> {
     let mut names = Vec::new();

@@ -9,6 +9,7 @@ pub mod graph;
 pub mod held;
 pub mod hosts;
 pub mod import;
+pub mod login;
 pub mod manifest;
 mod message;
 pub mod names;

@@ -73,6 +73,8 @@ struct Node {
 struct State {
     nodes: Vec<Node>,
     by_digest: HashMap<Digest, usize>,
+    /// Repositories that blobs were mounted from.
+    mounted: HashMap<Digest, String>,
     unsent: VecDeque<Event>,
 }
 
@@ -177,6 +179,16 @@ impl Tracker {
             node.step = Step::Moving;
             node.meter = Some(Meter::Count(sent.clone()));
         });
+    }
+
+    /// The registry had it in another repository.
+    pub fn mounted(&self, digest: &Digest, repository: &str) {
+        self.state().mounted.insert(digest.clone(), repository.to_owned());
+    }
+
+    /// The repository that it was mounted from.
+    pub fn mounted_from(&self, digest: &Digest) -> Option<String> {
+        self.state().mounted.get(digest).cloned()
     }
 
     /// Whether the work on it has come to its end.

@@ -2,7 +2,7 @@
 //!
 //! What always holds: no more is on its way than the receiver has allowed; a stream that breaks off is an error, never an end.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use crate::any::Any;
+use crate::pipe::{Reader, Writer};
 use crate::streams::Stream;
 
 const DATA: &str = "containerd.types.transfer.Data";
@@ -19,8 +20,6 @@ const WINDOW_UPDATE: &str = "containerd.types.transfer.WindowUpdate";
 const PIECE: usize = 32 * 1024;
 /// What the other side may send beyond what was taken, in bytes; it is allowed as much again when less is left.
 const WINDOW: i64 = 64 * 1024;
-/// Pieces between a stream and the thread that reads or writes.
-const QUEUE: usize = 4;
 /// How long is waited for a client to say that it has got everything.
 const ACKNOWLEDGED: Duration = Duration::from_secs(5);
 
@@ -33,32 +32,11 @@ pub enum End {
     Padded,
 }
 
-/// Reads what the client sends; for a thread that may block.
-pub struct Reader {
-    pieces: mpsc::Receiver<io::Result<Bytes>>,
-    current: Bytes,
-}
-
-impl Reader {
-    pub fn start(stream: Stream) -> Reader {
-        let (sender, pieces) = mpsc::channel(QUEUE);
-        tokio::spawn(receive(stream, sender));
-        Reader { pieces, current: Bytes::new() }
-    }
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece?,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current.split_to(count));
-        Ok(count)
-    }
+/// What the client sends, for a thread that may block.
+pub fn reader(stream: Stream) -> Reader {
+    let (sender, reader) = Reader::new();
+    tokio::spawn(receive(stream, sender));
+    reader
 }
 
 async fn receive(mut stream: Stream, pieces: mpsc::Sender<io::Result<Bytes>>) {
@@ -104,30 +82,9 @@ fn data(any: &Any) -> io::Result<Bytes> {
     Ok(data.data.into())
 }
 
-/// Writes to a client; for a thread that may block. What [`send`] takes from.
-pub struct Writer(mpsc::Sender<Bytes>);
-
-impl Writer {
-    pub fn new() -> (Writer, mpsc::Receiver<Bytes>) {
-        let (sender, pieces) = mpsc::channel(QUEUE);
-        (Writer(sender), pieces)
-    }
-}
-
-impl Write for Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = bytes.len().min(PIECE);
-        if count > 0 {
-            let piece = Bytes::copy_from_slice(&bytes[..count]);
-            let gone = || io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone away");
-            self.0.blocking_send(piece).map_err(|_| gone())?;
-        }
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// What goes to a client, from a thread that may block; what [`send`] takes from.
+pub fn writer() -> (Writer, mpsc::Receiver<Bytes>) {
+    Writer::new(PIECE)
 }
 
 /// Sends pieces as the client's window allows, until there are no more, and ends the stream. `false`: the client is gone.
@@ -233,6 +190,7 @@ mod tests {
     }
 
     async fn all(mut reader: Reader) -> io::Result<Vec<u8>> {
+        use std::io::Read;
         tokio::task::spawn_blocking(move || {
             let mut bytes = Vec::new();
             reader.read_to_end(&mut bytes).map(|_| bytes)
@@ -244,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_in_order_is_read_and_a_broken_stream_is_no_end() {
         let (mut served, whole) = stream();
-        let read = tokio::spawn(all(Reader::start(whole)));
+        let read = tokio::spawn(all(reader(whole)));
         let window = served.from_daemon.recv().await.unwrap();
         assert!(window.is(WINDOW_UPDATE));
         served.to_daemon.send(packed(b"ab")).await.unwrap();
@@ -253,7 +211,7 @@ mod tests {
         assert_eq!(read.await.unwrap().unwrap(), b"abc");
 
         let (served, broken) = stream();
-        let read = tokio::spawn(all(Reader::start(broken)));
+        let read = tokio::spawn(all(reader(broken)));
         served.to_daemon.send(packed(b"ab")).await.unwrap();
         served.to_daemon.send(Err(crate::streams::Broken("gone".into()))).await.unwrap();
         assert!(read.await.unwrap().is_err());
@@ -262,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_the_window_is_refused() {
         let (served, stream) = stream();
-        let read = tokio::spawn(all(Reader::start(stream)));
+        let read = tokio::spawn(all(reader(stream)));
         served.to_daemon.send(packed(&vec![0; 3 * WINDOW as usize])).await.unwrap();
         let error = read.await.unwrap().unwrap_err();
         assert!(error.to_string().contains("window"), "{error}");
@@ -291,7 +249,7 @@ mod tests {
         for size in [0, 512, 65_536, 65_536 - 512, 300_032] {
             let (served, stream) = stream();
             let reading = tokio::spawn(client(served));
-            let (sender, pieces) = mpsc::channel(QUEUE);
+            let (sender, pieces) = mpsc::channel(4);
             let sending = tokio::spawn(send(stream, pieces, End::Padded));
             for piece in vec![7u8; size].chunks(40_000) {
                 sender.send(Bytes::copy_from_slice(piece)).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::bytes::{self, End, Reader, Writer};
+use super::bytes::{self, End};
 use super::decode::{ExportOptions, ImageStore, Registry, Side};
 use super::progress::Reporter;
 use crate::content::Descriptor;
@@ -127,6 +127,7 @@ impl Job {
             target: image.target.clone(),
             reference: to.reference,
             platforms: from.platforms,
+            auth: None,
             access: to.access,
         };
         self.services.pusher.push(&self.namespace, &request, tracker, gone(client)).await?;
@@ -155,7 +156,7 @@ impl Job {
         };
         let held = self.hold().await?;
         let work = async {
-            let imported = self.services.importer.import(&held, Reader::start(stream), &request).await?;
+            let imported = self.services.importer.import(&held, bytes::reader(stream), &request).await?;
             let all = std::iter::once((&imported.index, NamedBy::Store))
                 .chain(imported.images.iter().map(|image| (image, NamedBy::Annotations)));
             for (target, by) in all {
@@ -200,7 +201,7 @@ impl Job {
         let held = self.hold().await?;
         let work = async {
             let plan = export::plan(&self.services.content, &held, &request).await?;
-            let (writer, pieces) = Writer::new();
+            let (writer, pieces) = bytes::writer();
             let writing = blocking(move || plan.write(writer));
             let (sent, written) = tokio::join!(bytes::send(stream, pieces, End::Padded), writing);
             written?;
@@ -242,8 +243,8 @@ impl Job {
 
 // What comes in goes out, byte for byte.
 async fn echo(from: Stream, to: Stream, client: watch::Receiver<()>) -> Result<()> {
-    let (mut writer, pieces) = Writer::new();
-    let mut reader = Reader::start(from);
+    let (mut writer, pieces) = bytes::writer();
+    let mut reader = bytes::reader(from);
     let copy = blocking(move || {
         std::io::copy(&mut reader, &mut writer).map_err(|error| ArchiveError::Read(error).into())
     });

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::write::{Record, Source};
 use super::archive::{
     ArchiveError, DOCKER_FILE, DockerImage, INDEX_FILE, LAYOUT_FILE, LAYOUT_VERSION, NAME, REF_NAME,
+    REPOSITORIES_FILE,
 };
 use super::graph::{self, Budget, Child, Kind};
 use super::held::Held;
@@ -32,7 +33,7 @@ const SOURCE: &str = "containerd.io/distribution.source.";
 /// What is exported, and how.
 #[derive(Debug, Clone)]
 pub struct ExportRequest {
-    /// Names and targets. The same target may have several names.
+    /// Names and targets. The same target may have several names; an empty name is none.
     pub images: Vec<(String, Descriptor)>,
     /// Of an index, only these; the first is what `docker load` gets.
     pub platforms: Vec<Platform>,
@@ -46,6 +47,8 @@ pub struct ExportRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DockerManifest {
     Written,
+    /// And the file by which docker named images before 1.10, which some tools still read.
+    WithRepositories,
     LeftOut,
 }
 
@@ -85,7 +88,9 @@ pub async fn plan(content: &Arc<ContentStore>, held: &Held, request: &ExportRequ
     let mut index = Vec::new();
     for (name, target) in &request.images {
         held.hold(&Resource::Content(target.digest.clone())).await?;
-        planner.image(name, target).await?;
+        // What stands for the name of one that has none is no name.
+        let shown = if name.is_empty() { format!("image {}", target.digest) } else { name.clone() };
+        planner.image(&shown, target).await?;
         index.push(planner.entry(name, target)?);
     }
     planner.documents(index).await?;
@@ -210,20 +215,19 @@ impl Planner<'_> {
 
     // An image in the archive's index, with its name and where it came from.
     fn entry(&self, name: &str, target: &Descriptor) -> Result<Value> {
-        let Descriptor { media_type, digest, size, annotations } = target;
-        let mut annotations: Labels = annotations.clone();
-        let info = self.content.info(self.held.namespace(), digest)?;
+        let mut annotations: Labels = target.annotations.clone();
+        let info = self.content.info(self.held.namespace(), &target.digest)?;
         annotations.extend(info.labels.into_iter().filter(|(key, _)| key.starts_with(SOURCE)));
+        if name.is_empty() {
+            annotations.remove(NAME);
+            annotations.remove(REF_NAME);
+            return Ok(entry(target, annotations));
+        }
         annotations.insert(NAME.to_owned(), name.to_owned());
         let tag = Reference::parse_untagged(name).ok().filter(|reference| reference.digest().is_none());
         let tag = tag.and_then(|reference| reference.tag().map(str::to_owned));
         annotations.insert(REF_NAME.to_owned(), tag.unwrap_or_else(|| name.to_owned()));
-        Ok(json!({
-            "mediaType": media_type,
-            "digest": digest.to_string(),
-            "size": size,
-            "annotations": annotations,
-        }))
+        Ok(entry(target, annotations))
     }
 
     async fn documents(&mut self, index: Vec<Value>) -> Result<()> {
@@ -231,10 +235,13 @@ impl Planner<'_> {
         self.text(LAYOUT_FILE, 0o444, &layout);
         let index = json!({"schemaVersion": 2, "mediaType": graph::OCI_INDEX, "manifests": index});
         self.text(INDEX_FILE, 0o644, &index);
-        if self.request.docker == DockerManifest::Written && !self.docker.is_empty() {
+        if self.request.docker != DockerManifest::LeftOut && !self.docker.is_empty() {
             let mut images = Vec::new();
             for (manifest, tags) in std::mem::take(&mut self.docker) {
                 images.extend(self.docker_image(&manifest, tags).await?);
+            }
+            if self.request.docker == DockerManifest::WithRepositories {
+                self.text(REPOSITORIES_FILE, 0o644, &repositories(&images));
             }
             self.text(DOCKER_FILE, 0o644, &json!(images));
         }
@@ -261,6 +268,27 @@ impl Planner<'_> {
         let source = Source::Text(Bytes::from(text.to_string()));
         self.records.insert(name.to_owned(), Record { mode, source });
     }
+}
+
+fn entry(target: &Descriptor, annotations: Labels) -> Value {
+    let Descriptor { media_type, digest, size, .. } = target;
+    let mut entry = json!({"mediaType": media_type, "digest": digest.to_string(), "size": size});
+    if !annotations.is_empty() {
+        entry["annotations"] = json!(annotations);
+    }
+    entry
+}
+
+// For each repository its tags, with the uppermost layer of each.
+fn repositories(images: &[DockerImage]) -> Value {
+    let mut all: BTreeMap<&str, BTreeMap<&str, &str>> = BTreeMap::new();
+    for image in images {
+        let Some(top) = image.layers.last().and_then(|layer| layer.rsplit('/').next()) else { continue };
+        for (repository, tag) in image.repo_tags.iter().flatten().filter_map(|tag| tag.rsplit_once(':')) {
+            all.entry(repository).or_default().insert(tag, top);
+        }
+    }
+    json!(all)
 }
 
 fn path(digest: &Digest) -> String {

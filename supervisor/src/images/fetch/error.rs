@@ -34,6 +34,11 @@ pub enum FetchError {
     RateLimited { what: String, host: String, limit: String, wait: u64, budget: u64, detail: String },
     #[error("{what}: {host} answered {status}: {detail}")]
     Status { what: String, host: String, status: u16, detail: String },
+    #[error("{what}: {host} sent what is not understood: {why}")]
+    Malformed { what: String, host: String, why: String },
+    /// Docker's words.
+    #[error("login attempt to {url} failed with status: {status}")]
+    Login { url: String, status: String },
     #[error("{what}: {host} sent a wrong or missing Content-Range")]
     ContentRange { what: String, host: String },
     #[error("{what}: {host} ended the data after {got} of {wanted} bytes")]

@@ -151,6 +151,8 @@ impl Host {
         tls.connect_timeout = config.connect_timeout.or(tls.connect_timeout);
         if config.skip_verify {
             tls.insecure.push(spec.address.to_owned());
+        } else if !config.ca_files.is_empty() {
+            tls.strict.push(spec.address.to_owned());
         }
         let http = if tls == *http.tls() { http.clone() } else { Http::with(tls) };
         let stands_for = (spec.address != registry_address(registry)).then(|| registry.to_owned());

@@ -47,6 +47,8 @@ pub enum Trust {
 pub struct Tls {
     /// `host[:port]` that may be spoken to over http, or https with a certificate that nobody vouches for.
     pub insecure: Vec<String>,
+    /// `host[:port]` whose certificate counts although the address is a loopback one.
+    pub strict: Vec<String>,
     /// Authorities besides the system's, PEM.
     pub ca_files: Vec<PathBuf>,
     /// A certificate to show, with its key in the same or in another file, PEM.
@@ -90,6 +92,8 @@ impl Http {
     pub fn trust(&self, host: &str) -> Trust {
         if self.tls.insecure.iter().any(|insecure| insecure == host) {
             Trust::Insecure
+        } else if self.tls.strict.iter().any(|strict| strict == host) {
+            Trust::Verified
         } else if is_loopback(host) {
             Trust::Loopback
         } else {
@@ -139,8 +143,11 @@ impl Http {
             None => builder,
         };
         let builder = match trust {
-            Trust::Verified => builder.tls_certs_merge(self.certificates()?),
             // A proxy cannot reach this host's own loopback.
+            Trust::Verified if self.tls.strict.iter().any(|strict| is_loopback(strict)) => {
+                builder.no_proxy().tls_certs_merge(self.certificates()?)
+            }
+            Trust::Verified => builder.tls_certs_merge(self.certificates()?),
             Trust::Loopback => builder.no_proxy().tls_danger_accept_invalid_certs(true),
             Trust::Insecure => builder.tls_danger_accept_invalid_certs(true),
         };

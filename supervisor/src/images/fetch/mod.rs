@@ -12,6 +12,7 @@ pub mod host;
 pub mod http;
 pub mod response;
 pub mod retry;
+mod tags;
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use self::host::{Access, Host, HostSpec, Scheme, registry_address};
 use self::http::{Http, read_body};
 use self::retry::Patience;
 use super::auth::{Credentials, Secret};
-use super::hosts::HostConfig;
+use super::hosts::{self, HostConfig};
 use super::reference::Reference;
 use crate::config::Registry as RegistryConfig;
 use crate::content::{Digest, Hasher};
@@ -59,17 +60,17 @@ pub enum Purpose {
 
 impl Remote {
     /// `credentials` are for the registry itself; mirrors get what the configuration has for them.
-    pub fn new(
+    pub async fn new(
         http: &Arc<Http>,
         config: &RegistryConfig,
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Result<Remote, FetchError> {
-        Remote::open(http, config, reference, credentials, Purpose::Pull, &Access::default())
+        Remote::open(http, config, reference, credentials, Purpose::Pull, &Access::default()).await
     }
 
     /// As [`Remote::new`], with what a client asks for. To push there is one host, and no mirror.
-    pub fn open(
+    pub async fn open(
         http: &Arc<Http>,
         config: &RegistryConfig,
         reference: &Reference,
@@ -92,11 +93,15 @@ impl Remote {
             Purpose::Pull => Vec::new(),
             Purpose::Push => vec![format!("repository:{repository}:pull,push")],
         };
+        let listed = match &access.hosts {
+            Some(listed) => Some(listed.clone()),
+            None => hosts::find(&config.config_path, registry).await?,
+        };
         let mut hosts = Vec::new();
         let own = configured(registry);
         let given = credentials.as_ref().or(if access.helper.is_none() { own.as_ref() } else { None });
         let address = registry_address(registry);
-        if let Some(listed) = &access.hosts {
+        if let Some(listed) = &listed {
             let usable = |host: &&HostConfig| match purpose {
                 Purpose::Pull => host.pull || host.resolve,
                 Purpose::Push => host.push,
@@ -141,13 +146,40 @@ impl Remote {
         &self.repository
     }
 
+    /// The registry itself, or the last that stands for it.
+    pub fn origin(&self) -> Option<&Host> {
+        self.hosts.last()
+    }
+
+    /// The tags of the repository, of the first host that knows them; in the order of the answer.
+    pub async fn tags(&self) -> Result<Vec<String>, FetchError> {
+        let mut first = None;
+        for (index, host) in self.hosts.iter().enumerate().filter(|(_, host)| host.resolves) {
+            let last = index + 1 == self.hosts.len();
+            let mut patience = if last { Patience::new() } else { Patience::none() };
+            loop {
+                let error = match tags::all(host, &self.repository).await {
+                    Ok(tags) => return Ok(tags),
+                    Err(error) => error,
+                };
+                if let Err(error) = patience.wait(error).await {
+                    first = Some(error);
+                    break;
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| FetchError::Address { text: self.repository.clone() }))
+    }
+
     /// The host that is pushed to.
     pub fn target(&self) -> &Host {
         &self.hosts[0]
     }
 
-    pub fn hosts(&self) -> usize {
-        self.hosts.len()
+    /// The hosts besides this one that hand out blobs, in the order in which they are asked.
+    pub fn others(&self, host: usize) -> Vec<usize> {
+        let round = (host + 1..self.hosts.len()).chain(0..host);
+        round.filter(|at| self.hosts[*at].pulls).collect()
     }
 
     /// For messages.
@@ -233,7 +265,11 @@ impl Remote {
             Err(_) => Digest::of(&bytes),
         };
         let pulls = |at: &usize| self.hosts[*at].pulls;
-        let host = (index..self.hosts.len()).chain(0..index).find(pulls).unwrap_or(index);
+        // One before it that was not asked, since it hands out blobs alone, comes first; those that were asked have failed.
+        let asked = |at: &usize| self.hosts[*at].resolves || object.contains(':') && self.hosts[*at].pulls;
+        let unasked = (0..index).filter(|at| !asked(at)).find(pulls);
+        let next = || (index..self.hosts.len()).chain(0..index).find(pulls);
+        let host = unasked.or_else(next).unwrap_or(index);
         Ok(FetchedManifest { bytes, digest, media_type, host })
     }
 }

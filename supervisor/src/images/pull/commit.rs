@@ -73,7 +73,7 @@ impl Puller {
         progress: &Progress,
     ) -> Result<Pulled, PullError> {
         let reference = &request.reference;
-        let remote = Remote::new(&self.http, &self.config.registry, reference, request.auth.clone())?;
+        let remote = Remote::new(&self.http, &self.config.registry, reference, request.auth.clone()).await?;
         let (bytes, target, host) = self.ask(&remote, reference).await?;
         let origin = Origin::Registry { remote: &remote, reference, host };
         let resolved = self.resolve(session, origin, (bytes, target), &request.platform).await?;

@@ -75,9 +75,10 @@ impl PullError {
 /// The row of the table that what goes wrong with a registry belongs to.
 pub fn fetch_code(error: &FetchError) -> Code {
     match error {
-        FetchError::Unauthorized { .. } | FetchError::Challenge { .. } | FetchError::Helper { .. } => {
-            Code::Unauthenticated
-        }
+        FetchError::Unauthorized { .. }
+        | FetchError::Challenge { .. }
+        | FetchError::Helper { .. }
+        | FetchError::Login { .. } => Code::Unauthenticated,
         FetchError::Denied { .. } => Code::PermissionDenied,
         FetchError::NotFound { .. } => Code::NotFound,
         FetchError::RateLimited { .. } => Code::ResourceExhausted,
@@ -88,6 +89,7 @@ pub fn fetch_code(error: &FetchError) -> Code {
         | FetchError::Client { .. }
         | FetchError::CaFile { .. }
         | FetchError::TooLong { .. }
+        | FetchError::Malformed { .. }
         | FetchError::Long { .. }
         | FetchError::Digest { .. } => Code::FailedPrecondition,
         FetchError::Redirects { .. }

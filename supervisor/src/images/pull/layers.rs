@@ -128,8 +128,8 @@ impl Work<'_> {
         Err(PullError::Size { what: "layer", digest: layer.descriptor.digest.clone(), got, expected })
     }
 
-    // Fetches from one host, and after wrong data once more from the beginning: from another host, or where an earlier, interrupted
-    // fetch may be to blame.
+    // Fetches from one host, and when that fails from the next ones; after wrong data from the beginning, also where an earlier,
+    // interrupted fetch may be to blame.
     async fn fetch(
         &self,
         index: usize,
@@ -138,7 +138,8 @@ impl Work<'_> {
         host: usize,
     ) -> Result<Unpacked, PullError> {
         let Origin::Registry { remote, .. } = self.origin else { return Ok(Unpacked::Later) };
-        let mut hosts: Vec<usize> = (0..remote.hosts()).filter(|other| *other != host).take(1).collect();
+        let mut hosts = remote.others(host);
+        hosts.reverse();
         let mut host = host;
         loop {
             let writer = match self.writer(layer).await? {

@@ -11,7 +11,7 @@ mod flight;
 mod layers;
 mod locks;
 mod progress;
-mod resolve;
+pub mod resolve;
 pub mod selection;
 mod session;
 
@@ -26,7 +26,9 @@ pub use super::auth::Credentials as Auth;
 
 use self::flight::Flights;
 use self::locks::Locks;
+use super::fetch::Remote;
 use super::fetch::http::Http;
+use super::login::login;
 use super::platform::Platform;
 use super::reference::Reference;
 use super::store::{Image, ImageStore};
@@ -108,6 +110,21 @@ impl Puller {
     ) -> Result<Pulled> {
         let flight = self.flights.join(self, namespace, request);
         flight.wait(watcher).await
+    }
+
+    /// The tags of a repository.
+    pub async fn tags(&self, reference: &Reference, auth: Option<Auth>) -> Result<Vec<String>> {
+        let tags = async {
+            let remote = Remote::new(&self.http, &self.config.registry, reference, auth).await?;
+            remote.tags().await
+        };
+        tags.await.map_err(|error| Error::from(Arc::new(PullError::from(error))))
+    }
+
+    /// Whether a registry takes these credentials; what is to be kept instead of the password, if it gives something.
+    pub async fn login(&self, registry: &str, auth: Auth) -> Result<Option<String>> {
+        let answer = login(&self.http, &self.config.registry, registry, auth).await;
+        answer.map_err(|error| Error::from(Arc::new(PullError::from(error))))
     }
 
     /// Unpacks an image that is in the content store, for example one that was imported; nothing is fetched. Returns its chain ID.

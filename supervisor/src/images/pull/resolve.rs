@@ -166,11 +166,17 @@ impl Puller {
                 remote.manifest(digest.as_str(), &format!("manifest {digest}")).await?.bytes
             }
             (None, Origin::Registry { remote, host, .. }) => {
-                let mut patience = Patience::new();
+                let mut others = remote.others(host).into_iter();
+                let (mut host, mut patience) = (host, Patience::new());
                 loop {
-                    match remote.small_blob(host, digest, *size).await {
+                    let error = match remote.small_blob(host, digest, *size).await {
                         Ok(bytes) => break bytes,
-                        Err(error) => patience.wait(error).await?,
+                        Err(error) => error,
+                    };
+                    if let Err(error) = patience.wait(error).await {
+                        let Some(other) = others.next() else { return Err(error.into()) };
+                        tracing::info!("{what} {digest} is asked of the next host: {error}");
+                        (host, patience) = (other, Patience::new());
                     }
                 }
             }
@@ -279,7 +285,8 @@ pub fn source_labels(origin: Origin<'_>) -> Labels {
     }
 }
 
-fn merge_source(before: &str, repository: &str) -> String {
+/// Adds a repository to those that a label lists.
+pub fn merge_source(before: &str, repository: &str) -> String {
     if before.split(',').any(|known| known == repository) || before.len() + repository.len() > MAX_SOURCE {
         return before.to_owned();
     }

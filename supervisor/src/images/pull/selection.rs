@@ -125,7 +125,7 @@ impl Sessions {
             Purpose::Pull,
             &selection.access,
         );
-        let remote = remote.map_err(PullError::from).map_err(shared)?;
+        let remote = remote.await.map_err(PullError::from).map_err(shared)?;
         let first = selection.unpacks.first().and_then(|unpack| unpack.snapshotter.clone());
         let home = self.with(first.as_deref()).await?;
         let (bytes, mut target, host) = puller.ask(&remote, reference).await.map_err(shared)?;

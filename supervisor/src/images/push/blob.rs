@@ -72,6 +72,7 @@ impl BlobPush<'_> {
             }
         };
         let step = if exists { Step::Exists } else { self.transfer().await? };
+        self.push.note_source(self.descriptor()).await;
         self.push.done(self.descriptor(), step);
         Ok(())
     }
@@ -112,6 +113,7 @@ impl BlobPush<'_> {
         };
         for source in &self.blob.sources {
             if let Some(Begun::There) = self.mount(source).await {
+                self.push.tracker.mounted(&self.descriptor().digest, source);
                 return Ok(Step::Exists);
             }
         }

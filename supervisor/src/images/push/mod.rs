@@ -18,12 +18,14 @@ pub use self::error::PushError;
 
 use self::blob::BlobPush;
 use self::document::DocumentPush;
+use super::auth::Credentials;
 use super::fetch::host::Access;
 use super::fetch::http::Http;
 use super::fetch::{Purpose, Remote};
 use super::graph::{self, Budget, Kind};
 use super::held::Held;
 use super::platform::Platform;
+use super::pull::resolve::{merge_source, source_label};
 use super::reference::Reference;
 use super::track::{Step, Tracker};
 use crate::config::Config;
@@ -47,6 +49,8 @@ pub struct PushRequest {
     pub reference: Reference,
     /// Of an index, only these; all if there is none.
     pub platforms: Vec<Platform>,
+    /// Before those of the configuration.
+    pub auth: Option<Credentials>,
     pub access: Access,
 }
 
@@ -123,14 +127,16 @@ impl Pusher {
         held: &Held,
     ) -> Result<(), PushError> {
         let namespace = held.namespace();
-        let PushRequest { reference, target, access, .. } = request;
+        let PushRequest { reference, target, auth, access, .. } = request;
         if let Some(named) = reference.digest().filter(|named| *named != target.digest.as_str()) {
             let (reference, named, digest) = (reference.familiar(), named.to_owned(), target.digest.clone());
             return Err(PushError::OtherDigest { reference, named, digest });
         }
         // With its target all of the image is held.
         held.hold(&Resource::Content(target.digest.clone())).await?;
-        let remote = Remote::open(&self.http, &self.config.registry, reference, None, Purpose::Push, access)?;
+        let remote =
+            Remote::open(&self.http, &self.config.registry, reference, auth.clone(), Purpose::Push, access)
+                .await?;
         let push = Push { content: &self.content, namespace, remote: &remote, reference, tracker };
         let plan = push.plan(request).await?;
         let blobs: Vec<_> = plan.blobs.iter().map(|blob| BlobPush { push: &push, blob }.run()).collect();
@@ -235,10 +241,35 @@ impl Push<'_> {
         // A reference without tag and digest means the latest, as it does elsewhere.
         let untagged = descriptor.digest == target.digest && self.reference.digest().is_none();
         let object = tag.unwrap_or(if untagged { "latest" } else { descriptor.digest.as_str() });
-        DocumentPush { push: self, descriptor, object }.run().await
+        DocumentPush { push: self, descriptor, object }.run().await?;
+        self.note_source(descriptor).await;
+        Ok(())
     }
 
     fn done(&self, descriptor: &Descriptor, step: Step) {
         self.tracker.set(&descriptor.digest, step);
+    }
+
+    // The registry has it there now: another repository may have it from there.
+    async fn note_source(&self, descriptor: &Descriptor) {
+        let (key, repository) = source_label(self.reference);
+        let noted = async {
+            let info = self.content.info(self.namespace, &descriptor.digest)?;
+            let value = match info.labels.get(&key) {
+                Some(before) => merge_source(before, &repository),
+                None => repository,
+            };
+            if info.labels.get(&key) == Some(&value) {
+                return Ok(());
+            }
+            let keys = [key.clone()];
+            let labels = Labels::from([(key, value)]);
+            self.content.update(self.namespace, &descriptor.digest, labels, Some(&keys)).await.map(drop)
+        };
+        match noted.await {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            // It costs a later push an upload, nothing more.
+            Err(error) => tracing::warn!("noting where {} was pushed to: {error}", descriptor.digest),
+        }
     }
 }
