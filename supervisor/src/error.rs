@@ -208,6 +208,7 @@ impl Error {
             Self::Archive(error) => error.code(),
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
+            Self::Conflict(conflict) if conflict.is_absence() => Code::NotFound,
             Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
             Self::Conflict(_) => Code::FailedPrecondition,
             Self::NetworkRefused(refusal) => refusal.code(),

@@ -39,6 +39,10 @@ pub enum Conflict {
         "conflict: unable to delete {image} (must be forced) - image is being used by stopped container {container}"
     )]
     ImageOfStopped { image: String, container: String },
+    #[error("An image does not exist locally with the tag: {name}")]
+    NoLocalImage { name: String },
+    #[error("tag does not exist: {name}")]
+    NoSuchTag { name: String },
     #[error(
         "conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}"
     )]
@@ -46,6 +50,11 @@ pub enum Conflict {
 }
 
 impl Conflict {
+    /// Whether there is nothing to do it to.
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Conflict::NoLocalImage { .. } | Conflict::NoSuchTag { .. })
+    }
+
     /// Whether the thing exists already, as opposed to being in the wrong state.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Conflict::NameInUse { .. })

@@ -47,6 +47,7 @@ mod sys;
 pub mod system;
 pub mod top;
 mod unbuilt;
+pub mod usage;
 pub mod wait;
 
 pub use names::NameError;
@@ -60,8 +61,11 @@ use crate::content::ContentStore;
 use crate::error::{Error, Result};
 use crate::events::EventBus;
 use crate::gc::Collector;
+use crate::images::import::Importer;
 use crate::images::pull::Puller;
+use crate::images::push::Pusher;
 use crate::images::store::ImageStore;
+use crate::leases::Leases;
 use crate::metadata::Db;
 use crate::namespaces::{self, Namespace, Preference};
 use crate::network::Networks;
@@ -81,6 +85,8 @@ pub const RUNTIME: &str = "io.containerd.longshore.v1";
 
 /// The day-to-day engine.
 pub struct Engine {
+    /// Names this installation.
+    uuid: Arc<str>,
     namespace: Namespace,
     config: Arc<Config>,
     db: Arc<Db>,
@@ -89,7 +95,10 @@ pub struct Engine {
     images: Arc<ImageStore>,
     snapshots: Arc<Snapshots>,
     tasks: Arc<TaskManager>,
+    leases: Arc<Leases>,
     puller: Arc<Puller>,
+    pusher: Arc<Pusher>,
+    importer: Arc<Importer>,
     gc: Arc<Collector>,
     networks: Arc<Networks>,
     bus: Arc<EventBus>,
@@ -105,6 +114,7 @@ pub struct Engine {
 impl Engine {
     pub fn new(services: &Services) -> Result<Arc<Engine>> {
         let engine = Engine {
+            uuid: services.uuid.clone(),
             namespace: Namespace::parse(&services.config.engine.namespace)?,
             config: services.config.clone(),
             db: services.db.clone(),
@@ -113,7 +123,10 @@ impl Engine {
             images: services.images.clone(),
             snapshots: services.snapshots.clone(),
             tasks: services.tasks.clone(),
+            leases: services.leases.clone(),
             puller: services.puller.clone(),
+            pusher: services.pusher.clone(),
+            importer: services.importer.clone(),
             gc: services.gc.clone(),
             networks: services.networks.clone(),
             bus: services.events.clone(),

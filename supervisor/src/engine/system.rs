@@ -27,11 +27,28 @@ pub struct Info {
     pub root: String,
     pub state: String,
     pub insecure_registries: Vec<String>,
+    pub mirrors: Vec<String>,
     pub warnings: Vec<String>,
+    /// Names this installation.
+    pub id: String,
+    pub os_version: String,
+    pub runtimes: Vec<String>,
+    pub logging_driver: &'static str,
+    pub log_drivers: Vec<String>,
+    pub security_options: Vec<String>,
+    /// About the file system below the snapshotter.
+    pub driver_status: Vec<(&'static str, String)>,
+    pub ipv4_forwarding: bool,
+    pub swap_limit: bool,
 }
 
 impl Engine {
-    pub fn info(&self) -> Result<Info> {
+    pub async fn info(&self) -> Result<Info> {
+        let images = self.image_groups().await?.len();
+        let mut runtimes: Vec<String> = self.config.runtime.runtimes.keys().cloned().collect();
+        runtimes
+            .extend((!runtimes.iter().any(|name| name == super::RUNTIME)).then(|| super::RUNTIME.to_owned()));
+        runtimes.sort();
         let mut info = Info {
             snapshotter: self.snapshotter()?.name().to_owned(),
             cgroups: cgroups(),
@@ -45,7 +62,20 @@ impl Engine {
             state: self.config.state.display().to_string(),
             insecure_registries: self.config.registry.insecure.clone(),
             warnings: warnings(),
-            images: u32::try_from(self.all_images()?.len()).unwrap_or(u32::MAX),
+            images: u32::try_from(images).unwrap_or(u32::MAX),
+            mirrors: self.config.registry.mirrors.get("docker.io").cloned().unwrap_or_default(),
+            id: self.uuid.to_string(),
+            os_version: of_os_release("VERSION_ID").unwrap_or_default(),
+            runtimes,
+            logging_driver: "json-file",
+            log_drivers: vec!["json-file".to_owned()],
+            security_options: vec!["name=seccomp,profile=builtin".to_owned()],
+            driver_status: file_system(&self.config.root)
+                .map(|name| ("Backing Filesystem", name))
+                .into_iter()
+                .collect(),
+            ipv4_forwarding: read_line("/proc/sys/net/ipv4/ip_forward") == "1",
+            swap_limit: covers_swap(),
             ..Info::default()
         };
         for entry in self.registry.all() {
@@ -144,10 +174,34 @@ pub fn host_memory() -> u64 {
 }
 
 fn operating_system() -> String {
+    of_os_release("PRETTY_NAME").unwrap_or_else(|| "Linux".to_owned())
+}
+
+fn of_os_release(key: &str) -> Option<String> {
     let text = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
-        .map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+/// The type of the file system that a folder is on, by the longest mount point above it.
+fn file_system(folder: &std::path::Path) -> Option<String> {
+    let folder = folder.canonicalize().ok()?;
+    let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = text.lines().filter_map(|line| {
+        let (place, kind) = line.split_once(" - ")?;
+        let point = place.split(' ').nth(4)?.replace("\\040", " ");
+        Some((point, kind.split(' ').next()?.to_owned()))
+    });
+    mounts
+        .filter(|(point, _)| folder.starts_with(point))
+        .max_by_key(|(point, _)| point.len())
+        .map(|(_, kind)| kind)
+}
+
+fn covers_swap() -> bool {
+    use std::path::Path;
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        || Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
 }
 
 fn read_line(path: &str) -> String {
@@ -156,10 +210,8 @@ fn read_line(path: &str) -> String {
 
 /// What this host lacks and longshore does without.
 fn warnings() -> Vec<String> {
-    use std::path::Path;
     let mut warnings = Vec::new();
-    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
-    if !v2 && !Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists() {
+    if !covers_swap() {
         warnings.push("No swap limit support: memory limits do not cover swap".to_owned());
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

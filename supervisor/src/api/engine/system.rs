@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Answer, STREAM_BUFFER, Stream, convert, status};
 use crate::engine::history::Event;
+use crate::engine::usage::Objects;
 use crate::engine::{Engine, RUNTIME, system};
 
 /// Version of the engine's API.
@@ -49,7 +50,7 @@ impl System for SystemService {
     }
 
     async fn info(&self, _: Request<wire::InfoRequest>) -> Answer<wire::InfoResponse> {
-        let info = self.engine.info().map_err(status)?;
+        let info = self.engine.info().await.map_err(status)?;
         Ok(Response::new(wire::InfoResponse {
             containers: info.containers,
             running: info.running,
@@ -70,7 +71,44 @@ impl System for SystemService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             insecure_registries: info.insecure_registries,
             warnings: info.warnings,
-            runtimes: vec![RUNTIME.to_owned()],
+            runtimes: info.runtimes,
+            id: info.id,
+            os_version: info.os_version,
+            logging_driver: info.logging_driver.to_owned(),
+            log_drivers: info.log_drivers,
+            default_runtime: RUNTIME.to_owned(),
+            security_options: info.security_options,
+            driver_status: info
+                .driver_status
+                .into_iter()
+                .map(|(name, value)| wire::Pair { name: name.to_owned(), value })
+                .collect(),
+            mirrors: info.mirrors,
+            ipv4_forwarding: info.ipv4_forwarding,
+            swap_limit: info.swap_limit,
+            system_time: Some(convert::timestamp(Timestamp::now())),
+        }))
+    }
+
+    async fn disk_usage(&self, request: Request<wire::DiskUsageRequest>) -> Answer<wire::DiskUsageResponse> {
+        let objects = if request.into_inner().objects { Objects::Shown } else { Objects::Left };
+        let usage = self.engine.disk_usage(objects).await.map_err(status)?;
+        let images = usage.images.into_iter().map(|image| wire::ImageUsage {
+            summary: Some(super::images::summary(image.summary)),
+            shared_size: bytes(image.shared),
+        });
+        let objects = usage.objects.into_iter().map(|object| wire::StoredObject {
+            kind: object.kind.to_owned(),
+            name: object.name,
+            size: bytes(object.size),
+            kept_by: object.kept_by,
+        });
+        Ok(Response::new(wire::DiskUsageResponse {
+            images: images.collect(),
+            layers_size: bytes(usage.layers),
+            containers: usage.containers.into_iter().map(convert::summary).collect(),
+            objects: objects.collect(),
+            objects_left_out: usage.left_out,
         }))
     }
 
@@ -113,6 +151,10 @@ impl System for SystemService {
         });
         Ok::<_, Status>(Response::new(Stream::new(receiver)))
     }
+}
+
+fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn event(event: Event) -> wire::Event {

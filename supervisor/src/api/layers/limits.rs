@@ -34,6 +34,9 @@ const LONG: &[&str] = &[
     "/longshore.engine.v1.Containers/Stop",
     "/longshore.engine.v1.Containers/Restart",
     "/longshore.engine.v1.Images/Pull",
+    "/longshore.engine.v1.Images/Push",
+    "/longshore.engine.v1.Images/Save",
+    "/longshore.engine.v1.Images/Load",
     "/longshore.engine.v1.System/Events",
     "/grpc.health.v1.Health/Watch",
 ];

@@ -14,6 +14,10 @@ pub struct Inspected {
     pub local: Arc<LocalImage>,
     pub target_digest: String,
     pub target_media_type: String,
+    pub target_size: u64,
+    /// When its last name was given.
+    pub tagged_at: Option<jiff::Timestamp>,
+    pub snapshotter: String,
 }
 
 impl Engine {
@@ -26,12 +30,16 @@ impl Engine {
                 names.push(other);
             }
         }
+        let tagged_at = names.iter().map(|name| name.updated_at).max();
         let group = Group { local: local.clone(), names };
         Ok(Inspected {
             summary: self.image_summary(&group).await,
             local,
             target_digest: image.target.digest.as_str().to_owned(),
             target_media_type: image.target.media_type,
+            target_size: image.target.size,
+            tagged_at,
+            snapshotter: self.snapshotter()?.name().to_owned(),
         })
     }
 }

@@ -9,6 +9,7 @@ use super::LocalImage;
 use crate::engine::Engine;
 use crate::engine::filters::Filters;
 use crate::error::Result;
+use crate::images::pull::resolve::source_label;
 use crate::images::reference::Reference;
 use crate::images::store::Image;
 
@@ -30,7 +31,7 @@ pub struct ImageSummary {
 }
 
 /// The names of one image, and its parts.
-pub(super) struct Group {
+pub(in crate::engine) struct Group {
     pub local: Arc<LocalImage>,
     pub names: Vec<Image>,
 }
@@ -64,7 +65,7 @@ impl Engine {
     }
 
     /// All names, by image.
-    pub(super) async fn image_groups(&self) -> Result<Vec<Group>> {
+    pub(in crate::engine) async fn image_groups(&self) -> Result<Vec<Group>> {
         let mut groups: HashMap<String, Group> = HashMap::new();
         for image in self.all_images()? {
             // What cannot be read for this platform is no image that can be run here: containerd's clients see it.
@@ -84,7 +85,9 @@ impl Engine {
             if reference.digest().is_none() {
                 tags.push(reference.familiar());
             }
-            repo_digests.push(format!("{}@{}", reference.familiar_name(), image.target.digest));
+            if self.is_known_by_digest(image, &reference) {
+                repo_digests.push(format!("{}@{}", reference.familiar_name(), image.target.digest));
+            }
         }
         tags.sort();
         repo_digests.sort();
@@ -102,6 +105,17 @@ impl Engine {
             containers: u32::try_from(containers).unwrap_or(u32::MAX),
             id,
         }
+    }
+
+    /// Whether the image has its digest in the repository of that name: it came from there, or was sent there.
+    pub(super) fn is_known_by_digest(&self, image: &Image, name: &Reference) -> bool {
+        let (key, repository) = source_label(name);
+        let info = self.content.info(&self.namespace, &image.target.digest);
+        name.digest().is_some()
+            || info.is_ok_and(|info| {
+                let known = info.labels.get(&key).map(String::as_str).unwrap_or_default();
+                known.split(',').any(|known| known == repository)
+            })
     }
 
     /// Bytes of the unpacked layers; of the packed ones where it is not unpacked.

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
+use super::history::chain_ids;
 use crate::content::{Descriptor, Digest};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::images::platform::Platform;
 use crate::images::reference::Reference;
 use crate::images::store::Image;
+use crate::labels::Labels;
 
 /// Largest manifest, index or config that is read.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -77,6 +79,8 @@ struct RootfsDocument {
 
 #[derive(Deserialize)]
 struct ManifestDocument {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
     #[serde(default)]
     config: Option<DescriptorDocument>,
     #[serde(default)]
@@ -88,6 +92,8 @@ struct ManifestDocument {
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DescriptorDocument {
+    #[serde(default)]
+    media_type: String,
     digest: String,
     #[serde(default)]
     size: i64,
@@ -119,11 +125,16 @@ pub struct LocalImage {
     /// Digest of the config: the image's id.
     pub id: Digest,
     pub manifest: Digest,
+    pub manifest_type: String,
+    /// Bytes of the manifest.
+    pub manifest_size: u64,
     pub config: RunConfig,
     /// The config as it is.
     pub config_json: bytes::Bytes,
     pub created: Option<jiff::Timestamp>,
     pub layers: Vec<Layer>,
+    /// What the layers unpack to, in their order.
+    pub diff_ids: Vec<String>,
     /// Name of the committed snapshot that holds all layers; `None`: there are no layers.
     pub chain_id: Option<String>,
     pub os: String,
@@ -156,6 +167,25 @@ impl ImageCache {
             {
                 inner.images.remove(&oldest);
             }
+        }
+    }
+
+    /// What is below this target may not be there any more.
+    pub(super) fn forget(&self, target: &Digest) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.images.retain(|(digest, _), _| digest != target);
+        inner.order.retain(|(digest, _)| digest != target);
+    }
+}
+
+impl LocalImage {
+    /// The manifest, as an index would name it.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            media_type: self.manifest_type.clone(),
+            digest: self.manifest.clone(),
+            size: self.manifest_size,
+            annotations: Labels::new(),
         }
     }
 }
@@ -227,7 +257,10 @@ impl Engine {
     /// The image's parts for a platform (empty: the host's).
     pub async fn open_image(&self, image: &Image, platform: &str) -> Result<Arc<LocalImage>> {
         let key = (image.target.digest.clone(), platform.to_owned());
-        if let Some(image) = self.image_cache.get(&key) {
+        // One platform of an image may have been removed without the others.
+        if let Some(image) = self.image_cache.get(&key)
+            && self.content.exists(&self.namespace, &image.manifest)?
+        {
             return Ok(image);
         }
         let wanted = if platform.is_empty() { Platform::host() } else { platform.parse()? };
@@ -243,12 +276,21 @@ impl Engine {
 
     async fn read_image(&self, target: &Descriptor, wanted: &Platform, name: &str) -> Result<LocalImage> {
         let mut digest = target.digest.clone();
+        let mut media_type = target.media_type.clone();
         for _ in 0..MAX_DEPTH {
             let document = self.document(&digest).await?;
             let manifest: ManifestDocument = parse(&document, &digest)?;
             match (manifest.manifests, manifest.config, manifest.layers) {
-                (Some(manifests), None, None) => digest = choose(&manifests, wanted, name)?,
-                (None, Some(config), Some(layers)) => return self.read_config(digest, &config, layers).await,
+                (Some(manifests), None, None) => {
+                    let chosen = choose(&manifests, wanted, name)?;
+                    (digest, media_type) = (Digest::parse(&chosen.digest)?, chosen.media_type.clone());
+                }
+                (None, Some(config), Some(layers)) => {
+                    let named = if manifest.media_type.is_empty() { media_type } else { manifest.media_type };
+                    let size = document.len() as u64;
+                    let manifest = Descriptor { media_type: named, digest, size, annotations: Labels::new() };
+                    return self.read_config(manifest, &config, layers).await;
+                }
                 _ => {
                     return Err(Error::Damaged {
                         what: format!("manifest {digest}"),
@@ -265,7 +307,7 @@ impl Engine {
 
     async fn read_config(
         &self,
-        manifest: Digest,
+        manifest: Descriptor,
         config: &DescriptorDocument,
         layers: Vec<DescriptorDocument>,
     ) -> Result<LocalImage> {
@@ -295,8 +337,11 @@ impl Engine {
                 "" => document.architecture,
                 variant => format!("{}/{variant}", document.architecture),
             },
+            diff_ids: document.rootfs.diff_ids,
             id,
-            manifest,
+            manifest: manifest.digest,
+            manifest_type: manifest.media_type,
+            manifest_size: manifest.size,
             config_json,
         })
     }
@@ -312,7 +357,11 @@ fn parse<'a, T: Deserialize<'a>>(document: &'a [u8], digest: &Digest) -> Result<
         .map_err(|error| Error::Damaged { what: format!("JSON document {digest}"), why: error.to_string() })
 }
 
-fn choose(manifests: &[DescriptorDocument], wanted: &Platform, name: &str) -> Result<Digest> {
+fn choose<'a>(
+    manifests: &'a [DescriptorDocument],
+    wanted: &Platform,
+    name: &str,
+) -> Result<&'a DescriptorDocument> {
     let rank = |manifest: &DescriptorDocument| match &manifest.platform {
         Some(offered) => wanted.rank(&Platform::new(&offered.os, &offered.architecture, &offered.variant)),
         None => Some(u32::MAX),
@@ -322,22 +371,14 @@ fn choose(manifests: &[DescriptorDocument], wanted: &Platform, name: &str) -> Re
         .filter_map(|manifest| Some((rank(manifest)?, manifest)))
         .min_by_key(|(rank, _)| *rank);
     match best {
-        Some((_, manifest)) => Digest::parse(&manifest.digest),
+        Some((_, manifest)) => Ok(manifest),
         None => Err(Error::not_found("image", format!("{name} for platform {wanted}"))),
     }
 }
 
 /// The name under which a stack of layers is kept as a snapshot.
 fn chain_id(diff_ids: &[String]) -> Result<Option<String>> {
-    let mut chain: Option<String> = None;
-    for diff_id in diff_ids {
-        let diff_id = Digest::parse(diff_id)?;
-        chain = Some(match chain {
-            None => diff_id.as_str().to_owned(),
-            Some(below) => Digest::of(format!("{below} {diff_id}").as_bytes()).as_str().to_owned(),
-        });
-    }
-    Ok(chain)
+    Ok(chain_ids(diff_ids)?.pop())
 }
 
 fn looks_like_id(text: &str) -> bool {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::Layer;
+use super::naming::Displaced;
 use crate::engine::Engine;
 use crate::engine::create::Progress;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::images::platform::Platform;
 use crate::images::pull as puller;
 use crate::images::reference::Reference;
@@ -133,20 +134,23 @@ impl Engine {
         let wanted = puller::PullRequest {
             reference: Reference::parse(&request.reference)?,
             platform: platform(&request.platform)?,
-            auth: request.auth.and_then(|auth| {
-                puller::Auth::from_parts(&auth.username, &auth.password, &auth.identity_token)
-            }),
+            auth: request.auth.as_ref().and_then(credentials),
         };
-        let (sender, mut reported) = mpsc::channel::<puller::PullEvent>(WAITING);
-        let forward = async {
-            while let Some(event) = reported.recv().await {
-                if events.send(event.into()).await.is_err() {
-                    break;
-                }
+        // Its tag may go to a newer one.
+        let before = self.hold_named(&wanted.reference).await?;
+        let pulled = self.pull_wanted(wanted, &events).await;
+        let kept = match (&before, &pulled) {
+            (Some((before, _)), Ok(pulled)) if before.target.digest != pulled.image.target.digest => {
+                self.keep_displaced(before, Displaced::ByDigest).await
             }
+            _ => Ok(()),
         };
-        let (pulled, ()) = tokio::join!(self.puller.pull(&self.namespace, wanted, Some(sender)), forward);
+        if let Some((_, held)) = before {
+            held.end().await;
+        }
         let pulled = pulled?;
+        kept?;
+        self.forget_nameless(&pulled.image.target.digest).await?;
         let familiar = Reference::parse(&pulled.image.name).map(|reference| reference.familiar());
         let familiar = familiar.unwrap_or_else(|_| pulled.image.name.clone());
         self.image_happened(&familiar, "pull", &familiar);
@@ -160,12 +164,72 @@ impl Engine {
         Ok(pulled.image)
     }
 
+    async fn pull_wanted(
+        &self,
+        wanted: puller::PullRequest,
+        events: &mpsc::Sender<PullEvent>,
+    ) -> Result<puller::Pulled> {
+        let (sender, mut reported) = mpsc::channel::<puller::PullEvent>(WAITING);
+        let forward = async {
+            while let Some(event) = reported.recv().await {
+                if events.send(event.into()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let (pulled, ()) = tokio::join!(self.puller.pull(&self.namespace, wanted, Some(sender)), forward);
+        pulled
+    }
+
+    /// Pulls every tag of a repository, one after the other. At the end is told of the repository as a whole.
+    pub async fn pull_all(
+        self: &Arc<Self>,
+        request: PullRequest,
+        events: mpsc::Sender<PullEvent>,
+    ) -> Result<()> {
+        let reference = Reference::parse_untagged(&request.reference)?;
+        if reference.tag().is_some() || reference.digest().is_some() {
+            return Err(Error::invalid("tag can't be used with --all-tags/-a", reference.familiar()));
+        }
+        let auth = request.auth.as_ref().and_then(credentials);
+        let mut all_up_to_date = true;
+        for tag in self.puller.tags(&reference, auth).await? {
+            let one = PullRequest { reference: format!("{}:{tag}", reference.name()), ..request.clone() };
+            let (sender, mut told) = mpsc::channel(WAITING);
+            let forward = async {
+                let mut up_to_date = false;
+                while let Some(event) = told.recv().await {
+                    if let PullEvent::Done { was_up_to_date, .. } = &event {
+                        up_to_date = *was_up_to_date;
+                    }
+                    if events.send(event).await.is_err() {
+                        break;
+                    }
+                }
+                up_to_date
+            };
+            let (pulled, up_to_date) = tokio::join!(self.pull(one, sender), forward);
+            pulled?;
+            all_up_to_date &= up_to_date;
+        }
+        let (digest, canonical_reference) = (String::new(), reference.name());
+        let done = PullEvent::Done { digest, canonical_reference, was_up_to_date: all_up_to_date };
+        // Who went away does not want to know.
+        let _ = events.send(done).await;
+        Ok(())
+    }
+
     /// Unpacks an image that is here but was not unpacked, as one that containerd's clients imported.
     pub(in crate::engine) async fn unpack(&self, image_ref: &str, wanted: &str) -> Result<()> {
         let image = self.images.get(&self.namespace, image_ref)?;
         self.puller.unpack(&self.namespace, &image.target, &platform(wanted)?, None).await?;
         Ok(())
     }
+}
+
+/// What the client has, if it has something.
+pub(super) fn credentials(auth: &Auth) -> Option<puller::Auth> {
+    puller::Auth::from_parts(&auth.username, &auth.password, &auth.identity_token)
 }
 
 fn platform(text: &str) -> Result<Platform> {

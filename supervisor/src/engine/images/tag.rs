@@ -15,9 +15,13 @@ impl Engine {
                 target.familiar(),
             ));
         }
-        self.images
-            .put(&self.namespace, &target.canonical(), image.target.clone(), image.labels.clone())
-            .await?;
+        if matches!(target.familiar_name().as_str(), "sha256" | "sha512") {
+            return Err(Error::invalid(
+                "refusing to create an ambiguous tag using digest algorithm as name",
+                target.familiar(),
+            ));
+        }
+        self.name_image(Some(&target), image.target.clone(), image.labels.clone()).await?;
         let id = self.open_image(&image, "").await.map(|local| local.id.as_str().to_owned());
         self.image_happened(&id.unwrap_or_default(), "tag", &target.familiar());
         Ok(())
