@@ -51,6 +51,14 @@ impl Failure {
         Failure::Message(format!("{doing} {}: {}", path.display(), errno_text(source)))
     }
 
+    /// What the daemon said in the course of its work, without docker's words for a refusal.
+    pub fn plain(self) -> Failure {
+        match self {
+            Failure::Daemon(status) if !status.message().is_empty() => Failure::message(status.message()),
+            other => other,
+        }
+    }
+
     /// `otherwise` is the command's usual exit code for a failure.
     pub fn exit_code(&self, otherwise: u8) -> u8 {
         match self {

@@ -1,8 +1,7 @@
 //! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerRequest, ContainerSummary, ImageRequest, InspectImageResponse, InspectResponse, LogConfig,
-    NetworkRequest, Status,
+    ContainerRequest, ContainerSummary, ImageRequest, InspectResponse, LogConfig, NetworkRequest, Status,
 };
 
 use crate::cli::{Arguments, Verb};
@@ -85,7 +84,9 @@ pub async fn show(
     let mut found = Vec::new();
     for name in names {
         match look_up(context, name, kinds, sizes).await {
-            Err(failure) if !matches!(failure, Failure::Daemon(_) | Failure::Message(_)) => return Err(failure),
+            Err(failure) if !matches!(failure, Failure::Daemon(_) | Failure::Message(_)) => {
+                return Err(failure);
+            }
             value => found.push(value),
         }
     }
@@ -128,13 +129,35 @@ pub fn print(
             // docker ends what it found with an empty line if that is nothing.
             print::out(if text.is_empty() { "\n" } else { &text })?;
         }
-        (None, Some(_)) => print::line(Value::List(values).json())?,
-        (None, None) => print::line(Value::List(values).json_pretty())?,
+        (None, format) => {
+            let all = Value::List(values.into_iter().map(super::image::json::shown).collect());
+            print::line(if format.is_some() { all.json() } else { all.json_pretty() })?;
+        }
     }
     for failure in &failures {
         print::note(failure.to_string());
     }
     Ok(u8::from(!failures.is_empty()))
+}
+
+/// As `show`, of images for one platform.
+pub async fn images(
+    context: &Context,
+    names: &[String],
+    format: Option<&str>,
+    platform: &str,
+) -> Result<u8, Failure> {
+    check(format)?;
+    let mut found = Vec::new();
+    for name in names {
+        match look_up_image(context, name, platform).await {
+            Err(failure) if !matches!(failure, Failure::Daemon(_) | Failure::Message(_)) => {
+                return Err(failure);
+            }
+            value => found.push(value),
+        }
+    }
+    print(format, found.into_iter())
 }
 
 /// One value by `--format`, for version and info.
@@ -158,7 +181,7 @@ async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) ->
     for kind in kinds {
         let found = match kind {
             Kind::Container => look_up_container(context, name, sizes).await,
-            Kind::Image => look_up_image(context, name).await,
+            Kind::Image => look_up_image(context, name, "").await,
             Kind::Network => look_up_network(context, name).await,
         };
         match found {
@@ -206,9 +229,9 @@ async fn look_up_network(context: &Context, name: &str) -> Result<Value, Failure
     Ok(networks::network(&context.networks().await?.inspect(request).await?.into_inner()))
 }
 
-async fn look_up_image(context: &Context, name: &str) -> Result<Value, Failure> {
-    let request = ImageRequest { image: name.to_string(), platform: String::new() };
-    Ok(image(&context.images().await?.inspect(request).await?.into_inner()))
+async fn look_up_image(context: &Context, name: &str, platform: &str) -> Result<Value, Failure> {
+    let request = ImageRequest { image: name.to_string(), platform: platform.to_string() };
+    Ok(super::image::json::image(&context.images().await?.inspect(request).await?.into_inner()))
 }
 
 fn container(found: &InspectResponse) -> Value {
@@ -333,51 +356,5 @@ fn container_config(found: &InspectResponse) -> Value {
         "Labels" => &summary.labels,
         "StopSignal" => config.stop_signal.as_str(),
         "StopTimeout" => config.stop_timeout,
-    }
-}
-
-fn image(found: &InspectImageResponse) -> Value {
-    let summary = found.summary.clone().unwrap_or_default();
-    let document: serde_json::Value = serde_json::from_slice(&found.config_json).unwrap_or_default();
-    let of = |name: &str| Value::from(document.get(name).cloned().unwrap_or_default());
-    let text =
-        |name: &str| document.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_string();
-    let diff_ids =
-        document.get("rootfs").and_then(|rootfs| rootfs.get("diff_ids")).cloned().unwrap_or_default();
-    fields! {
-        "Id" => summary.id.as_str(),
-        "RepoTags" => summary.tags.clone(),
-        "RepoDigests" => summary.repo_digests.clone(),
-        "Created" => human::rfc3339(summary.created_at.as_ref()),
-        "Author" => text("author"),
-        "Config" => image_config(document.get("config")),
-        "Architecture" => text("architecture"),
-        "Variant" => text("variant"),
-        "Os" => text("os"),
-        "Size" => summary.size,
-        "RootFS" => fields! { "Type" => "layers", "Layers" => Value::from(diff_ids) },
-        "Descriptor" => fields! {
-            "mediaType" => found.target_media_type.as_str(),
-            "digest" => found.target_digest.as_str(),
-        },
-        "ManifestDigest" => found.manifest_digest.as_str(),
-        "History" => of("history"),
-    }
-}
-
-/// The fields that templates ask for are there also where the image leaves them out.
-fn image_config(config: Option<&serde_json::Value>) -> Value {
-    let of =
-        |name: &str| Value::from(config.and_then(|config| config.get(name)).cloned().unwrap_or_default());
-    fields! {
-        "User" => of("User"),
-        "ExposedPorts" => of("ExposedPorts"),
-        "Env" => of("Env"),
-        "Entrypoint" => of("Entrypoint"),
-        "Cmd" => of("Cmd"),
-        "Volumes" => of("Volumes"),
-        "WorkingDir" => of("WorkingDir"),
-        "Labels" => of("Labels"),
-        "StopSignal" => of("StopSignal"),
     }
 }

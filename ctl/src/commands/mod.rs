@@ -7,6 +7,7 @@ pub mod context;
 pub mod image;
 pub mod inspect;
 pub mod network;
+pub mod registry;
 pub mod system;
 
 use crate::cli::{Entry, Noun};
@@ -36,15 +37,21 @@ pub const TOP: &[Entry] = &[
     Entry::of::<container::attach::Args>("attach", &[]),
     Entry::of::<container::create::Args>("create", &[]),
     Entry::of::<system::events::Args>("events", &[]),
+    Entry::of::<image::history::Args>("history", &[]),
     Entry::of::<system::info::Args>("info", &[]),
     Entry::of::<inspect::Args>("inspect", &[]),
     Entry::of::<container::kill::Args>("kill", &[]),
+    Entry::of::<image::load::Args>("load", &[]),
+    Entry::of::<registry::login::Args>("login", &[]),
+    Entry::of::<registry::logout::Args>("logout", &[]),
     Entry::of::<container::logs::Args>("logs", &[]),
     Entry::of::<container::pause::Args>("pause", &[]),
+    Entry::of::<image::push::Args>("push", &[]),
     Entry::of::<container::rename::Args>("rename", &[]),
     Entry::of::<container::restart::Args>("restart", &[]),
     Entry::of::<container::rm::Args>("rm", &[]),
     Entry::of::<image::rm::Args>("rmi", &[]),
+    Entry::of::<image::save::Args>("save", &[]),
     Entry::of::<container::start::Args>("start", &[]),
     Entry::of::<container::stats::Args>("stats", &[]),
     Entry::of::<container::stop::Args>("stop", &[]),
@@ -81,11 +88,15 @@ pub const CONTAINER: &[Entry] = &[
 
 /// `longshore image VERB`.
 pub const IMAGE: &[Entry] = &[
+    Entry::of::<image::history::Args>("history", &[]),
     Entry::of::<image::inspect::Args>("inspect", &[]),
+    Entry::of::<image::load::Args>("load", &[]),
     Entry::of::<image::ls::Args>("ls", &["list"]),
     Entry::of::<image::prune::Args>("prune", &[]),
     Entry::of::<image::pull::Args>("pull", &[]),
+    Entry::of::<image::push::Args>("push", &[]),
     Entry::of::<image::rm::Args>("rm", &["remove"]),
+    Entry::of::<image::save::Args>("save", &[]),
     Entry::of::<image::tag::Args>("tag", &[]),
 ];
 
@@ -115,16 +126,18 @@ pub const NETWORK: &[Entry] = &[
 
 /// `longshore system VERB`.
 pub const SYSTEM: &[Entry] = &[
+    Entry::of::<system::df::Args>("df", &[]),
     Entry::of::<system::dial_stdio::Args>("dial-stdio", &[]),
     Entry::of::<system::events::Args>("events", &[]),
     Entry::of::<system::info::Args>("info", &[]),
+    Entry::of::<system::prune::Args>("prune", &[]),
 ];
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "commit", "compose", "config", "cp", "diff", "export",
-    "history", "import", "load", "login", "logout", "manifest", "node", "plugin", "port", "push",
-    "save", "search", "secret", "service", "stack", "swarm", "trust", "update", "volume",
+    "build", "builder", "buildx", "commit", "compose", "config", "cp", "diff", "export", "import",
+    "manifest", "node", "plugin", "port", "search", "secret", "service", "stack", "swarm", "trust", "update",
+    "volume",
 ];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,

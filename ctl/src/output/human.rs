@@ -72,6 +72,16 @@ pub fn rfc3339(time: Option<&prost_types::Timestamp>) -> String {
     time.and_then(timestamp).map_or_else(|| "0001-01-01T00:00:00Z".into(), |time| time.to_string())
 }
 
+/// RFC 3339 with whole seconds, in the local time zone, as `history` shows it; empty where there is none.
+pub fn rfc3339_seconds(time: Option<&prost_types::Timestamp>) -> String {
+    let Some(time) = time.and_then(timestamp) else { return String::new() };
+    let text = time.to_zoned(TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+    match text.strip_suffix("+00:00") {
+        Some(utc) => format!("{utc}Z"),
+        None => text,
+    }
+}
+
 /// RFC 3339 with all nine digits: what `logs -t` puts before a line.
 pub fn rfc3339_nine(time: Option<&prost_types::Timestamp>) -> String {
     let time = time.and_then(timestamp).unwrap_or(Timestamp::UNIX_EPOCH);

@@ -25,6 +25,8 @@ pub struct Progress {
     /// Layers of which nothing has been said yet, in their order: as long as nothing is fetched there may be
     /// nothing to say, because the image is up to date.
     unsaid: Vec<(String, LayerStatus)>,
+    /// What became of the image is said once for all tags.
+    all_tags: bool,
 }
 
 struct Layer {
@@ -41,7 +43,13 @@ impl Progress {
             layers: HashMap::new(),
             bars: None,
             unsaid: Vec::new(),
+            all_tags: false,
         }
+    }
+
+    /// For a repository with all its tags.
+    pub fn of_all_tags(target: Target, reference: &str) -> Progress {
+        Progress { all_tags: true, ..Progress::new(target, reference) }
     }
 
     /// Shows one message; the end of the pull is returned.
@@ -73,7 +81,12 @@ impl Progress {
             "" => named.digest.or(named.tag).unwrap_or("latest"),
             tag => tag,
         };
-        self.line(&format!("{tag}: Pulling from {}", named.path));
+        let path = &named.path;
+        self.line(&match tag.contains(':') {
+            // By its digest an image is named in full.
+            true => format!("{}/{path}@{tag}: Pulling from {path}", named.registry),
+            false => format!("{tag}: Pulling from {path}"),
+        });
         let on_terminal = match self.target {
             Target::Stdout => std::io::stdout().is_terminal(),
             Target::Stderr => std::io::stderr().is_terminal(),
@@ -152,13 +165,23 @@ impl Progress {
     }
 
     fn done(&mut self, done: &PullDone) {
+        let of_all_tags = done.digest.is_empty();
         match (self.bars.take(), done.was_up_to_date) {
             (Some(bars), true) => drop(bars.clear()),
             (None, false) => self.say_unsaid(),
-            (Some(_), false) | (None, true) => {}
+            (None, true) => self.unsaid.clear(),
+            (Some(_), false) => {}
         }
         let name = reference::familiar(&done.canonical_reference);
-        self.line(&format!("Digest: {}", done.digest));
+        if of_all_tags {
+            self.all_tags = false;
+        } else {
+            self.line(&format!("Digest: {}", done.digest));
+        }
+        self.layers.clear();
+        if self.all_tags {
+            return;
+        }
         self.line(&match done.was_up_to_date {
             true => format!("Status: Image is up to date for {name}"),
             false => format!("Status: Downloaded newer image for {name}"),
@@ -184,10 +207,15 @@ fn on_terminal(progress: &LayerProgress) -> String {
         LayerStatus::Extracting => "Extracting",
         other => return as_line(other).unwrap_or_default().to_string(),
     };
-    if progress.total <= 0 {
-        return format!("{doing}  {}", human::size_precise(progress.current.max(0) as f64));
+    bar(doing, progress.current, progress.total)
+}
+
+/// What is being done, how far it is, and of how much if that is known.
+pub fn bar(doing: &str, current: i64, total: i64) -> String {
+    if total <= 0 {
+        return format!("{doing}  {}", human::size_precise(current.max(0) as f64));
     }
-    let (current, total) = (progress.current.clamp(0, progress.total) as f64, progress.total as f64);
+    let (current, total) = (current.clamp(0, total) as f64, total as f64);
     let filled = ((current / total) * BAR_WIDTH as f64) as usize;
     let head = if filled < BAR_WIDTH { ">" } else { "" };
     format!(

@@ -7,6 +7,7 @@ pub mod events;
 mod input;
 mod keys;
 mod raw;
+pub mod secret;
 pub mod session;
 mod signals;
 

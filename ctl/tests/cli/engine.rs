@@ -628,6 +628,9 @@ impl Containers for Fake {
 #[tonic::async_trait]
 impl Images for Fake {
     type PullStream = ReceiverStream<Result<PullProgress, Status>>;
+    type PushStream = ReceiverStream<Result<PushProgress, Status>>;
+    type SaveStream = ReceiverStream<Result<SaveResponse, Status>>;
+    type LoadStream = ReceiverStream<Result<LoadResponse, Status>>;
 
     async fn pull(&self, request: Request<PullRequest>) -> Reply<Self::PullStream> {
         let request = request.into_inner();
@@ -701,6 +704,35 @@ impl Images for Fake {
     async fn prune(&self, _: Request<PruneImagesRequest>) -> Reply<PruneImagesResponse> {
         Ok(Response::new(PruneImagesResponse::default()))
     }
+
+    async fn push(&self, _: Request<PushRequest>) -> Reply<Self::PushStream> {
+        Err(Status::unimplemented("push"))
+    }
+
+    async fn save(&self, _: Request<SaveRequest>) -> Reply<Self::SaveStream> {
+        Err(Status::not_found("No such image: nosuch"))
+    }
+
+    async fn load(&self, _: Request<Streaming<LoadRequest>>) -> Reply<Self::LoadStream> {
+        Err(Status::unimplemented("load"))
+    }
+
+    async fn history(&self, _: Request<ImageRequest>) -> Reply<HistoryResponse> {
+        let created = Some(prost_types::Timestamp { seconds: 1_000_000_000, nanos: 0 });
+        let newest = HistoryEntry {
+            id: format!("sha256:{ID}"),
+            created_at: created,
+            created_by: "/bin/sh -c #(nop) COPY file:0123456789abcdef0123456789abcdef in /hello".into(),
+            size: 4_260_000,
+            ..HistoryEntry::default()
+        };
+        let older = HistoryEntry { comment: "by hand".into(), ..HistoryEntry::default() };
+        Ok(Response::new(HistoryResponse { entries: vec![newest, older] }))
+    }
+
+    async fn login(&self, _: Request<LoginRequest>) -> Reply<LoginResponse> {
+        Err(Status::unauthenticated("login attempt failed"))
+    }
 }
 
 #[tonic::async_trait]
@@ -717,6 +749,10 @@ impl System for Fake {
             warnings: vec!["no swap".into()],
             ..InfoResponse::default()
         }))
+    }
+
+    async fn disk_usage(&self, _: Request<DiskUsageRequest>) -> Reply<DiskUsageResponse> {
+        Ok(Response::new(DiskUsageResponse::default()))
     }
 
     async fn events(&self, _: Request<EventsRequest>) -> Reply<Self::EventsStream> {

@@ -39,7 +39,11 @@ fn ps_looks_like_docker_s() {
     assert_eq!((json["Names"].as_str(), json["State"].as_str()), (Some("bold_ritchie"), Some("running")));
     let said = call(&engine, &["ps", "--format", "{{.Foo}}"]);
     assert_eq!(said.code, 1);
-    assert!(said.err == "failed to execute template: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext\n", "{said:?}");
+    assert!(
+        said.err
+            == "failed to execute template: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext\n",
+        "{said:?}"
+    );
     call(&engine, &["ps", "-n", "3", "-f", "status=exited", "--filter", "name=x"]);
     assert_eq!(engine.calls().last().unwrap(), "list all=true last=3 [\"status=exited\", \"name=x\"]");
 }
@@ -58,7 +62,7 @@ fn images_look_like_docker_s() {
     assert!(lines[2].starts_with("127.0.0.1:5000/busybox   1         0123456789ab   "), "{}", lines[2]);
     assert!(lines[3].starts_with("<none>                   <none>    999999999999   "), "{}", lines[3]);
     assert!(lines[1].ends_with("   4.26MB"));
-    assert_eq!(call(&engine, &["images", "-q"]).out, "0123456789ab\n999999999999\n");
+    assert_eq!(call(&engine, &["images", "-q"]).out, "0123456789ab\n0123456789ab\n999999999999\n");
     call(&engine, &["images", "busy*"]);
     assert_eq!(engine.calls().last().unwrap(), "images [\"reference=busy*\"]");
     let said = call(&engine, &["rmi", "busybox:latest", "nosuch"]);

@@ -50,10 +50,7 @@ impl Verb for Args {
         filters.extend(self.repository.as_ref().map(|name| format!("reference={name}")));
         let request = ListImagesRequest { filters, all: self.all };
         let images = context.images().await?.list(request).await?.into_inner().images;
-        let mut rows: Vec<Value> = images.iter().flat_map(|image| self.rows(image)).collect();
-        if self.quiet {
-            rows.dedup_by(|a, b| a.field("ID") == b.field("ID"));
-        }
+        let rows: Vec<Value> = images.iter().flat_map(|image| self.rows(image)).collect();
         let layout = Layout {
             table: match self.digests {
                 true => "{{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",

@@ -1,8 +1,13 @@
 //! Verbs on images.
 
+pub mod history;
 pub mod inspect;
+pub mod json;
+pub mod load;
 pub mod ls;
 pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod rm;
+pub mod save;
 pub mod tag;

@@ -1,6 +1,6 @@
 //! `longshore image prune`: remove images that nothing needs.
 
-use longshore_proto::longshore::engine::v1::PruneImagesRequest;
+use longshore_proto::longshore::engine::v1::{PruneImagesRequest, PruneImagesResponse};
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
@@ -37,17 +37,23 @@ impl Verb for Args {
         }
         let request = PruneImagesRequest { all: self.all, filters: self.filter };
         let pruned = context.images().await?.prune(request).await?.into_inner();
-        if !pruned.untagged.is_empty() || !pruned.deleted.is_empty() {
-            print::line("Deleted Images:")?;
-            for name in &pruned.untagged {
-                print::line(format!("untagged: {name}"))?;
-            }
-            for id in &pruned.deleted {
-                print::line(format!("deleted: {id}"))?;
-            }
-            print::line("")?;
-        }
+        deleted(&pruned)?;
         print::line(format!("Total reclaimed space: {}", human::size(pruned.reclaimed_bytes as f64)))?;
         Ok(0)
     }
+}
+
+/// What was removed, if something was.
+pub fn deleted(pruned: &PruneImagesResponse) -> Result<(), Failure> {
+    if pruned.untagged.is_empty() && pruned.deleted.is_empty() {
+        return Ok(());
+    }
+    print::line("Deleted Images:")?;
+    for name in &pruned.untagged {
+        print::line(format!("untagged: {name}"))?;
+    }
+    for id in &pruned.deleted {
+        print::line(format!("deleted: {id}"))?;
+    }
+    print::line("")
 }

@@ -1,0 +1,4 @@
+//! Verbs on registries.
+
+pub mod login;
+pub mod logout;

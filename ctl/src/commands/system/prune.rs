@@ -1,0 +1,71 @@
+//! `longshore system prune`: remove what nothing needs, of every kind.
+
+use longshore_proto::longshore::engine::v1::{PruneImagesRequest, PruneNetworksRequest, PruneRequest};
+
+use crate::cli::{Arguments, Verb};
+use crate::client::Context;
+use crate::commands::confirm;
+use crate::commands::image::prune::deleted;
+use crate::failure::Failure;
+use crate::output::{human, print};
+use crate::parse::pairs;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Remove all unused images not just dangling ones
+    #[arg(short, long)]
+    all: bool,
+    /// Only what has KEY=VALUE: label, label!, until
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pairs::filter)]
+    filter: Vec<String>,
+    /// Do not prompt for confirmation
+    #[arg(short, long)]
+    force: bool,
+}
+
+impl Verb for Args {
+    const ABOUT: &'static str = "Remove unused data";
+    const USAGE: &'static str = "[OPTIONS]";
+    const ARGUMENTS: Arguments = Arguments::None;
+
+    async fn run(self, context: &Context) -> Result<u8, Failure> {
+        if !self.force {
+            confirm(&self.warning(), "system prune")?;
+        }
+        let request = PruneRequest { filters: self.filter.clone() };
+        let containers = context.containers().await?.prune(request).await?.into_inner();
+        if !containers.removed.is_empty() {
+            print::line(format!("Deleted Containers:\n{}\n", containers.removed.join("\n")))?;
+        }
+        let request = PruneNetworksRequest { filters: self.filter.clone() };
+        let networks = context.networks().await?.prune(request).await?.into_inner();
+        if !networks.removed.is_empty() {
+            print::line(format!("Deleted Networks:\n{}\n", networks.removed.join("\n")))?;
+        }
+        let request = PruneImagesRequest { all: self.all, filters: self.filter };
+        let images = context.images().await?.prune(request).await?.into_inner();
+        deleted(&images)?;
+        let reclaimed = containers.reclaimed_bytes.saturating_add(images.reclaimed_bytes);
+        print::line(format!("Total reclaimed space: {}", human::size(reclaimed as f64)))?;
+        Ok(0)
+    }
+}
+
+impl Args {
+    fn warning(&self) -> String {
+        let images = match self.all {
+            true => "all images without at least one container associated to them",
+            false => "all dangling images",
+        };
+        let mut text = format!(
+            "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n  - {images}\n"
+        );
+        if !self.filter.is_empty() {
+            text.push_str("\n  Items to be pruned will be filtered with:\n");
+            let mut filters = self.filter.clone();
+            filters.sort();
+            filters.iter().for_each(|filter| text.push_str(&format!("  - {filter}\n")));
+        }
+        text
+    }
+}
