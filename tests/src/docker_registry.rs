@@ -49,6 +49,11 @@ impl DockerRegistry {
         Ok(registry)
     }
 
+    /// `127.0.0.1:PORT`.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     /// `127.0.0.1:PORT/name:tag`.
     pub fn reference(&self, name_and_tag: &str) -> String {
         format!("127.0.0.1:{}/{name_and_tag}", self.port)

@@ -28,6 +28,9 @@ type Shared = Arc<Mutex<State>>;
 #[derive(Clone)]
 struct HangUp;
 
+/// What stands for a user's password.
+const IDENTITY: &str = "identity-of-tests";
+
 /// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
 
@@ -110,7 +113,10 @@ async fn answer(state: &Shared, address: SocketAddr, request: Request<Incoming>)
         _ => {}
     }
     if path == "/token" {
-        return token(state, request.headers());
+        let offline = request.uri().query().is_some_and(|query| query.contains("offline_token=true"));
+        let headers = request.headers().clone();
+        let (form, _) = take_body(request, &None).await;
+        return token(state, &headers, &String::from_utf8_lossy(&form), offline);
     }
     if let Some(refusal) = authorize(state, address, request.headers()) {
         return refusal;
@@ -122,6 +128,14 @@ async fn answer(state: &Shared, address: SocketAddr, request: Request<Incoming>)
     let head = request.method() == Method::HEAD;
     if let Some((_, upload)) = rest.split_once("/blobs/uploads/") {
         return upload_blob(state, rest, upload.to_owned(), request, fault).await;
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        let tags = lock(state).tags(repository);
+        return respond(
+            if tags.is_empty() { 404 } else { 200 },
+            &[("content-type", "application/json".into())],
+            full(json!({"name": repository, "tags": tags}).to_string()),
+        );
     }
     if let Some((repository, reference)) = rest.split_once("/manifests/") {
         if request.method() == Method::PUT {
@@ -243,16 +257,22 @@ fn encoded(user: &str, password: &str) -> String {
     BASE64_STANDARD.encode(format!("{user}:{password}"))
 }
 
-fn token(state: &Shared, headers: &HeaderMap) -> Response<Body> {
+/// Who logs in (`offline`) is given an identity token, too, by which tokens are to be had without the password.
+fn token(state: &Shared, headers: &HeaderMap, form: &str, offline: bool) -> Response<Body> {
     let mut state = lock(state);
+    let identified = parameter(form, "refresh_token").as_deref() == Some(IDENTITY);
     if let Access::Bearer { user: Some((user, password)) } = &state.access
         && basic(headers) != Some(encoded(user, password))
+        && !identified
     {
         return refuse(401, "UNAUTHORIZED");
     }
     state.tokens += 1;
     let token = format!("token-{}", state.tokens);
-    let body = json!({"token": token, "access_token": token, "expires_in": 300});
+    let mut body = json!({"token": token, "access_token": token, "expires_in": 300});
+    if offline {
+        body["refresh_token"] = json!(IDENTITY);
+    }
     respond(200, &[("content-type", "application/json".into())], full(body.to_string()))
 }
 
@@ -283,6 +303,11 @@ fn authorize(state: &Shared, address: SocketAddr, headers: &HeaderMap) -> Option
 impl State {
     fn owns(&self, repository: &str, digest: &str) -> bool {
         !self.strict || self.owned.contains(&(repository.to_owned(), digest.to_owned()))
+    }
+
+    fn tags(&self, repository: &str) -> Vec<String> {
+        let named = self.manifests.keys().filter(|(of, name)| of == repository && !name.contains(':'));
+        named.map(|(_, tag)| tag.clone()).collect()
     }
 
     fn find(&self, repository: &str, digest: &str) -> Option<Bytes> {
