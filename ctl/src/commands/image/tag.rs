@@ -22,7 +22,16 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::Exactly(2);
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        context.images().await?.tag(TagRequest { source: self.source, target: self.target }).await?;
-        Ok(0)
+        let request = TagRequest { source: self.source, target: self.target.clone() };
+        match context.images().await?.tag(request).await {
+            Ok(_) => Ok(0),
+            Err(status) if status.message().starts_with("invalid reference format") => {
+                let (target, why) = (&self.target, status.message());
+                Err(Failure::message(format!(
+                    "Error parsing reference: {target:?} is not a valid repository/tag: {why}"
+                )))
+            }
+            Err(status) => Err(status.into()),
+        }
     }
 }
