@@ -254,6 +254,17 @@ fn platforms_are_saved_loaded_and_removed_one_by_one() {
     let found = ["image", "inspect", "-f", "{{.Id}}", "--platform", "linux/s390x", &name];
     assert_eq!(other.ctl(&found).ok().line(), elsewhere.config_digest);
 
+    // All that is here, of images that differ in what is here of them.
+    let second = registry.reference("multi:2");
+    registry
+        .put_index("multi", "2", Flavour::Docker, &[("s390x", None, &elsewhere), (host, None, &here)])
+        .expect("an index");
+    daemon.ctl(&["pull", "-q", &second]).ok();
+    let all = folder.path().join("all.tar");
+    daemon.ctl(&["save", "-o", text(&all), &name, &second]).ok();
+    let images: Value = serde_json::from_slice(&file_of(&all, "manifest.json")).expect("JSON");
+    assert_eq!(images[0]["Config"], json!(here.config_digest.replace("sha256:", "blobs/sha256/")));
+
     let removed = daemon.ctl(&["rmi", "--platform", "linux/s390x", &name]).ok();
     assert_eq!(removed.stdout, format!("Deleted: {}\n", elsewhere.digest()));
     longshore_tests::daemon::eventually("the platform is gone", || architecture("linux/s390x").code == 1);

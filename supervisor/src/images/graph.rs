@@ -244,6 +244,27 @@ pub async fn read(
     children(&bytes, &descriptor.media_type).map_err(|rule| refused(&descriptor.digest, rule))
 }
 
+/// Whether all that is below a descriptor is in the content store; what is to be had elsewhere need not be.
+pub async fn is_whole(content: &ContentStore, namespace: &Namespace, top: &Descriptor) -> Result<bool> {
+    let (mut level, mut budget) = (vec![top.clone()], Budget::default());
+    for depth in 0.. {
+        let mut next = Vec::new();
+        for descriptor in level {
+            if !content.exists(namespace, &descriptor.digest)? {
+                return Ok(false);
+            }
+            let children = read(content, namespace, &descriptor).await?;
+            budget.spend(&descriptor.digest, depth, children.len())?;
+            next.extend(children.into_iter().filter(|child| !child.foreign).map(|child| child.descriptor));
+        }
+        if next.is_empty() {
+            return Ok(true);
+        }
+        level = next;
+    }
+    Ok(false)
+}
+
 pub fn refused(digest: &Digest, rule: ManifestRule) -> Error {
     std::sync::Arc::new(super::pull::PullError::manifest(digest, rule)).into()
 }

@@ -11,7 +11,7 @@ use crate::content::Descriptor;
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 use crate::images::archive::ArchiveError;
-use crate::images::export::{self, DockerManifest, ExportRequest, NonDistributable};
+use crate::images::export::{self, Absent, DockerManifest, ExportRequest, NonDistributable};
 use crate::images::held::Held;
 use crate::images::import::{Form, ImportRequest};
 use crate::images::names::NamedBy;
@@ -189,6 +189,7 @@ impl Job {
             images: images.into_iter().map(|image| (image.name, image.target)).collect(),
             platforms,
             all_platforms: options.all_platforms,
+            absent: Absent::Refused,
             docker: match options.skip_docker_manifest {
                 true => DockerManifest::LeftOut,
                 false => DockerManifest::Written,

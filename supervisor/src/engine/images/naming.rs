@@ -29,6 +29,20 @@ pub enum Displaced {
     ByDigest,
 }
 
+/// An image that has a name, kept from the collector until this is dropped.
+pub(super) struct Holder {
+    pub image: Image,
+    held: Option<Held>,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let (Some(held), Ok(runtime)) = (self.held.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(held.end());
+        }
+    }
+}
+
 impl Engine {
     /// Gives an image a name, or a record without one. Whoever had the name before is returned if it was another image.
     pub async fn name_image(
@@ -56,11 +70,15 @@ impl Engine {
     }
 
     /// Keeps the image that has this name while another may get it.
-    pub(super) async fn hold_named(&self, name: &Reference) -> Result<Option<(Image, Held)>> {
+    pub(super) async fn hold_named(&self, name: &Reference) -> Result<Option<Holder>> {
         let Some(image) = self.holder_of(&name.canonical())? else { return Ok(None) };
         let held = Held::begin(&self.leases, &self.gc, &self.namespace).await?;
-        held.hold(&Resource::Content(image.target.digest.clone())).await?;
-        Ok(Some((image, held)))
+        let resource = Resource::Content(image.target.digest.clone());
+        let holder = Holder { image, held: Some(held) };
+        if let Some(held) = &holder.held {
+            held.hold(&resource).await?;
+        }
+        Ok(Some(holder))
     }
 
     /// Records an image whose name goes to another one, unless it has further names.

@@ -3,7 +3,7 @@
 use crate::content::Descriptor;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::images::graph::{self, Budget, Kind};
+use crate::images::graph::{self, Kind};
 use crate::images::platform::Platform;
 use crate::images::store::Image;
 
@@ -33,26 +33,8 @@ impl Engine {
     }
 
     /// Whether all that is below the target is here.
-    pub(super) async fn is_whole(&self, target: &Descriptor) -> Result<bool> {
-        let (mut level, mut budget) = (vec![target.clone()], Budget::default());
-        for depth in 0.. {
-            let mut next = Vec::new();
-            for descriptor in level {
-                if !self.content.exists(&self.namespace, &descriptor.digest)? {
-                    return Ok(false);
-                }
-                let children = graph::read(&self.content, &self.namespace, &descriptor).await?;
-                budget.spend(&descriptor.digest, depth, children.len())?;
-                next.extend(
-                    children.into_iter().filter(|child| !child.foreign).map(|child| child.descriptor),
-                );
-            }
-            if next.is_empty() {
-                return Ok(true);
-            }
-            level = next;
-        }
-        Ok(false)
+    async fn is_whole(&self, target: &Descriptor) -> Result<bool> {
+        graph::is_whole(&self.content, &self.namespace, target).await
     }
 
     /// The platforms of an index whose images are here; none for an image of one platform.

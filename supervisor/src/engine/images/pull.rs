@@ -138,18 +138,13 @@ impl Engine {
         };
         // Its tag may go to a newer one.
         let before = self.hold_named(&wanted.reference).await?;
-        let pulled = self.pull_wanted(wanted, &events).await;
-        let kept = match (&before, &pulled) {
-            (Some((before, _)), Ok(pulled)) if before.target.digest != pulled.image.target.digest => {
-                self.keep_displaced(before, Displaced::ByDigest).await
-            }
-            _ => Ok(()),
-        };
-        if let Some((_, held)) = before {
-            held.end().await;
+        let pulled = self.pull_wanted(wanted, &events).await?;
+        if let Some(before) = &before
+            && before.image.target.digest != pulled.image.target.digest
+        {
+            self.keep_displaced(&before.image, Displaced::ByDigest).await?;
         }
-        let pulled = pulled?;
-        kept?;
+        drop(before);
         self.forget_nameless(&pulled.image.target.digest).await?;
         let familiar = Reference::parse(&pulled.image.name).map(|reference| reference.familiar());
         let familiar = familiar.unwrap_or_else(|_| pulled.image.name.clone());

@@ -12,10 +12,8 @@ use crate::content::store::blocking;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::images::archive::ArchiveError;
-use crate::images::export::{self, DockerManifest, ExportRequest, NonDistributable};
-use crate::images::graph::Kind;
+use crate::images::export::{self, Absent, DockerManifest, ExportRequest, NonDistributable};
 use crate::images::held::Held;
-use crate::images::platform::Platform;
 use crate::images::reference::Reference;
 use crate::pipe::Writer;
 
@@ -46,9 +44,10 @@ impl Engine {
 
     async fn save_held(&self, request: &SaveRequest, held: &Held, out: &mpsc::Sender<Bytes>) -> Result<()> {
         let images = self.to_save(&request.images).await?;
-        let wanted = self.platforms_to_save(&images, &request.platforms).await?;
+        let wanted = platforms(&request.platforms)?;
         let request = ExportRequest {
             images,
+            absent: if wanted.is_empty() { Absent::LeftOut } else { Absent::Refused },
             platforms: wanted,
             all_platforms: false,
             docker: DockerManifest::WithRepositories,
@@ -94,24 +93,6 @@ impl Engine {
             }
         }
         Ok(images)
-    }
-
-    // What is asked for, else all that are here of any image, the host's first.
-    async fn platforms_to_save(
-        &self,
-        images: &[(String, Descriptor)],
-        asked: &[String],
-    ) -> Result<Vec<Platform>> {
-        let asked = platforms(asked)?;
-        if !asked.is_empty() {
-            return Ok(asked);
-        }
-        let mut wanted = vec![Platform::host()];
-        for (_, target) in images.iter().filter(|(_, target)| Kind::of(&target.media_type) == Kind::Index) {
-            let here = self.platforms_here(target).await?;
-            wanted.extend(here.into_iter().filter(|platform| !wanted.contains(platform)).collect::<Vec<_>>());
-        }
-        Ok(wanted)
     }
 }
 

@@ -39,8 +39,18 @@ pub struct ExportRequest {
     pub platforms: Vec<Platform>,
     /// All that an index names, whatever the platform.
     pub all_platforms: bool,
+    pub absent: Absent,
     pub docker: DockerManifest,
     pub non_distributable: NonDistributable,
+}
+
+/// What becomes of a platform whose image is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// It is an error.
+    Refused,
+    /// The others are exported.
+    LeftOut,
 }
 
 /// Whether docker can load the archive.
@@ -122,9 +132,15 @@ impl Planner<'_> {
 
     async fn index(&mut self, name: &str, target: &Descriptor) -> Result<()> {
         self.blob(name, "the index", target).await?;
-        let children = graph::read(self.content, self.held.namespace(), target).await?;
+        let mut children = graph::read(self.content, self.held.namespace(), target).await?;
+        if self.request.absent == Absent::LeftOut {
+            children = self.here(children).await?;
+        }
         let mut meant = graph::select(children.clone(), &self.request.platforms);
-        graph::sort(&mut meant, &self.request.platforms);
+        let host = [Platform::host()];
+        let preferred: &[Platform] =
+            if self.request.platforms.is_empty() { &host } else { &self.request.platforms };
+        graph::sort(&mut meant, preferred);
         let Some(first) = meant.iter().find(|child| child.platform.is_some()).or(meant.first()) else {
             let wanted: Vec<String> = self.request.platforms.iter().map(Platform::to_string).collect();
             return Err(ArchiveError::NoPlatform { image: name.to_owned(), wanted: wanted.join(", ") }.into());
@@ -137,6 +153,17 @@ impl Planner<'_> {
             self.tree(name, &child.descriptor).await?;
         }
         Ok(())
+    }
+
+    // Those of which nothing is missing.
+    async fn here(&self, children: Vec<Child>) -> Result<Vec<Child>> {
+        let mut here = Vec::new();
+        for child in children {
+            if graph::is_whole(self.content, self.held.namespace(), &child.descriptor).await? {
+                here.push(child);
+            }
+        }
+        Ok(here)
     }
 
     fn name_for_docker(&mut self, manifest: &Descriptor, name: &str) {
