@@ -25,6 +25,8 @@ pub const ADDRESS: &str = "address";
 pub const LOG: &str = "log";
 /// The process id of the container's first process, decimal.
 pub const INIT_PID: &str = "init.pid";
+/// The cgroups as the runtime recorded them, if they are another's than the configuration tells: systemd's.
+pub const CGROUPS: &str = "cgroups";
 /// The folder of exit records.
 pub const EXITS: &str = "exit";
 /// The first process's exit record in it; an exec's has its exec id.

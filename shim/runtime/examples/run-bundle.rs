@@ -82,6 +82,7 @@ fn run() -> Result<i32, Box<dyn std::error::Error>> {
             hand_over: None,
             preserve_fds: 0,
             systemd_cgroup: false,
+            note_cgroups: None,
         })?;
         marks.push(start.elapsed());
         container.start()?;

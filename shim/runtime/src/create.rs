@@ -10,7 +10,7 @@ use crate::idmapped::IdMaps;
 use crate::init::channel::{self, Channel, Report};
 use crate::init::{self, Console, Listener, Missing, Pivot, Plan, Request, Step};
 use crate::namespaces::{self, Namespaces};
-use crate::net_devices::NetDevices;
+use crate::net_devices::{Moved, NetDevices};
 use crate::patience::{self, Heard, Patience};
 use crate::rootfs::Place;
 use crate::seccomp_agent::Agent;
@@ -36,6 +36,7 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     // The child starts as a copy of this process: nobody in the container may look into it (CVE-2016-9962, CVE-2019-5736).
     let _ = sys::prctl(libc::PR_SET_DUMPABLE, 0);
     let namespaces = Namespaces::plan(linux)?;
+    let namespace_flags = namespaces.flags();
     let about =
         About { id: options.id, bundle: options.bundle, annotations: options.spec.annotations().as_ref() };
     let (seccomp, agent) = plan_seccomp(linux, options.seccomp_cache, &about)?;
@@ -45,11 +46,27 @@ pub(crate) fn create(options: CreateOptions<'_>) -> Result<Container> {
     let manager = if options.systemd_cgroup { Manager::Systemd } else { Manager::Files };
     let (cgroups, placeholder) = CgroupPaths::create(options.spec, options.id, manager)?;
     let cgroups = Undo { cgroups: Some(cgroups), placeholder };
+    if let Some(note) = options.note_cgroups {
+        note(cgroups.get()?)?;
+    }
     cgroups.get()?.enable_usual_controllers()?;
     let mut warnings = cgroups.get()?.limit_new(linux.resources().as_ref())?;
     let rootless = crate::rootless::is_rootless();
-    let builder =
-        Builder { options, linux, process, namespaces, seccomp, agent, devices, rdt, hooks, rootless };
+    let mut builder = Builder {
+        options,
+        linux,
+        process,
+        namespaces,
+        seccomp,
+        agent,
+        devices,
+        rdt,
+        hooks,
+        rootless,
+        birthplace: None,
+        namespace_flags,
+    };
+    builder.choose_birth();
     builder.build(cgroups, &mut warnings).map(|mut container| {
         container.warnings = warnings;
         container
@@ -154,11 +171,25 @@ struct Builder<'a> {
     hooks: Hooks,
     /// Whether this process is root of a user namespace only.
     rootless: bool,
+    /// The pid namespace of others in which the process is born when everything else is done.
+    birthplace: Option<(OwnedFd, PathBuf)>,
+    /// Flags of all namespaces that are not the host's.
+    namespace_flags: i32,
 }
 
 impl Builder<'_> {
+    /// Those who are in a joined pid namespace should not see a process that still has the host's files. Hooks are told the
+    /// process's id before they are gone; and in a user namespace the process cannot be looked into by them anyway.
+    fn choose_birth(&mut self) {
+        let hooks = !self.hooks.runtime.is_empty() || self.hooks.create_container.is_some();
+        let works = self.namespaces.pids_to_join().is_some_and(crate::procfs::can_be_of);
+        if works && !hooks && !self.in_user_namespace() {
+            self.birthplace = self.namespaces.take_pids();
+        }
+    }
+
     fn build(mut self, mut cgroups: Undo, warnings: &mut Vec<String>) -> Result<Container> {
-        let namespace_flags = self.namespaces.flags();
+        let born_late = self.birthplace.is_some();
         let new_keyring = !self.options.no_new_keyring;
         let personality = scheduling::personality(self.linux)?;
         let memory_policy = scheduling::memory_policy(self.linux)?;
@@ -180,29 +211,38 @@ impl Builder<'_> {
             last: self.hooks.start_container.take().map(Step::Hooks),
         };
         let mut plan = process::plan(steps, context, warnings)?;
+        plan.keep_over_birth();
         let (channel, child) = self.spawn(&mut plan, cgroups.get()?)?;
         let mut setup = Setup::new(channel, child, plan, self.agent.clone(), "creating");
-        let rdt = self.adjust(&setup, warnings)?;
+        let mut adjusted = match &setup.child {
+            Some(child) if !born_late => self.adjust(child.pid, warnings)?,
+            // It may be gone by now: its child is adjusted.
+            _ => Adjusted::default(),
+        };
         let oom = cgroups.get()?.watch_oom()?;
         setup.converse(|report, pid| match report {
             Report::JoinCgroup => cgroups.get()?.attach(pid),
             Report::MapIds => namespaces::write_id_maps(pid, self.linux),
             Report::SetClocks => namespaces::write_time_offsets(pid, self.linux),
             Report::RunHooks => self.hooks.runtime.iter().try_for_each(|hooks| hooks.run(pid)),
+            Report::Born => {
+                adjusted = self.adjust(pid, warnings)?;
+                Ok(())
+            }
             _ => Ok(()),
         })?;
         // The container's own process is in the cgroups now.
         drop(cgroups.placeholder.take());
         let seccomp = setup.seccomp();
         let mount_namespace = setup.hold_mount_namespace();
-        let rdt = rdt.map(intel_rdt::Group::keep);
+        let rdt = adjusted.keep();
         Ok(Container {
             init: setup.finish()?,
             id: self.options.id.into(),
             warnings: Vec::new(),
             cgroups: cgroups.cgroups.take().ok_or(Error::NotRunning)?,
             oom,
-            namespaces: namespace_flags,
+            namespaces: self.namespace_flags,
             seccomp,
             personality,
             memory_policy,
@@ -230,9 +270,13 @@ impl Builder<'_> {
         // Asked before the joined ones are taken out.
         let place = if self.namespaces.has(libc::CLONE_NEWNS) { Place::Path } else { Place::Nowhere };
         let mut steps = Vec::with_capacity(96);
-        steps.push(Step::NewSession);
+        if self.birthplace.is_none() {
+            steps.push(Step::NewSession);
+        }
         steps.extend(cgroups.plan_joins()?);
-        process::plan_early(self.process, &mut steps)?;
+        if self.birthplace.is_none() {
+            process::plan_early(self.process, &mut steps)?;
+        }
         let mut settings = Vec::new();
         self.namespaces.plan_settings(spec, self.linux, &mut settings)?;
         self.namespaces.plan_joins(&mut steps);
@@ -266,7 +310,19 @@ impl Builder<'_> {
             (Place::Path, true) => Pivot::MoveAndChroot,
             (Place::Path, false) => Pivot::Swap,
         }));
+        self.plan_birth(&mut steps)?;
         Ok(steps)
+    }
+
+    /// The process that was set up so far makes the one that stays.
+    fn plan_birth(&mut self, steps: &mut Vec<Step>) -> Result<()> {
+        let Some((fd, path)) = self.birthplace.take() else { return Ok(()) };
+        steps.extend([
+            Step::JoinNamespaces { fd, flags: libc::CLONE_NEWPID, what: format!("the namespace {path:?}") },
+            Step::BeBorn { first: 3 + self.options.preserve_fds, keep: Vec::new() },
+            Step::NewSession,
+        ]);
+        process::plan_early(self.process, steps)
     }
 
     fn root_path(&self, path: &std::path::Path) -> PathBuf {
@@ -281,6 +337,7 @@ impl Builder<'_> {
             id_maps: &id_maps,
             rootless: self.rootless.then_some(self.namespaces.new),
             bundle: self.options.bundle,
+            pids: self.birthplace.as_ref().map(|(fd, _)| fd.as_fd()),
             mount_label: self.linux.mount_label().as_deref(),
         };
         for (index, mount) in spec_mounts.iter().enumerate() {
@@ -328,13 +385,28 @@ impl Builder<'_> {
     }
 
     /// What the parent can do for the child while the child is busy.
-    fn adjust(&self, setup: &Setup, warnings: &mut Vec<String>) -> Result<Option<intel_rdt::Group>> {
-        let Some(child) = &setup.child else { return Ok(None) };
+    fn adjust(&self, pid: i32, warnings: &mut Vec<String>) -> Result<Adjusted> {
         if let Some(value) = self.process.oom_score_adj() {
-            set_oom_score(child.pid, value, warnings)?;
+            set_oom_score(pid, value, warnings)?;
         }
-        self.devices.move_to(child.pid)?;
-        self.rdt.as_ref().map(|plan| plan.enter(child.pid)).transpose()
+        Ok(Adjusted {
+            devices: self.devices.move_to(pid)?,
+            rdt: self.rdt.as_ref().map(|plan| plan.enter(pid)).transpose()?,
+        })
+    }
+}
+
+/// What is undone if the container does not come to be.
+#[derive(Default)]
+struct Adjusted {
+    devices: Option<Moved>,
+    rdt: Option<intel_rdt::Group>,
+}
+
+impl Adjusted {
+    fn keep(self) -> Option<intel_rdt::Group> {
+        self.devices.map(Moved::keep);
+        self.rdt.map(intel_rdt::Group::keep)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::init::{self, Console, Missing, Plan, Step};
 use crate::scheduling::ExecAffinity;
 use crate::sys::process as sys;
 use crate::{Container, Error, ExecOptions, Process, Result, patience, process};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use std::time::Duration;
 
@@ -115,21 +115,8 @@ fn plan(
         last: None,
     };
     let mut plan = process::plan(steps, context, warnings)?;
-    keep_stdio(&mut plan.steps);
+    plan.keep_over_birth();
     Ok(plan)
-}
-
-/// The descriptors that become stdio outlive the birth of the process.
-fn keep_stdio(steps: &mut [Step]) {
-    let stdio = steps.iter().find_map(|step| match step {
-        Step::Stdio { fds, .. } => Some(fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>()),
-        _ => None,
-    });
-    for step in steps {
-        if let Step::BeBorn { keep, .. } = step {
-            *keep = stdio.clone().unwrap_or_default();
-        }
-    }
 }
 
 /// The root of a container that has the host's mount namespace.

@@ -4,19 +4,20 @@
 //! that outlives its timeout is killed and reaped; it gets its own environment only, and no descriptor above stdio.
 
 use crate::init::channel::How;
+use crate::patience::ends_within;
 use crate::sys::SysResult;
 use crate::sys::cstrings::CStrings;
 use crate::sys::process::{self, Exit, Reap};
 use crate::{Error, Result};
 use oci_spec::runtime::Hook;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// At which moment hooks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,11 @@ impl Moment {
             Moment::Poststart => "poststart",
             Moment::Poststop => "poststop",
         }
+    }
+
+    /// Whether it is nobody's any more when the process that runs it is gone: what it was part of is not finished.
+    fn is_of_creation(self) -> bool {
+        !matches!(self, Moment::Poststart | Moment::Poststop)
     }
 
     /// The container's state at that moment, as the specification names it.
@@ -226,7 +232,8 @@ impl HookList {
         rustix::fs::seek(&stdin, SeekFrom::Start(0))?;
         let (child_end, parent_end) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(read, write)| (write, read))?;
-        let child = process::spawn(0, None, || hook.child(stdin.as_fd(), child_end.as_fd()))?;
+        let parent = self.moment.is_of_creation().then(rustix::process::getpid);
+        let child = process::spawn(0, None, || hook.child(stdin.as_fd(), child_end.as_fd(), parent))?;
         drop(child_end);
         let exit = wait_for(&child, hook.timeout)?;
         let mut errno = [0u8; 4];
@@ -266,7 +273,15 @@ impl PreparedHook {
         (self.path.clone(), self.timeout.map(|timeout| timeout.as_secs()))
     }
 
-    fn child(&self, stdin: BorrowedFd<'_>, report: BorrowedFd<'_>) -> i32 {
+    /// A hook dies with `parent`, if that is given.
+    fn child(&self, stdin: BorrowedFd<'_>, report: BorrowedFd<'_>, parent: Option<Pid>) -> i32 {
+        if let Some(parent) = parent {
+            let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+            // Too late already; a parent in another pid namespace has no number here.
+            if rustix::process::getppid().is_some_and(|now| now != parent) {
+                return 255;
+            }
+        }
         let errno = match self.set_up(stdin) {
             Ok(()) => process::execve(&self.program, &self.argv, &self.envp),
             Err(errno) => errno,
@@ -290,23 +305,12 @@ impl PreparedHook {
 
 /// Waits for a hook, no longer than its timeout; `ETIMEDOUT` if it had to be killed.
 fn wait_for(child: &process::Child, timeout: Option<Duration>) -> SysResult<Exit> {
-    // One that the clock cannot express never passes.
-    let Some(deadline) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
-        return process::wait(child.pidfd.as_fd(), Reap::Take);
-    };
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&left)) {
-            Err(Errno::INTR) => continue,
-            Ok(0) | Err(_) => {
-                let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-                process::wait(child.pidfd.as_fd(), Reap::Take)?;
-                return Err(Errno::TIMEDOUT);
-            }
-            Ok(_) => return process::wait(child.pidfd.as_fd(), Reap::Take),
-        }
+    if timeout.is_some_and(|timeout| !ends_within(child.pidfd.as_fd(), timeout)) {
+        let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+        process::wait(child.pidfd.as_fd(), Reap::Take)?;
+        return Err(Errno::TIMEDOUT);
     }
+    process::wait(child.pidfd.as_fd(), Reap::Take)
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> SysResult<()> {

@@ -98,6 +98,10 @@ pub(crate) fn plan_in(top: &Path, rdt: &LinuxIntelRdt, id: &str) -> Result<Plan>
 impl Plan {
     /// Puts a process there, with everything that it will fork.
     pub(crate) fn enter(&self, pid: i32) -> Result<Group> {
+        self.enter_by(pid, |path, line| fs::write(path, line))
+    }
+
+    fn enter_by(&self, pid: i32, write: impl Fn(&Path, String) -> io::Result<()>) -> Result<Group> {
         let mut group = Group { folder: self.folder.clone(), made: None, monitor: None, armed: true };
         if self.folder.is_dir() {
             self.compare()?;
@@ -107,7 +111,11 @@ impl Plan {
         } else {
             fs::create_dir(&self.folder).map_err(failed("make the resctrl group", &self.folder))?;
             group.made = (self.owner == Owner::Container).then(|| self.folder.clone());
-            self.write_schemata()?;
+            if let Err(error) = self.write_schemata(write) {
+                // Nobody else can be in it: it is not what anybody asked for.
+                group.made = Some(self.folder.clone());
+                return Err(error);
+            }
         }
         if let Some(monitor) = &self.monitor {
             fs::create_dir(monitor).map_err(failed("make the resctrl monitoring group", monitor))?;
@@ -117,10 +125,10 @@ impl Plan {
         Ok(group)
     }
 
-    fn write_schemata(&self) -> Result<()> {
+    fn write_schemata(&self, write: impl Fn(&Path, String) -> io::Result<()>) -> Result<()> {
         let path = self.folder.join("schemata");
         for line in &self.schemata {
-            fs::write(&path, format!("{line}\n")).map_err(failed("write the resctrl schemata", &path))?;
+            write(&path, format!("{line}\n")).map_err(failed("write the resctrl schemata", &path))?;
         }
         Ok(())
     }
@@ -224,6 +232,18 @@ mod tests {
         plan.enter(43).unwrap();
         let other = plan_in(top.path(), &rdt(r#"{"closID":"gold","schemata":["L3:0=3"]}"#), "c1").unwrap();
         assert!(other.enter(42).unwrap_err().to_string().contains("other schemata"));
+    }
+
+    #[test]
+    fn a_group_whose_schemata_are_refused_goes_again() {
+        let top = tempfile::tempdir().unwrap();
+        for text in [r#"{"closID":"gold","schemata":["L3:0=f"]}"#, r#"{"l3CacheSchema":"L3:0=f"}"#] {
+            let plan = plan_in(top.path(), &rdt(text), "c1").unwrap();
+            let refuse = |_: &Path, _: String| Err(io::Error::from_raw_os_error(libc::EINVAL));
+            let error = plan.enter_by(42, refuse).unwrap_err().to_string();
+            assert!(error.contains("schemata"), "{error}");
+            assert_eq!(fs::read_dir(top.path()).unwrap().count(), 0, "{text}");
+        }
     }
 
     #[test]

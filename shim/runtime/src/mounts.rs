@@ -9,7 +9,7 @@ use crate::paths::{self, Kind, Links};
 use crate::sys::mount::{MountAttr, Reach};
 use crate::{Error, Result};
 use oci_spec::runtime::Mount as MountSpec;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use std::ffi::CString;
 use std::path::Path;
@@ -33,6 +33,8 @@ pub(crate) struct Context<'a> {
     pub(crate) mount_label: Option<&'a str>,
     /// Makes the mappings of idmapped mounts.
     pub(crate) id_maps: &'a IdMaps<'a>,
+    /// The pid namespace whose processes procfs shows, if it is not that of the process that mounts it.
+    pub(crate) pids: Option<BorrowedFd<'a>>,
 }
 
 /// Adds the steps for one mount of the config.
@@ -249,8 +251,9 @@ fn plan_new(
     let links = links(&target);
     let shown = format!("{kind} {source:?}");
     let path = target.clone();
+    let made = new_source(kind, source, &options, context.mount_label)?;
     steps.push(Step::Mount(Mount {
-        source: new_source(kind, source, &options, context.mount_label)?,
+        source: made.of_pids(context.pids)?,
         target,
         kind: Kind::Directory,
         links,
@@ -261,6 +264,21 @@ fn plan_new(
     }));
     plan_propagation(&path, options.propagation, steps);
     Ok(())
+}
+
+impl Source {
+    /// A procfs shows the processes of whoever makes it, unless it is made for others.
+    fn of_pids(self, pids: Option<BorrowedFd<'_>>) -> Result<Source> {
+        match (self, pids) {
+            (Source::New { kind, parameters }, Some(pids)) if kind.as_c_str() == c"proc" => {
+                crate::procfs::of(pids, &parameters).map(Source::Tree).map_err(|errno| Error::System {
+                    doing: "make a procfs of the joined pid namespace",
+                    source: errno.into(),
+                })
+            }
+            (other, _) => Ok(other),
+        }
+    }
 }
 
 /// A tmpfs over a folder looks like that folder, unless its options say otherwise.

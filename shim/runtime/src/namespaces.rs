@@ -163,6 +163,18 @@ impl Namespaces {
         self.to_join(libc::CLONE_NEWNET)
     }
 
+    /// The pid namespace to be joined.
+    pub(crate) fn pids_to_join(&self) -> Option<BorrowedFd<'_>> {
+        self.to_join(libc::CLONE_NEWPID)
+    }
+
+    /// Takes the joined pid namespace out: the process is born there by a step of its own.
+    pub(crate) fn take_pids(&mut self) -> Option<(OwnedFd, PathBuf)> {
+        let at = self.joined.iter().position(|(_, flag, _)| *flag == libc::CLONE_NEWPID)?;
+        let (fd, _, path) = self.joined.remove(at);
+        Some((fd, path))
+    }
+
     fn to_join(&self, flag: i32) -> Option<BorrowedFd<'_>> {
         self.joined.iter().find(|(_, joined, _)| *joined == flag).map(|(fd, ..)| fd.as_fd())
     }

@@ -31,7 +31,13 @@ pub struct CreateOptions<'a> {
     pub preserve_fds: u32,
     /// Have systemd make the cgroups; `linux.cgroupsPath` is `slice:prefix:name` then, or empty.
     pub systemd_cgroup: bool,
+    /// Called once the cgroups are made, before any process: who may be killed half-way keeps a [`crate::CgroupRecord`] of
+    /// them. Its failure is the creation's.
+    pub note_cgroups: Option<NoteCgroups<'a>>,
 }
+
+/// What wants to know of new cgroups.
+pub type NoteCgroups<'a> = &'a dyn Fn(&crate::cgroups::CgroupPaths) -> crate::Result<()>;
 
 /// A mount as snapshotters describe it (containerd's `types.Mount`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

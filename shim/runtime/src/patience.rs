@@ -3,6 +3,7 @@
 //! What always holds: nobody who shares its process ids can hold up the runtime by stopping it.
 
 use crate::init::channel::Channel;
+use crate::sys::SysResult;
 use crate::{Error, Result, record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
@@ -40,15 +41,18 @@ impl Patience {
     /// # Errors
     /// [`Error::Stuck`] if it is stopped, or took too long.
     pub(crate) fn wait(&self, channel: &Channel, process: BorrowedFd<'_>, pid: i32) -> Result<Heard> {
+        let system = |errno: Errno| Error::System { doing: "wait for the process", source: errno.into() };
         loop {
             let mut fds = [
                 PollFd::from_borrowed_fd(channel.fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(process, PollFlags::IN),
             ];
-            match poll_for(&mut fds, LOOK)? {
+            match poll_for(&mut fds, LOOK).map_err(system)? {
                 0 => self.look_at(pid)?,
                 // What it said comes before its end, but the end may have come between the two looks of one poll.
-                _ if !fds[0].revents().is_empty() || poll_for(&mut fds[..1], Duration::ZERO)? > 0 => {
+                _ if !fds[0].revents().is_empty()
+                    || poll_for(&mut fds[..1], Duration::ZERO).map_err(system)? > 0 =>
+                {
                     return Ok(Heard::Something);
                 }
                 _ => return Ok(Heard::Exit),
@@ -80,19 +84,28 @@ pub(crate) fn has_ended(process: BorrowedFd<'_>) -> bool {
     ends_within(process, Duration::ZERO)
 }
 
-fn ends_within(process: BorrowedFd<'_>, time: Duration) -> bool {
+/// Waits until all threads of the process behind a pidfd have ended, reaped or not, and answers whether they have in this
+/// time.
+pub fn ends_within(process: BorrowedFd<'_>, time: Duration) -> bool {
     poll_for(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], time).is_ok_and(|ready| ready > 0)
 }
 
-fn poll_for(fds: &mut [PollFd<'_>], time: Duration) -> Result<usize> {
-    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) };
+/// Waits until one of the descriptors is ready, no longer than this; how many are. Allocates nothing.
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], time: Duration) -> SysResult<usize> {
+    // One that the clock cannot express never passes.
+    let deadline = Instant::now().checked_add(time);
     loop {
-        match poll(fds, Some(&time)) {
+        let left = deadline.map(|deadline| timespec(deadline.saturating_duration_since(Instant::now())));
+        match poll(fds, left.as_ref()) {
             Err(Errno::INTR) => continue,
-            Err(errno) => {
-                return Err(Error::System { doing: "wait for the process", source: errno.into() });
-            }
-            Ok(ready) => return Ok(ready),
+            other => return other,
         }
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
     }
 }

@@ -37,6 +37,34 @@ pub struct Record {
     pub late: Vec<Late>,
 }
 
+/// Cgroups as plain data, for who has to remove them when their maker is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupRecord {
+    /// As [`CgroupPaths::open`] takes it.
+    pub path: String,
+    /// Which cgroups of that name: later ones may be another container's.
+    identity: Option<u64>,
+}
+
+impl CgroupRecord {
+    pub fn of(cgroups: &CgroupPaths) -> CgroupRecord {
+        CgroupRecord { path: cgroups.record(), identity: cgroups.identity() }
+    }
+
+    /// The very cgroups; empty ones if they are gone, although others may have their name by now.
+    ///
+    /// # Errors
+    /// They cannot be opened.
+    pub fn open(&self) -> Result<CgroupPaths> {
+        let cgroups = CgroupPaths::open(&self.path)?;
+        match cgroups.identity() {
+            Some(other) if self.identity != Some(other) => Ok(cgroups.forget()),
+            _ => Ok(cgroups),
+        }
+    }
+}
+
 impl Record {
     /// Whether the values can be a container's.
     pub fn is_sound(&self) -> bool {
@@ -48,11 +76,7 @@ impl Record {
     /// # Errors
     /// They cannot be opened.
     pub fn open_cgroups(&self) -> Result<CgroupPaths> {
-        let cgroups = CgroupPaths::open(&self.cgroups)?;
-        match cgroups.identity() {
-            Some(other) if self.cgroup_identity != Some(other) => Ok(cgroups.forget()),
-            _ => Ok(cgroups),
-        }
+        CgroupRecord { path: self.cgroups.clone(), identity: self.cgroup_identity }.open()
     }
 
     /// Whether the end of its first process ends all others.

@@ -9,6 +9,7 @@ use crate::criu::{self, DESCRIPTORS, MASK};
 use crate::init::{Listener, Step};
 use crate::namespaces::Namespaces;
 use crate::paths::Kind;
+use crate::patience::ends_within;
 use crate::scheduling::MemoryPolicy;
 use crate::sys::cstrings::CStrings;
 use crate::sys::process::{self as sys, Exit, Reap};
@@ -17,16 +18,16 @@ use crate::{
     seccomp,
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How long criu may take.
-const PATIENCE: Timespec = Timespec { tv_sec: 600, tv_nsec: 0 };
+const PATIENCE: Duration = Duration::from_secs(600);
 const PIDFILE: &str = "restored.pid";
 const LOG: &str = "restore.log";
 
@@ -43,6 +44,8 @@ pub struct RestoreOptions<'a> {
     pub stdio: Stdio,
     pub seccomp_cache: Option<&'a Path>,
     pub systemd_cgroup: bool,
+    /// As for [`Container::create`].
+    pub note_cgroups: Option<crate::options::NoteCgroups<'a>>,
     /// Folder of the image files, with plain files only.
     pub image: &'a Path,
     /// Folder of criu's logs and its pid file.
@@ -72,6 +75,7 @@ impl Container {
         let manager = if options.systemd_cgroup { Manager::Systemd } else { Manager::Files };
         let (cgroups, placeholder) = CgroupPaths::create(options.spec, options.id, manager)?;
         let restored = (|| {
+            options.note_cgroups.map_or(Ok(()), |note| note(&cgroups))?;
             cgroups.enable_usual_controllers()?;
             let warnings = cgroups.limit_new(linux.resources().as_ref())?;
             let pid = run(&criu, &options, &cgroups, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
@@ -319,13 +323,13 @@ fn execute(
     let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
     let child = sys::spawn(0, group, || become_criu().map_or_else(|errno| errno.raw_os_error(), |()| 0))
         .map_err(system("clone a process for criu"))?;
-    match poll(&mut [PollFd::new(&child.pidfd, PollFlags::IN)], Some(&PATIENCE)) {
-        Ok(0) => {
+    match ends_within(child.pidfd.as_fd(), PATIENCE) {
+        false => {
             let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
             let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
             Err(failure(options, "took too long and was killed"))
         }
-        _ => match sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))? {
+        true => match sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))? {
             Exit::Code(0) => Ok(()),
             Exit::Code(code) => Err(failure(options, &format!("ended with {code}"))),
             Exit::Signal(signal) => Err(failure(options, &format!("was killed by signal {signal}"))),

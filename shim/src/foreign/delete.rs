@@ -75,7 +75,9 @@ fn end_own(path: &Path, id: &str) -> Result<()> {
     if number(&path.join(bundle::INIT_PID)).is_none() {
         return Ok(());
     }
-    longshore_runtime::cgroups::remove_orphan(&longshore_runtime::cgroups::path_of(&spec, id, false))?;
+    let recorded = std::fs::read_to_string(path.join(bundle::CGROUPS)).ok();
+    let cgroups = recorded.unwrap_or_else(|| longshore_runtime::cgroups::path_of(&spec, id, false));
+    longshore_runtime::cgroups::remove_orphan(&cgroups)?;
     Ok(longshore_runtime::run_poststop(&spec, id, path)?)
 }
 

@@ -191,6 +191,7 @@ impl Shim {
             hand_over: None,
             preserve_fds: 0,
             systemd_cgroup: options.systemd_cgroup,
+            note_cgroups: None,
         });
         let mut container = match created {
             Ok(container) => container,
@@ -225,6 +226,7 @@ impl Shim {
             stdio,
             seccomp_cache: cache.map(Path::new),
             systemd_cgroup: options.systemd_cgroup,
+            note_cgroups: None,
             image,
             work: work.map_or(image, Path::new),
             tcp_established: true,
@@ -301,6 +303,11 @@ impl Shim {
             process.io.adopt_terminal(terminal)?;
         }
         bundle::write(&place.folder, bundle::INIT_PID, process.pid.to_string().as_bytes())?;
+        if let Driver::Library(container) = &made.driver
+            && options.systemd_cgroup
+        {
+            bundle::write(&place.folder, bundle::CGROUPS, container.cgroups().record().as_bytes())?;
+        }
         if let Some(oom) = made.driver.oom_fd() {
             self.poll.add(oom, Token::Oom(serial), Flags::IN | Flags::PRI)?;
         }

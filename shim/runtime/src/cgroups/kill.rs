@@ -46,12 +46,17 @@ impl CgroupPaths {
     }
 
     fn signal_each(&self, signal: i32) -> Result<()> {
+        self.signal_listed(&self.pids()?, signal)
+    }
+
+    /// Signals those of a list that are in the cgroups: by now an id may be another process's.
+    fn signal_listed(&self, pids: &[i32], signal: i32) -> Result<()> {
         let open = |pid: i32| {
             let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
             Some((pid, pidfd))
         };
         // A few at a time, as each takes a descriptor.
-        for pids in self.pids()?.chunks(PIDFDS_MAX) {
+        for pids in pids.chunks(PIDFDS_MAX) {
             let held: Vec<_> = pids.iter().copied().filter_map(open).collect();
             // Listed again: an id that was given to another process meanwhile is not in the cgroup any more.
             let still = self.pids()?;
@@ -109,5 +114,46 @@ fn retry(deadline: Instant, remove: impl Fn() -> Result<(), Errno>) -> Result<()
             other => return other,
         }
         pause = (pause * 2).min(REMOVE_PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// Ended whatever becomes of the test.
+    struct Sleeper(Child);
+
+    impl Drop for Sleeper {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn an_id_that_went_to_another_process_is_not_signalled() {
+        let name = format!("longshore-test-kill-{}", std::process::id());
+        let host = crate::cgroups::host::detect().unwrap();
+        let folders: Vec<_> = host.hierarchies.iter().map(|hierarchy| hierarchy.root.join(&name)).collect();
+        let Some(Ok(())) = folders.iter().map(std::fs::create_dir).reduce(Result::and) else {
+            eprintln!("skipped: no cgroups may be made here");
+            return;
+        };
+        let cgroups = CgroupPaths::open(&format!("/{name}")).unwrap();
+        let mut sleeper = Sleeper(Command::new("sleep").arg("60").spawn().unwrap());
+        let listed = [sleeper.0.id() as i32];
+        cgroups.signal_listed(&listed, libc::SIGKILL).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let spared = sleeper.0.try_wait().unwrap().is_none();
+        for folder in &folders {
+            let _ = std::fs::write(folder.join("cgroup.procs"), listed[0].to_string());
+        }
+        cgroups.signal_listed(&listed, libc::SIGKILL).unwrap();
+        let ended = sleeper.0.wait().is_ok();
+        drop(sleeper);
+        cgroups.remove().unwrap();
+        assert!(spared && ended, "spared {spared}, ended {ended}");
     }
 }

@@ -58,6 +58,8 @@ pub struct CgroupPaths {
     groups: Vec<Group>,
     /// Who made them, if it was systemd.
     unit: Option<Unit>,
+    /// Whether one of them was there before.
+    existed: bool,
 }
 
 /// How a new container's cgroups are made.
@@ -110,7 +112,7 @@ impl CgroupPaths {
                 Err(errno) => return Err(io("open the cgroup", full, errno)),
             }
         }
-        Ok(CgroupPaths { path, mode: host.mode, groups, unit: None })
+        Ok(CgroupPaths { path, mode: host.mode, groups, unit: None, existed: true })
     }
 
     fn reopen(record: &str) -> Result<CgroupPaths> {
@@ -136,7 +138,7 @@ impl CgroupPaths {
     pub fn of_process(pid: i32) -> Result<CgroupPaths> {
         let host = host::detect()?;
         let (theirs, ours) = (paths_of(&format!("/proc/{pid}/cgroup"))?, paths_of("/proc/self/cgroup")?);
-        let mut found = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new(), unit: None };
+        let mut found = CgroupPaths::none(host.mode);
         for hierarchy in host.hierarchies {
             let same = |(controllers, _): &&(String, String)| *controllers == hierarchy.controllers;
             let Some((_, path)) = theirs.iter().find(same) else { continue };
@@ -150,6 +152,15 @@ impl CgroupPaths {
             }
         }
         Ok(found)
+    }
+
+    fn none(mode: Mode) -> CgroupPaths {
+        CgroupPaths { path: String::new(), mode, groups: Vec::new(), unit: None, existed: true }
+    }
+
+    /// Whether they may be another container's, too: one of them was there when they were made, or all when they were opened.
+    pub fn existed(&self) -> bool {
+        self.existed
     }
 
     /// Goes on with a cgroup below, in the hierarchy of one controller; without a name in the unified one.
@@ -199,7 +210,7 @@ impl CgroupPaths {
         manager: Manager,
     ) -> Result<(CgroupPaths, Option<Placeholder>)> {
         let host = host::detect()?;
-        let mut made = CgroupPaths { path: String::new(), mode: host.mode, groups: Vec::new(), unit: None };
+        let mut made = CgroupPaths { existed: false, ..CgroupPaths::none(host.mode) };
         let mut placeholder = None;
         match manager {
             Manager::Files => made.path = relative(&path_of(spec, id, false))?,
@@ -212,7 +223,10 @@ impl CgroupPaths {
         }
         for hierarchy in host.hierarchies {
             match create_one(hierarchy, &made.path, manager) {
-                Ok(group) => made.groups.push(group),
+                Ok((group, before)) => {
+                    made.groups.push(group);
+                    made.existed |= before == Made::Before;
+                }
                 // An ordinary user has those that were given to him, or none.
                 Err(error) if crate::rootless::does_without_cgroups() && is_refusal(&error) => {}
                 Err(error) => {
@@ -316,6 +330,12 @@ impl CgroupPaths {
             {
                 first = Err(io("remove the cgroup", full, errno));
             }
+            // The parent that we have made goes with the last one in it.
+            if let Some((DEFAULT_PARENT_NAME, name)) = self.path.split_once('/')
+                && !name.contains('/')
+            {
+                let _ = rustix::fs::rmdir(group.root.join(DEFAULT_PARENT_NAME));
+            }
         }
         first
     }
@@ -323,6 +343,7 @@ impl CgroupPaths {
 
 /// Where cgroups go if the config does not say.
 const DEFAULT_PARENT: &str = "/longshore";
+const DEFAULT_PARENT_NAME: &str = "longshore";
 
 /// Where the cgroups of a container with this config are.
 pub fn path_of(spec: &Spec, id: &str, by_systemd: bool) -> String {
@@ -412,12 +433,12 @@ fn io(doing: &'static str, path: PathBuf, errno: Errno) -> Error {
     Error::Io { doing, path, source: errno.into() }
 }
 
-fn create_one(hierarchy: HostHierarchy, path: &str, manager: Manager) -> Result<Group> {
+fn create_one(hierarchy: HostHierarchy, path: &str, manager: Manager) -> Result<(Group, Made)> {
     let full = hierarchy.root.join(path);
-    let existed = make(&hierarchy, path, &full)? == Made::Before;
+    let made = make(&hierarchy, path, &full)?;
     let dir = open_dir(&full).map_err(|errno| io("open the cgroup", full.clone(), errno))?;
     let group = Group { controllers: hierarchy.controllers, root: hierarchy.root, dir };
-    if existed && manager == Manager::Files && !read::pids_of(group.dir())?.is_empty() {
+    if made == Made::Before && manager == Manager::Files && !read::pids_of(group.dir())?.is_empty() {
         return Err(Error::InvalidSpec {
             field: "linux.cgroupsPath".into(),
             why: format!("{full:?} exists and has processes in it; choose another, or end them"),
@@ -426,7 +447,7 @@ fn create_one(hierarchy: HostHierarchy, path: &str, manager: Manager) -> Result<
     if group.has("cpuset") {
         limits::inherit_cpuset(&group.root, &full)?;
     }
-    Ok(group)
+    Ok((group, made))
 }
 
 /// Whether a cgroup is new.

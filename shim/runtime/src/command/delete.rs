@@ -5,10 +5,7 @@ use super::error::{Error, Result};
 use super::limits;
 use super::store::{self, Folder, State, Status};
 use super::{Global, Verb};
-use longshore_runtime::cgroups;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 pub const VERB: Verb = Verb {
     name: "delete",
@@ -54,18 +51,11 @@ fn delete(global: &Global, id: &str, force: bool) -> Result<()> {
     if !force && matches!(status, Status::Running | Status::Paused) {
         return Err(Error::NotStopped { id: id.into(), status: status.name() });
     }
-    end(&global.root, &folder, &state)
+    end(global, &folder, &state)
 }
 
-/// Whether another container below this root is in the cgroup.
-fn is_named_by_another(root: &Path, id: &str, path: &str) -> bool {
-    let others = store::ids(root).unwrap_or_default().into_iter().filter(|other| other != id);
-    let record = |other: String| store::open(root, &other).ok()?.read().ok()?.container;
-    let same = |named: &str| named.trim_matches('/') == path.trim_matches('/');
-    others.filter_map(record).any(|record| same(&record.cgroups))
-}
-
-fn end(root: &Path, folder: &Folder, state: &State) -> Result<()> {
+fn end(global: &Global, folder: &Folder, state: &State) -> Result<()> {
+    let root = &global.root;
     let config = folder.config();
     match &state.container {
         Some(record) => {
@@ -82,27 +72,27 @@ fn end(root: &Path, folder: &Folder, state: &State) -> Result<()> {
             }
         }
         None => {
-            // Its creator ended half-way: what it may have made has the name that the config gives.
-            if let Ok(config) = &config {
-                let path = cgroups::path_of(config, &state.id, state.systemd_cgroup);
-                if !is_named_by_another(root, &state.id, &path) {
-                    cgroups::remove_orphan(&path)?;
-                }
+            // Its creator ended half-way. What it had not noted it had not made, whoever has that name.
+            let made = state.cgroups.as_ref();
+            if let Some(made) = made.filter(|made| store::owner_of(root, &made.path, &state.id).is_none()) {
+                let cgroups = made.open()?;
+                cgroups.kill_all(libc::SIGKILL)?;
+                cgroups.remove()?;
             }
         }
     }
     folder.remove()?;
-    Ok(longshore_runtime::run_poststop(&config?, &state.id, &state.bundle)?)
+    if let Err(error) = longshore_runtime::run_poststop(&config?, &state.id, &state.bundle) {
+        // The container is gone all the same, as the specification wants it.
+        global.log.warn(&error.to_string());
+    }
+    Ok(())
 }
 
 /// Waits until a killed process has ended, reaped or not.
 fn wait(pidfd: std::os::fd::BorrowedFd<'_>) -> Result<()> {
-    let patience = Timespec { tv_sec: limits::KILL.as_secs() as i64, tv_nsec: 0 };
-    loop {
-        match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&patience)) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Ok(0) => return Err(Error::StillRunning),
-            other => return other.map(drop).map_err(Error::system("wait for the container to end")),
-        }
+    match longshore_runtime::ends_within(pidfd, limits::KILL) {
+        true => Ok(()),
+        false => Err(Error::StillRunning),
     }
 }

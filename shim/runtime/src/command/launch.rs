@@ -7,6 +7,7 @@ use super::error::{Error, Result};
 use super::notify::Notify;
 use super::store::{self, Folder, State};
 use super::{Global, config, console, limits, pidfile};
+use longshore_runtime::cgroups::CgroupPaths;
 use longshore_runtime::handover::Handover;
 use longshore_runtime::{Container, CreateOptions, Stdio};
 use std::os::fd::AsFd;
@@ -144,6 +145,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
         global.log.warn(&warning);
     }
     let terminal = config::wants_terminal(bundle.spec.process().as_ref());
+    let note = |cgroups: &CgroupPaths| folder.note(&global.root, &state, cgroups);
     let container = Container::create(CreateOptions {
         id,
         bundle: &state.bundle,
@@ -157,6 +159,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
         hand_over: if stay == Stay::Create { Some(Handover::make(folder.fd())?) } else { None },
         preserve_fds: passed.all,
         systemd_cgroup: global.systemd_cgroup,
+        note_cgroups: Some(&note),
     })?;
     let mut made = Made::new(container);
     let container = made.container()?;

@@ -66,17 +66,18 @@ fn restore(global: &Global, args: &Args) -> Result<i32> {
     {
         global.log.warn(&format!("cannot become a subreaper: {errno}"));
     }
-    let signals = if args.has("detach") { None } else { Some(Signals::catch()?) };
     let mut launched = make(global, args)?;
-    let outcome = launched.container.start().map_err(Error::from).and_then(|()| match &signals {
-        None => Ok(0),
-        Some(signals) => {
-            launched.folder.unlock();
-            let watched = Watched { pid: launched.container.pid(), pidfd: launched.container.pidfd() };
-            foreground::stay(&watched, signals, None, &global.log)
-        }
+    let stays = !args.has("detach");
+    // Not before: while the container is being restored, signals end this command as any other.
+    let signals = if stays { Signals::catch().map(Some) } else { Ok(None) };
+    let outcome = signals.and_then(|signals| {
+        launched.container.start()?;
+        let Some(signals) = &signals else { return Ok(0) };
+        launched.folder.unlock();
+        let watched = Watched { pid: launched.container.pid(), pidfd: launched.container.pidfd() };
+        foreground::stay(&watched, signals, None, &global.log)
     });
-    if signals.is_some() || outcome.is_err() {
+    if stays || outcome.is_err() {
         run::end(global, launched);
     }
     outcome
@@ -102,6 +103,7 @@ fn make(global: &Global, args: &Args) -> Result<Launched> {
         stdio: if terminal { Stdio::Terminal } else { launch::own_stdio()? },
         seccomp_cache: Some(&store::seccomp_cache(&global.root)),
         systemd_cgroup: global.systemd_cgroup,
+        note_cgroups: Some(&|cgroups| folder.note(&global.root, &state, cgroups)),
         image,
         work: args.filled("work-path").map_or(image, Path::new),
         tcp_established: args.has("tcp-established"),

@@ -16,9 +16,7 @@ pub const VERB: Verb = Verb {
 };
 
 fn run(global: &Global, args: &Args) -> Result<i32> {
-    let folder = store::open(&global.root, args.id()?)?;
-    folder.lock()?;
-    let state = folder.read()?;
+    let (folder, state) = store::locked(&global.root, args.id()?)?;
     let record = state.container.as_ref().ok_or(Error::NotPaused)?;
     match folder.status(&state)? {
         Status::Paused => record.open_cgroups()?.thaw()?,

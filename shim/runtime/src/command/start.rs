@@ -19,9 +19,7 @@ pub const VERB: Verb = Verb {
 };
 
 fn run(global: &Global, args: &Args) -> Result<i32> {
-    let folder = store::open(&global.root, args.id()?)?;
-    folder.lock()?;
-    let state = folder.read()?;
+    let (folder, state) = store::locked(&global.root, args.id()?)?;
     match folder.status(&state)? {
         Status::Created => {}
         Status::Stopped => return Err(Error::Status("cannot start a container that has stopped")),

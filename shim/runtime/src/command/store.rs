@@ -5,7 +5,8 @@
 
 use super::error::{Error, Result};
 use super::limits;
-use longshore_runtime::{Record, handover};
+use longshore_runtime::cgroups::CgroupPaths;
+use longshore_runtime::{CgroupRecord, Record, handover};
 use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
@@ -52,6 +53,9 @@ pub struct State {
     pub systemd_cgroup: bool,
     /// Whether `start` has hooks to run.
     pub has_poststart: bool,
+    /// What has been made of cgroups for a container that is being made.
+    #[serde(default)]
+    pub cgroups: Option<CgroupRecord>,
     /// None as long as the container is being made.
     pub container: Option<Record>,
 }
@@ -69,8 +73,15 @@ impl State {
             annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             systemd_cgroup,
             has_poststart: spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()).is_some(),
+            cgroups: None,
             container: None,
         }
+    }
+
+    /// The cgroups that it has, or is about to have.
+    fn cgroups(&self) -> Option<&str> {
+        let made = self.container.as_ref().map(|record| record.cgroups.as_str());
+        made.or(self.cgroups.as_ref().map(|record| record.path.as_str()))
     }
 }
 
@@ -168,6 +179,24 @@ pub fn ids(root: &Path) -> Result<Vec<String>, std::io::Error> {
     Ok(ids)
 }
 
+/// The folder of a container, locked, with what is kept of it.
+pub fn locked(root: &Path, id: &str) -> Result<(Folder, State)> {
+    let folder = open(root, id)?;
+    folder.lock()?;
+    let state = folder.read()?;
+    Ok((folder, state))
+}
+
+/// Another container below this root that has these cgroups.
+pub fn owner_of(root: &Path, cgroups: &str, but: &str) -> Option<String> {
+    let trim = |path: &str| path.trim_matches('/').to_owned();
+    let has = |id: &String| {
+        let state = open(root, id).and_then(|folder| folder.read());
+        state.is_ok_and(|state| state.cgroups().is_some_and(|other| trim(other) == trim(cgroups)))
+    };
+    ids(root).unwrap_or_default().into_iter().filter(|id| id != but).find(has)
+}
+
 impl Folder {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
@@ -260,6 +289,25 @@ impl Folder {
         let bytes = serde_json::to_vec(state)
             .map_err(|source| Error::Json { path: self.path.join(STATE), source })?;
         self.write_file(STATE, &bytes)
+    }
+
+    /// Keeps what was made of cgroups for a container that does not exist yet. They must be nobody else's.
+    pub fn note(&self, root: &Path, state: &State, made: &CgroupPaths) -> longshore_runtime::Result<()> {
+        let record = CgroupRecord::of(made);
+        let noted = State { cgroups: Some(record.clone()), ..state.clone() };
+        self.write(&noted).map_err(|error| longshore_runtime::Error::Io {
+            doing: "keep the container's state in",
+            path: self.path.clone(),
+            source: std::io::Error::other(error),
+        })?;
+        // New ones cannot be another container's.
+        let owner = made.existed().then(|| owner_of(root, &record.path, &self.id)).flatten();
+        owner.map_or(Ok(()), |owner| {
+            Err(longshore_runtime::Error::InvalidSpec {
+                field: "linux.cgroupsPath".into(),
+                why: format!("container {owner:?} has this cgroup; delete it, or choose another cgroup"),
+            })
+        })
     }
 
     /// What is kept of the container, checked.

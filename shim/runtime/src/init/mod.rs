@@ -9,7 +9,7 @@ mod credentials;
 pub(crate) mod describe;
 mod mounting;
 mod program;
-pub(crate) use mounting::clone_tree;
+pub(crate) use mounting::{clone_tree, configure};
 pub(crate) use program::HOME_SLOT;
 mod run;
 mod terminal;
@@ -33,6 +33,16 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Lets what later steps need outlive the birth of the process that does them.
+    pub(crate) fn keep_over_birth(&mut self) {
+        let needed: Vec<i32> = self.steps.iter().flat_map(Step::needs).collect();
+        for step in &mut self.steps {
+            if let Step::BeBorn { keep, .. } = step {
+                keep.clone_from(&needed);
+            }
+        }
+    }
+
     /// Lets go of the steps that the child has behind it, and with them of the parent's copies of descriptors.
     pub(crate) fn forget_done(&mut self) {
         let gate = self.steps.iter().position(Step::is_gate).unwrap_or(0);
@@ -225,6 +235,16 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    /// Descriptors of the parent that it needs.
+    fn needs(&self) -> Vec<i32> {
+        use rustix::fd::AsRawFd;
+        match self {
+            Step::Stdio { fds, .. } => fds.iter().map(AsRawFd::as_raw_fd).collect(),
+            Step::Wait(handover) => handover.fds().to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Whether everything before it belongs to `create`, and everything after it to `start`.
     pub(crate) fn is_gate(&self) -> bool {
         matches!(self, Step::Ask(Request::Gate) | Step::Wait(_))

@@ -47,7 +47,8 @@ fn new_file_system(
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::from_bits_retain(attributes as u32))
 }
 
-fn configure(context: &OwnedFd, parameters: &[(CString, Option<CString>)]) -> SysResult<()> {
+/// Tells a file system that is being made what it is to be.
+pub(crate) fn configure(context: &OwnedFd, parameters: &[(CString, Option<CString>)]) -> SysResult<()> {
     for (key, value) in parameters {
         match value {
             Some(value) => fsconfig_set_string(context, key.as_c_str(), value.as_c_str())?,

@@ -73,7 +73,10 @@ fn follow(
     for (index, step) in steps.iter().enumerate().skip(first) {
         let done = match step {
             Step::BeBorn { first, keep } => {
-                let rest = || follow(child, steps, index + 1, program, channel);
+                let rest = || {
+                    child.forget();
+                    follow(child, steps, index + 1, program, channel)
+                };
                 match bear(*first, keep, channel, rest) {
                     Ok(()) => return 0,
                     Err(errno) => Err(errno.into()),
@@ -118,6 +121,11 @@ fn fail(channel: &Channel, step: usize, trouble: Trouble) -> i32 {
 }
 
 impl Child {
+    /// Lets go of descriptors that were closed by number, without closing their numbers again.
+    fn forget(&mut self) {
+        std::mem::forget(std::mem::take(self));
+    }
+
     /// The root of the container for looking up paths: a descriptor before the pivot, `/` afterwards.
     pub(super) fn with_root<T>(
         &self,

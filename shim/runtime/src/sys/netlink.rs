@@ -28,6 +28,13 @@ pub(crate) struct Socket {
     sequence: u32,
 }
 
+/// A device as the kernel has told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) is_up: bool,
+}
+
 /// An address of a device, as the kernel has told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -81,15 +88,22 @@ impl Socket {
 
     /// The index of the device with this name.
     pub(crate) fn index_of(&mut self, name: &str) -> SysResult<u32> {
+        self.link(name).map(|link| link.index)
+    }
+
+    /// The device with this name.
+    pub(crate) fn link(&mut self, name: &str) -> SysResult<Link> {
         let mut body = vec![0; LINK_BODY];
         attribute(&mut body, libc::IFLA_IFNAME, &with_nul(name));
-        let mut index = None;
+        let mut found = None;
         self.ask(libc::RTM_GETLINK, NLM_F_ACK, &body, |kind, body| {
-            if kind == libc::RTM_NEWLINK {
-                index = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+            let word =
+                |at: usize| body.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+            if let (libc::RTM_NEWLINK, Some(index), Some(flags)) = (kind, word(4), word(8)) {
+                found = Some(Link { index, is_up: flags & libc::IFF_UP as u32 != 0 });
             }
         })?;
-        index.ok_or(Errno::NODEV)
+        found.ok_or(Errno::NODEV)
     }
 
     /// The permanent addresses of global scope of a device.

@@ -129,6 +129,39 @@ fn readiness_is_passed_on_to_the_host() {
 }
 
 #[test]
+fn a_host_that_does_not_listen_to_readiness_holds_nobody_up_for_ever() {
+    let mut bundle = Bundle::new("sleep 1000");
+    bundle.spec["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/run");
+    bundle.write();
+    let host = bundle.dir.path().join("host.sock");
+    let socket = UnixDatagram::bind(&host).unwrap();
+    // Nothing more goes in.
+    let flood = UnixDatagram::unbound().unwrap();
+    flood.set_nonblocking(true).unwrap();
+    while flood.send_to(b"x", &host).is_ok() {}
+    let with = |words: &[&str]| {
+        let mut command = bundle.command(words);
+        command.env("NOTIFY_SOCKET", &host);
+        command
+    };
+    assert_eq!(done(with(&["create", "c"])).code, 0);
+    let mut start = with(&["start", "c"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let folder = bundle.folder().join("notify");
+    eventually("the container's socket is there", || folder.join("notify.sock").exists());
+    let dir = File::open(&folder).unwrap();
+    let inside = UnixDatagram::unbound().unwrap();
+    inside.send_to(b"READY=1", format!("/proc/self/fd/{}/notify.sock", dir.as_raw_fd())).unwrap();
+    let began = std::time::Instant::now();
+    assert!(!start.wait().unwrap().success());
+    assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
+    let mut text = String::new();
+    std::io::Read::read_to_string(start.stderr.as_mut().unwrap(), &mut text).unwrap();
+    assert!(text.contains("tell that the container is ready"), "{text}");
+    assert_eq!(bundle.state()["status"], "running");
+    drop(socket);
+}
+
+#[test]
 fn a_log_that_cannot_be_opened_is_an_error() {
     let bundle = Bundle::new("true");
     let done = bundle.run(&["--log", "/nonexistent/log", "state", "c"]);

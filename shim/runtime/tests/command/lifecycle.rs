@@ -148,3 +148,16 @@ fn poststart_hooks_run_in_start_and_poststop_hooks_in_delete() {
     bundle.ok(&["delete", "--force", "c"]);
     assert!(poststop.exists());
 }
+
+#[test]
+fn a_failing_poststop_hook_is_a_warning() {
+    let mut bundle = Bundle::new("true");
+    bundle.spec["hooks"] = json!({ "poststop": [{ "path": "/bin/false" }] });
+    bundle.write();
+    bundle.ok(&["create", "c"]);
+    let done = bundle.run(&["delete", "--force", "c"]);
+    assert!(
+        done.code == 0 && done.stderr.contains("level=warn") && done.stderr.contains("poststop"),
+        "{done:?}"
+    );
+}

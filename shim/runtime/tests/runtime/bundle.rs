@@ -125,6 +125,7 @@ impl Bundle {
             hand_over: None,
             preserve_fds: 0,
             systemd_cgroup: self.systemd,
+            note_cgroups: None,
         })
     }
 

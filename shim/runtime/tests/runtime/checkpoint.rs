@@ -63,6 +63,7 @@ fn restore(bundle: &Bundle, image: &Path, stdio: &Files) -> Result<Running, Erro
         stdio,
         seccomp_cache: None,
         systemd_cgroup: bundle.systemd,
+        note_cgroups: None,
         image,
         work: image,
         tcp_established: false,

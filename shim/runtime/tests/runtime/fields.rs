@@ -375,6 +375,30 @@ fn network_devices_move_with_their_addresses() {
 }
 
 #[test]
+fn network_devices_come_back_if_the_container_does_not_come_to_be() {
+    in_a_network_of_its_own(|| {
+        let script = "ip link add lt0 type veth peer name lt1 && ip link add lt2 type veth peer name lt3 && ip addr add 10.91.0.1/24 dev lt0 && ip link set lt0 up && ip link set lt1 up";
+        assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
+        let show = |device: &str| {
+            let output = Command::new("ip").args(["addr", "show", "dev", device]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let mut bundle = Bundle::new("");
+        bundle.args(&["/no/such/program"]);
+        bundle.spec["linux"]["netDevices"] = json!({ "lt0": { "name": "inside" }, "lt2": {} });
+        assert!(matches!(bundle.failure(), Error::Exec { .. }));
+        let (first, second) = (show("lt0"), show("lt2"));
+        assert!(first.contains("10.91.0.1/24") && first.contains(",UP"), "{first}");
+        assert!(second.contains("lt2") && !second.contains(",UP"), "{second}");
+        // One of two cannot be moved: the other one stays.
+        bundle.spec["linux"]["netDevices"] = json!({ "lt0": { "name": "same" }, "lt2": { "name": "same" } });
+        assert_eq!(invalid_field(&bundle.failure()), "linux.netDevices[\"lt2\"]");
+        let first = show("lt0");
+        assert!(first.contains("10.91.0.1/24") && first.contains(",UP"), "{first}");
+    });
+}
+
+#[test]
 fn network_devices_keep_or_are_given_their_names() {
     in_a_network_of_its_own(|| {
         let script = "ip link add lt0 type veth peer name lt1";

@@ -55,6 +55,9 @@ fn joined_by_path() {
         assert_eq!(inode(&other, kind), inode(&pid.to_string(), kind), "{kind}");
     }
     let output = joined.wait_for_output("joined");
+    let session = std::fs::read_to_string(format!("/proc/{other}/stat")).unwrap();
+    let session: Vec<&str> = session.rsplit(") ").next().unwrap().split(' ').collect();
+    assert_eq!(session[3], other, "a session of its own: {session:?}");
     // The first container's process, its own shell, ls and grep.
     assert_eq!(output.lines().next().unwrap(), "4", "{output}");
     // Our own processes are still born where we are.

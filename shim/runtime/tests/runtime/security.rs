@@ -28,18 +28,23 @@ fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
     running.kill();
 }
 
+/// A container's program that stops every process which appears beside it, and then looks into it.
+fn stop_and_look(secret: &std::path::Path) -> String {
+    format!(
+        "echo ready; while :; do i=2; while [ $i -lt 400 ]; do i=$((i+1)); kill -STOP $i 2>/dev/null || continue; \
+         cat /proc/$i/root{} && echo LEAK; echo x > /proc/$i/root{0}.2 && echo LEAK; \
+         for f in /proc/$i/fd/*; do readlink $f; done; echo stopped; kill -KILL $i; done; done",
+        secret.display()
+    )
+}
+
 /// A container that stops every process which appears beside it, and then looks into it with all rights that a debugger has.
 #[test]
 fn cve_2016_9962_a_stopped_exec_shows_nothing_of_the_host_and_holds_nobody_up() {
     let mut bundle = Bundle::new("");
     let secret = bundle.dir.path().join("secret");
     std::fs::write(&secret, "host\n").unwrap();
-    let attack = format!(
-        "echo ready; while :; do i=2; while [ $i -lt 400 ]; do i=$((i+1)); kill -STOP $i 2>/dev/null || continue; \
-         cat /proc/$i/root{} && echo LEAK; echo x > /proc/$i/root{0}.2 && echo LEAK; \
-         for f in /proc/$i/fd/*; do readlink $f; done; echo stopped; kill -KILL $i; done; done",
-        secret.display()
-    );
+    let attack = stop_and_look(&secret);
     bundle.args(&["/bin/sh", "-c", &attack]);
     let all = json!(["CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SYS_PTRACE"]);
     bundle.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
@@ -55,6 +60,47 @@ fn cve_2016_9962_a_stopped_exec_shows_nothing_of_the_host_and_holds_nobody_up() 
     let seen = running.stdout();
     running.kill();
     assert!(failed > 0, "no exec was ever met before it was its program: {seen}");
+    assert!(seen.contains("stopped") && !seen.contains("LEAK") && !seen.contains("host\n"), "{seen}");
+    assert!(!seen.contains("/sys/fs/cgroup") && !seen.contains("cgroup.procs"), "{seen}");
+    assert!(!secret.with_extension("2").exists());
+}
+
+/// The same attack on the first process of another container that joins the attacker's process ids, as in a pod.
+#[test]
+fn cve_2016_9962_a_container_that_joins_process_ids_shows_nothing_of_the_host() {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = kernel.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next().unwrap(), numbers.next().unwrap()) < (6, 18) {
+        eprintln!("skipped: before Linux 6.18 a procfs is made by a process in its pid namespace");
+        return;
+    }
+    let mut bundle = Bundle::new("");
+    let secret = bundle.dir.path().join("secret");
+    std::fs::write(&secret, "host\n").unwrap();
+    bundle.args(&["/bin/sh", "-c", &stop_and_look(&secret)]);
+    let all = json!(["CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SYS_PTRACE"]);
+    bundle.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let (mut met, until) = (0, Instant::now() + Duration::from_secs(20));
+    while met < 5 && Instant::now() < until {
+        let mut second = Bundle::new("ls /proc/self/root/bin/sh && echo mine; ls -d /proc/1 && echo ours");
+        second.remove_namespace("pid");
+        let path = format!("/proc/{}/ns/pid", running.container().pid());
+        second.spec["linux"]["namespaces"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({ "type": "pid", "path": path }));
+        let began = Instant::now();
+        let outcome = second.create().and_then(|mut other| other.container().start().map(|()| other));
+        // Killed while it was being set up, or as its program.
+        let killed = outcome.map_or(true, |other| other.finish().code != 0);
+        met += usize::from(killed);
+        assert!(began.elapsed() < Duration::from_secs(15), "a create was held up for {:?}", began.elapsed());
+    }
+    let seen = running.stdout();
+    running.kill();
+    assert!(met > 0, "no container was ever met: {seen}");
     assert!(seen.contains("stopped") && !seen.contains("LEAK") && !seen.contains("host\n"), "{seen}");
     assert!(!seen.contains("/sys/fs/cgroup") && !seen.contains("cgroup.procs"), "{seen}");
     assert!(!secret.with_extension("2").exists());
