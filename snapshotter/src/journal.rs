@@ -143,12 +143,6 @@ impl Journal {
         self.suspect = true;
     }
 
-    /// Appends go to `file` from here on: one whose writes the test holds up.
-    #[cfg(test)]
-    pub fn write_into(&mut self, file: File) {
-        self.file = Arc::new(file);
-    }
-
     /// Adds one line. On failure the file is as before.
     pub fn append(&mut self, changes: &[Change], room: Room) -> Result<u64> {
         let line = encode(changes).map_err(Error::io("encode a record of", &self.path))?;
