@@ -1,14 +1,17 @@
-//! Commands of other OCI runtimes, which run while the loop goes on, and the requests that wait for them.
+//! Commands of other OCI runtimes, which run while the loop goes on, what our own waits for others in, and the requests that
+//! wait for them.
 //!
 //! What always holds: a process has one command at a time, except that nothing makes a SIGKILL wait; what is asked of it meanwhile is
 //! done afterwards, in the order in which it came; a command ends by itself, or is killed when its time is up; what was to
 //! come after it comes in any case, whether its caller is still there or not.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use longshore_proto::ttrpc::{Flags, Request};
 use prost::Message;
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
 use crate::connection::Open;
@@ -38,6 +41,8 @@ type Then = Box<dyn FnOnce(&mut Shim, Result<()>)>;
 enum State {
     Waiting(Box<Order>),
     Running(Box<Running>),
+    /// The runtime library is at work in a thread; the end of this pipe is its end.
+    Beside(OwnedFd),
 }
 
 struct Job {
@@ -88,8 +93,23 @@ impl Commands {
     fn running(&self) -> impl Iterator<Item = (u32, &Running)> {
         self.jobs.iter().filter_map(|(number, job)| match &job.state {
             State::Running(running) => Some((*number, &**running)),
-            State::Waiting(_) => None,
+            State::Waiting(_) | State::Beside(_) => None,
         })
+    }
+
+    fn take_number(&mut self) -> u32 {
+        while self.jobs.contains_key(&self.next) {
+            self.next = self.next.wrapping_add(1);
+        }
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        number
+    }
+
+    /// Whether a process may come to be that is not known yet.
+    fn may_leave_a_process(&self) -> bool {
+        let beside = self.jobs.values().any(|job| matches!(job.state, State::Beside(_)));
+        beside || self.running().any(|(_, running)| running.leaves() == Leaves::Process)
     }
 
     /// Forgets requests of callers that are gone.
@@ -149,11 +169,7 @@ impl Shim {
             let limit = limits::COMMANDS_WAITING;
             return then(self, Err(Error::Limit { what: "commands of OCI runtimes that wait", limit }));
         }
-        while self.commands.jobs.contains_key(&self.commands.next) {
-            self.commands.next = self.commands.next.wrapping_add(1);
-        }
-        let number = self.commands.next;
-        self.commands.next = number.wrapping_add(1);
+        let number = self.commands.take_number();
         let room = if order.verb == KILL { 2 * limits::COMMANDS } else { limits::COMMANDS };
         let leaves = order.leaves;
         let job = Job { state: State::Waiting(order), turn, leaves, then: Box::new(then) };
@@ -161,6 +177,54 @@ impl Shim {
         if running < room {
             self.run_command(number);
         }
+    }
+
+    /// Has a thread do what the runtime library may take long for, because it waits for somebody else's program. `then` comes in
+    /// any case.
+    pub fn beside<T: Send + 'static>(
+        &mut self,
+        turn: Turn,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T>) + 'static,
+    ) {
+        let number = self.commands.take_number();
+        let (send, outcome) = std::sync::mpsc::channel();
+        let began = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).and_then(
+            |(ended, end)| {
+                let work = move || {
+                    let _ = send.send(work());
+                    drop(end);
+                };
+                std::thread::Builder::new().stack_size(limits::THREAD_STACK).spawn(work)?;
+                Ok(ended)
+            },
+        );
+        let ended = match began {
+            Ok(ended) => ended,
+            Err(source) => return then(self, Err(Error::System { doing: "start a thread", source })),
+        };
+        // It cannot fail for a new pipe, but for lack of memory; then the outcome is waited for.
+        let heard = self.poll.add(&ended, Token::Command(number), Ready::IN);
+        let lost = Error::System { doing: "run a thread", source: std::io::ErrorKind::Interrupted.into() };
+        let then = move |shim: &mut Self, _: Result<()>| then(shim, outcome.recv().unwrap_or(Err(lost)));
+        let state = State::Beside(ended);
+        let job = Job { state, turn, leaves: Leaves::Process, then: Box::new(then) };
+        self.commands.jobs.insert(number, job);
+        if heard.is_err() {
+            self.beside_ended(number);
+        }
+    }
+
+    fn beside_ended(&mut self, number: u32) {
+        let Some(Job { state: State::Beside(ended), turn, then, .. }) = self.commands.jobs.remove(&number)
+        else {
+            return;
+        };
+        self.poll.remove(&ended);
+        then(self, Ok(()));
+        self.turn_is_over(&turn);
+        // What has ended meanwhile, and was left because it might have been what is known now.
+        self.reap();
     }
 
     fn run_command(&mut self, number: u32) {
@@ -187,6 +251,9 @@ impl Shim {
 
     /// A command says something.
     pub fn on_command(&mut self, number: u32) {
+        if matches!(self.commands.jobs.get(&number), Some(Job { state: State::Beside(_), .. })) {
+            return self.beside_ended(number);
+        }
         let mut scratch = self.take_scratch();
         if let Some(Job { state: State::Running(running), .. }) = self.commands.jobs.get_mut(&number)
             && running.hear(&mut scratch) == Heard::All
@@ -272,7 +339,7 @@ impl Shim {
     /// While a command may leave a process that is not known yet, only known ones are taken: the end of a process that is known
     /// too late would be lost. One that is being started ends, for us, after that.
     pub fn next_ended(&self) -> Option<(i32, WaitStatus)> {
-        if self.commands.running().all(|(_, running)| running.leaves() == Leaves::Nothing) {
+        if !self.commands.may_leave_a_process() {
             let ended = rustix::process::wait(WaitOptions::NOHANG).ok().flatten();
             return ended.map(|(pid, status)| (pid.as_raw_nonzero().get(), status));
         }

@@ -97,6 +97,9 @@ pub const WAITING_REQUESTS: usize = 1 << 20;
 /// How long a checkpoint or restore by another OCI runtime may take.
 pub const RUNTIME_CHECKPOINT: Duration = Duration::from_secs(600);
 
+/// Stack of a thread in which the runtime library waits for hooks or criu, in bytes.
+pub const THREAD_STACK: usize = 512 << 10;
+
 /// Bytes that are read of the log of a command of another OCI runtime.
 pub const RUNTIME_TEXT: u64 = 1 << 20;
 

@@ -76,6 +76,14 @@ impl Container {
         crate::start::start_container(self)
     }
 
+    /// Takes out what [`Container::start`] would do, if hooks are part of it.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn opening(&mut self) -> Result<Option<crate::Opening>> {
+        crate::start::Opening::of(self)
+    }
+
     /// Process id of the first process as the caller sees it.
     pub fn pid(&self) -> i32 {
         self.init.pid

@@ -62,6 +62,7 @@ pub use record::{CgroupRecord, Record, signal};
 pub use restore::RestoreOptions;
 pub use rootfs::mount_on_host;
 pub use seccomp::libseccomp_version;
+pub use start::Opening;
 
 /// The version of the runtime specification that this crate speaks.
 pub(crate) const SPEC_VERSION: &str = "1.3.0";

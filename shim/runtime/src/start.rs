@@ -1,5 +1,7 @@
 //! Opening the gate: the process becomes its program, or says why it cannot.
 
+use crate::hooks::HookList;
+use crate::init::Step;
 use crate::init::channel::Report;
 use crate::patience::{Heard, Patience};
 use crate::{Container, Error, Process, Result};
@@ -10,13 +12,49 @@ pub(crate) fn start_container(container: &mut Container) -> Result<()> {
         return container.cgroups.kill_all(libc::SIGCONT);
     }
     start_process(&mut container.init)?;
-    match container.poststart.take() {
-        Some(hooks) => hooks.run(container.init.pid).inspect_err(|_| {
-            // A container whose poststart hook fails is not wanted.
-            let _ = container.init.kill(libc::SIGKILL);
-        }),
-        None => Ok(()),
+    run_poststart(container.poststart.take().as_ref(), &container.init)
+}
+
+/// The start of a container with hooks in it, which take as long as they like: to be done by a thread of the caller's, who
+/// keeps the container meanwhile.
+pub struct Opening {
+    process: Process,
+    poststart: Option<HookList>,
+}
+
+impl Opening {
+    /// `None` if no hooks run: then it takes a moment only.
+    pub(crate) fn of(container: &mut Container) -> Result<Option<Opening>> {
+        let is_hook = |step: &Step| matches!(step, Step::Hooks(_));
+        let inside = container.init.gate.as_ref().is_some_and(|gate| gate.plan.steps.iter().any(is_hook));
+        if !inside && container.poststart.is_none() {
+            return Ok(None);
+        }
+        let pidfd = container.init.pidfd.try_clone();
+        let pidfd =
+            pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
+        let gate = container.init.gate.take();
+        let process = Process { pid: container.init.pid, pidfd, terminal: None, gate };
+        Ok(Some(Opening { process, poststart: container.poststart.take() }))
     }
+
+    /// As [`Container::start`].
+    ///
+    /// # Errors
+    /// As [`Container::start`].
+    pub fn run(mut self) -> Result<()> {
+        start_process(&mut self.process)?;
+        run_poststart(self.poststart.as_ref(), &self.process)
+    }
+}
+
+fn run_poststart(hooks: Option<&HookList>, process: &Process) -> Result<()> {
+    hooks.map_or(Ok(()), |hooks| {
+        hooks.run(process.pid).inspect_err(|_| {
+            // A container whose poststart hook fails is not wanted.
+            let _ = process.kill(libc::SIGKILL);
+        })
+    })
 }
 
 pub(crate) fn start_process(process: &mut Process) -> Result<()> {

@@ -42,6 +42,136 @@ struct Draft {
     io: Io,
 }
 
+/// Everything that our own runtime makes a container from.
+struct LibraryMaking {
+    id: String,
+    bundle: PathBuf,
+    spec: Spec,
+    stdio: Stdio,
+    mounts: Vec<RootfsMount>,
+    /// Whether the rootfs is mounted on the host.
+    on_host: bool,
+    size: Option<(u16, u16)>,
+    seccomp_cache: Option<PathBuf>,
+    no_pivot: bool,
+    no_new_keyring: bool,
+    systemd_cgroup: bool,
+    criu: String,
+    criu_work: Option<PathBuf>,
+    checkpoint: PathBuf,
+    parent_checkpoint: String,
+}
+
+/// What our own runtime has made.
+struct MadeByLibrary {
+    container: Box<Container>,
+    terminal: Option<OwnedFd>,
+    rootfs: Option<HostRootfs>,
+}
+
+impl From<MadeByLibrary> for Made {
+    fn from(made: MadeByLibrary) -> Self {
+        let MadeByLibrary { container, terminal, rootfs } = made;
+        Self { driver: Driver::Library(container), terminal, rootfs }
+    }
+}
+
+impl LibraryMaking {
+    fn new(draft: &Draft, spec: Spec, stdio: Stdio, foreign: bool) -> Self {
+        let Draft { request, options, place, .. } = draft;
+        let filled = |path: &str| Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty());
+        Self {
+            id: request.id.clone(),
+            bundle: place.bundle.clone(),
+            on_host: foreign && rootfs::is_looked_at(&spec),
+            spec,
+            stdio,
+            mounts: request.rootfs.iter().map(rootfs_mount).collect(),
+            size: options.own.console.as_ref().and_then(super::resize_pty::size),
+            seccomp_cache: filled(&options.own.seccomp_cache),
+            no_pivot: options.runc.no_pivot_root,
+            no_new_keyring: options.runc.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
+            criu: options.runc.criu_path.clone(),
+            criu_work: filled(&options.runc.criu_work_path),
+            checkpoint: PathBuf::from(&request.checkpoint),
+            parent_checkpoint: request.parent_checkpoint.clone(),
+        }
+    }
+
+    fn create(mut self) -> Result<MadeByLibrary> {
+        let rootfs = match self.on_host {
+            true => HostRootfs::mount(&self.bundle, &std::mem::take(&mut self.mounts))?,
+            false => None,
+        };
+        let created = Container::create(CreateOptions {
+            id: &self.id,
+            bundle: &self.bundle,
+            spec: &self.spec,
+            rootfs_mounts: &self.mounts,
+            stdio: self.stdio,
+            console_size: self.size,
+            seccomp_cache: self.seccomp_cache.as_deref(),
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+            hand_over: None,
+            preserve_fds: 0,
+            systemd_cgroup: self.systemd_cgroup,
+            note_cgroups: None,
+        });
+        let mut container = match created {
+            Ok(container) => container,
+            Err(error) => {
+                let _ = rootfs.as_ref().map(HostRootfs::unmount);
+                return Err(error.into());
+            }
+        };
+        for warning in container.warnings() {
+            report::warn(&self.id, warning);
+        }
+        Ok(MadeByLibrary { terminal: container.take_terminal(), container: Box::new(container), rootfs })
+    }
+
+    /// The restored processes stand still until the container is started, so that it has a process id meanwhile.
+    fn restore(self) -> Result<MadeByLibrary> {
+        if !self.parent_checkpoint.is_empty() {
+            let why = "an image that builds on another is restored by other OCI runtimes only".into();
+            return Err(Error::NotBuilt { what: "restoring from a parent checkpoint", why });
+        }
+        let container = Container::restore(RestoreOptions {
+            criu: criu_of(&self.criu),
+            id: &self.id,
+            bundle: &self.bundle,
+            spec: &self.spec,
+            rootfs_mounts: &self.mounts,
+            stdio: self.stdio,
+            seccomp_cache: self.seccomp_cache.as_deref(),
+            systemd_cgroup: self.systemd_cgroup,
+            note_cgroups: None,
+            image: &self.checkpoint,
+            work: self.criu_work.as_deref().unwrap_or(&self.checkpoint),
+            tcp_established: true,
+            external_unix_sockets: true,
+            shell_job: false,
+            file_locks: true,
+            auto_dedup: false,
+            empty_namespaces: &[],
+        })?;
+        Ok(MadeByLibrary { container: Box::new(container), terminal: None, rootfs: None })
+    }
+}
+
+/// Whether somebody else's programs run while the container is made.
+fn runs_hooks(spec: &Spec) -> bool {
+    let Some(hooks) = spec.hooks() else { return false };
+    #[allow(deprecated)]
+    let prestart = hooks.prestart();
+    [prestart, hooks.create_runtime(), hooks.create_container()]
+        .into_iter()
+        .flatten()
+        .any(|list| !list.is_empty())
+}
+
 impl Shim {
     pub fn create(&mut self, caller: Caller, request: CreateTaskRequest) -> Result<Answer> {
         if self.tasks.contains_key(&request.id) || self.commands.makes(&request.id) {
@@ -67,22 +197,48 @@ impl Shim {
             None if !draft.request.checkpoint.is_empty() => {
                 let turn = Turn::Creation(draft.request.id.as_str().into());
                 let answer = self.keep_open(caller);
+                let making = LibraryMaking::new(&draft, spec, stdio, self.assigned()?.origin != Origin::Pool);
                 // First, as its reason says more than a failing restore.
-                self.launch(Box::new(criu_check()), turn, move |shim, works| {
-                    match works.and_then(|()| shim.restore_by_library(&draft, &spec, stdio)) {
-                        Ok(made) => shim.take_over(caller, draft, made),
-                        Err(error) => shim.reply(caller, Err::<CreateTaskResponse, _>(error)),
-                    }
+                self.launch(Box::new(criu_check()), turn.clone(), move |shim, works| match works {
+                    Ok(()) => shim.beside(
+                        turn,
+                        || making.restore(),
+                        move |shim, made| {
+                            shim.take_over_if(caller, draft, made);
+                        },
+                    ),
+                    Err(error) => shim.reply(caller, Err::<CreateTaskResponse, _>(error)),
                 });
                 Ok(answer)
             }
             None => {
-                let made = self.create_by_library(&draft, &spec, stdio)?;
+                let waits = runs_hooks(&spec);
+                let making = LibraryMaking::new(&draft, spec, stdio, self.assigned()?.origin != Origin::Pool);
+                if waits {
+                    let turn = Turn::Creation(draft.request.id.as_str().into());
+                    let answer = self.keep_open(caller);
+                    self.beside(
+                        turn,
+                        || making.create(),
+                        move |shim, made| {
+                            shim.take_over_if(caller, draft, made);
+                        },
+                    );
+                    return Ok(answer);
+                }
+                let made = making.create()?;
                 let answer = self.keep_open(caller);
-                self.take_over(caller, draft, made);
+                self.take_over(caller, draft, made.into());
                 Ok(answer)
             }
             Some(name) => self.create_by_command(caller, draft, &name, stdio),
+        }
+    }
+
+    fn take_over_if(&mut self, caller: Caller, draft: Draft, made: Result<MadeByLibrary>) {
+        match made {
+            Ok(made) => self.take_over(caller, draft, made.into()),
+            Err(error) => self.reply(caller, Err::<CreateTaskResponse, _>(error)),
         }
     }
 
@@ -167,76 +323,6 @@ impl Shim {
         let folder = bundle::open(path)?;
         bundle::make_exits(&folder)?;
         Ok(Rc::new(Place { bundle: path.into(), folder }))
-    }
-
-    fn create_by_library(&self, draft: &Draft, spec: &Spec, stdio: Stdio) -> Result<Made> {
-        let Draft { request, options, place, .. } = draft;
-        let mut mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
-        let foreign = self.assigned()?.origin != Origin::Pool;
-        let rootfs = match foreign && rootfs::is_looked_at(spec) {
-            true => HostRootfs::mount(&place.bundle, &std::mem::take(&mut mounts))?,
-            false => None,
-        };
-        let cache = Some(options.own.seccomp_cache.as_str()).filter(|path| !path.is_empty());
-        let created = Container::create(CreateOptions {
-            id: &request.id,
-            bundle: &place.bundle,
-            spec,
-            rootfs_mounts: &mounts,
-            stdio,
-            console_size: options.own.console.as_ref().and_then(super::resize_pty::size),
-            seccomp_cache: cache.map(Path::new),
-            no_pivot: options.runc.no_pivot_root,
-            no_new_keyring: options.runc.no_new_keyring,
-            hand_over: None,
-            preserve_fds: 0,
-            systemd_cgroup: options.systemd_cgroup,
-            note_cgroups: None,
-        });
-        let mut container = match created {
-            Ok(container) => container,
-            Err(error) => {
-                let _ = rootfs.as_ref().map(HostRootfs::unmount);
-                return Err(error.into());
-            }
-        };
-        for warning in container.warnings() {
-            report::warn(&request.id, warning);
-        }
-        Ok(Made { terminal: container.take_terminal(), driver: Driver::Library(Box::new(container)), rootfs })
-    }
-
-    /// The restored processes stand still until the container is started, so that it has a process id meanwhile.
-    fn restore_by_library(&self, draft: &Draft, spec: &Spec, stdio: Stdio) -> Result<Made> {
-        let Draft { request, options, place, .. } = draft;
-        if !request.parent_checkpoint.is_empty() {
-            let why = "an image that builds on another is restored by other OCI runtimes only".into();
-            return Err(Error::NotBuilt { what: "restoring from a parent checkpoint", why });
-        }
-        let mounts: Vec<RootfsMount> = request.rootfs.iter().map(rootfs_mount).collect();
-        let cache = Some(options.own.seccomp_cache.as_str()).filter(|path| !path.is_empty());
-        let image = Path::new(&request.checkpoint);
-        let work = Some(options.runc.criu_work_path.as_str()).filter(|path| !path.is_empty());
-        let container = Container::restore(RestoreOptions {
-            criu: criu_of(&options.runc.criu_path),
-            id: &request.id,
-            bundle: &place.bundle,
-            spec,
-            rootfs_mounts: &mounts,
-            stdio,
-            seccomp_cache: cache.map(Path::new),
-            systemd_cgroup: options.systemd_cgroup,
-            note_cgroups: None,
-            image,
-            work: work.map_or(image, Path::new),
-            tcp_established: true,
-            external_unix_sockets: true,
-            shell_job: false,
-            file_locks: true,
-            auto_dedup: false,
-            empty_namespaces: &[],
-        })?;
-        Ok(Made { terminal: None, driver: Driver::Library(Box::new(container)), rootfs: None })
     }
 
     fn create_by_command(

@@ -41,21 +41,36 @@ impl Shim {
     }
 
     fn start_init(&mut self, caller: Caller, serial: u32, id: String) -> Result<Answer> {
-        let step = self.driver(&id)?.start().inspect_err(|error| self.start_failed(serial, error))?;
-        self.after(caller, Turn::Process(serial), step, move |shim, result| {
-            let started = result.and_then(|()| {
-                let driver = shim.driver(&id)?;
-                driver.started()?;
-                Ok(driver.pid())
+        let turn = Turn::Process(serial);
+        if let Driver::Library(container) = self.driver(&id)?
+            && let Some(opening) = container.opening()?
+        {
+            let answer = self.keep_open(caller);
+            let run = move || Ok(opening.run()?);
+            self.beside(turn, run, move |shim, result| {
+                let answer = shim.init_started(serial, id, result);
+                shim.reply(caller, answer);
             });
-            let pid = started.inspect_err(|error| shim.start_failed(serial, error))?;
-            if let Some(process) = shim.processes.get_mut(&serial) {
-                process.pid = pid;
-            }
-            let pid = shim.mark_running(serial);
-            shim.emit(&What::Start(TaskStart { container_id: id, pid }));
-            Ok(StartResponse { pid })
-        })
+            return Ok(answer);
+        }
+        let step = self.driver(&id)?.start().inspect_err(|error| self.start_failed(serial, error))?;
+        self.after(caller, turn, step, move |shim, result| shim.init_started(serial, id, result))
+    }
+
+    /// The first process was started, or could not be.
+    fn init_started(&mut self, serial: u32, id: String, result: Result<()>) -> Result<StartResponse> {
+        let started = result.and_then(|()| {
+            let driver = self.driver(&id)?;
+            driver.started()?;
+            Ok(driver.pid())
+        });
+        let pid = started.inspect_err(|error| self.start_failed(serial, error))?;
+        if let Some(process) = self.processes.get_mut(&serial) {
+            process.pid = pid;
+        }
+        let pid = self.mark_running(serial);
+        self.emit(&What::Start(TaskStart { container_id: id, pid }));
+        Ok(StartResponse { pid })
     }
 
     fn start_exec(&mut self, caller: Caller, serial: u32, request: StartRequest) -> Result<Answer> {

@@ -21,11 +21,9 @@ use serde_json::json;
 use crate::client::{Client, code};
 use crate::harness::{ID, Shim, Want, wait_until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_containerd-shim-longshore-v1");
-
 /// Runs the shim's command in a bundle, as a daemon does.
 fn run(bundle: &Path, words: &[&str], stdin: &[u8], env: &[(&str, &str)]) -> std::process::Output {
-    let mut command = Command::new(BINARY);
+    let mut command = Command::new(crate::harness::program());
     command.args([
         "-namespace",
         "test",

@@ -23,7 +23,7 @@ use crate::client::{Client, SHIM};
 pub const ID: &str = "c1";
 
 /// The shim: where it was built, or on PATH if the tests were taken elsewhere.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let built = PathBuf::from(env!("CARGO_BIN_EXE_containerd-shim-longshore-v1"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut known = std::env::split_paths(&path).map(|folder| folder.join("containerd-shim-longshore-v1"));

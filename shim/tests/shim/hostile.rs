@@ -304,3 +304,97 @@ fn many_clients_at_random_leave_a_working_shim() {
     assert_eq!(all.stdout, b"still\n");
     shim.finish();
 }
+
+/// Calls whose caller is gone before they are answered, or before they are whole.
+#[test]
+fn cve_2022_23471_aborted_calls_leave_nothing() {
+    use longshore_proto::longshore::shim::v1 as api;
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    shim.exec("t", "sleep 100", true).unwrap();
+    shim.start_exec("t").unwrap();
+    let abort = |shim: &Shim, round: u32| {
+        let mut client = shim.connect();
+        let (id, exec_id) = (ID.to_owned(), "t".to_owned());
+        match round % 4 {
+            0 => drop(client.queue(
+                TASK,
+                "ResizePty",
+                ttrpc::Call::Unary,
+                &task::ResizePtyRequest { id, exec_id, width: round % 200, height: 20 },
+            )),
+            1 => drop(client.queue(TASK, "Wait", ttrpc::Call::Unary, &task::WaitRequest { id, exec_id })),
+            2 => drop(client.queue_attach(api::AttachStart {
+                exec_id,
+                stdin: true,
+                stdout: true,
+                ..Default::default()
+            })),
+            _ => {
+                let mut bytes = Vec::new();
+                let target = ttrpc::Target::new(TASK, "Exec", ttrpc::Call::Unary);
+                let request =
+                    task::ExecProcessRequest { id, exec_id: format!("a{round}"), ..Default::default() };
+                ttrpc::encode_request(&mut bytes, 1, target, &request).unwrap();
+                let _ = client.socket.write_all(&bytes[..bytes.len() / 2]);
+            }
+        }
+        client.flush();
+    };
+    let pid = shim.child.id();
+    let descriptors = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let settled = |most: usize| crate::harness::wait_until(Duration::from_secs(10), || descriptors() <= most);
+    let few = descriptors();
+    (0..1000).for_each(|round| abort(&shim, round));
+    assert!(settled(few), "{} descriptors, {few} before", descriptors());
+    let before = memory(pid, "status", "RssAnon");
+    (0..10_000).for_each(|round| abort(&shim, round));
+    assert!(settled(few), "{} descriptors, {few} before", descriptors());
+    let after = memory(pid, "status", "RssAnon");
+    assert!(after < before + 512, "{before} KiB have become {after}");
+    assert!(shim.state("t").unwrap().pid > 0);
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
+}
+
+/// Far more output than there is memory to be used for it, to somebody who does not read it and to a log.
+#[test]
+fn cve_2022_1708_output_without_end_stays_out_of_memory() {
+    use longshore_proto::longshore::shim::v1 as api;
+    const MOST: u64 = 8 << 10;
+    let size: u64 = if std::env::var_os("LONGSHORE_LONG").is_some() { 1 << 30 } else { 192 << 20 };
+    let mut shim = Shim::created(&Want::sh("sleep 100"));
+    shim.start().unwrap();
+    let script = format!("yes | head -c {size}");
+    shim.exec("e", &script, false).unwrap();
+    let mut deaf = shim.connect();
+    deaf.queue_attach(api::AttachStart { exec_id: "e".into(), stdout: true, ..Default::default() });
+    deaf.flush();
+    shim.start_exec("e").unwrap();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(50));
+        let anon = memory(shim.child.id(), "status", "RssAnon");
+        assert!(anon < MOST, "{anon} KiB for a client that does not read");
+    }
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    drop(deaf);
+    shim.finish();
+
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let stdout = format!("log://{}/log?max-size=1000000&max-files=2", shim.dir.path().display());
+    shim.create(&Want { stdout, ..Want::sh(&script) }).unwrap();
+    shim.start().unwrap();
+    assert_eq!(shim.wait("").unwrap().exit_status, 0);
+    let anon = memory(shim.child.id(), "status", "RssAnon");
+    assert!(anon < MOST, "{anon} KiB after {size} bytes");
+    let sizes = std::fs::read_dir(shim.dir.path())
+        .unwrap()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("log"));
+    let total: u64 = sizes.map(|entry| entry.metadata().unwrap().len()).sum();
+    assert!(total > 0 && total < 3_000_000, "{total} bytes of log");
+    shim.finish();
+}

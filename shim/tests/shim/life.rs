@@ -440,3 +440,39 @@ fn a_container_whose_bundle_was_removed_ends_with_its_last_client() {
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "its container lives on");
     assert_eq!(shim.left_over(), Vec::<std::path::PathBuf>::new());
 }
+
+/// Hooks take as long as they like; the shim has others to serve, and what hangs must be killable.
+#[test]
+fn hooks_do_not_hold_up_the_shim() {
+    let mut want = Want::sh("sleep 100");
+    want.adjust = Some(|config| {
+        let sleep = |time: &str| serde_json::json!([{ "path": "/bin/sleep", "args": ["sleep", time] }]);
+        config["hooks"] = serde_json::json!({ "createRuntime": sleep("2"), "startContainer": sleep("1000") });
+    });
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    shim.write_config(&want);
+    let create = shim.create_request(&want);
+    let unary = longshore_proto::ttrpc::Call::Unary;
+    let creating = shim.client.queue(TASK, "Create", unary, &create);
+    shim.client.flush();
+    let mut other = shim.connect();
+    let began = std::time::Instant::now();
+    let again: Result<task::CreateTaskResponse, _> = other.task("Create", &create);
+    assert_eq!(code(again), Code::AlreadyExists);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let created: task::CreateTaskResponse = shim.client.answer(creating).unwrap();
+    let start = task::StartRequest { id: ID.into(), exec_id: String::new() };
+    let starting = shim.client.queue(TASK, "Start", unary, &start);
+    shim.client.flush();
+    let began = std::time::Instant::now();
+    let state: task::StateResponse =
+        other.task("State", &task::StateRequest { id: ID.into(), exec_id: String::new() }).unwrap();
+    assert_eq!(state.pid, created.pid);
+    let kill = task::KillRequest { id: ID.into(), signal: 9, ..Default::default() };
+    other.task::<_, ()>("Kill", &kill).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(shim.client.answer::<task::StartResponse>(starting).is_err());
+    assert_eq!(shim.wait("").unwrap().exit_status, 137);
+    shim.finish();
+}

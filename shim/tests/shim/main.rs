@@ -15,3 +15,4 @@ mod memory;
 mod network;
 mod slow_runtime;
 mod stdio;
+mod systemd;

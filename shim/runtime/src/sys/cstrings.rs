@@ -10,6 +10,9 @@ pub(crate) struct CStrings {
     slot: Vec<u8>,
 }
 
+// SAFETY: the pointers lead into this value's own heap memory, which moves with it and is changed through `&mut self` only.
+unsafe impl Send for CStrings {}
+
 impl CStrings {
     /// Copies the strings and leaves room for one more of up to `slot` bytes; fails if one contains a NUL byte.
     pub(crate) fn new<S: AsRef<str>>(

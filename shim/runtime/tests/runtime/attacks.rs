@@ -113,6 +113,83 @@ fn cve_2021_41103_folders_of_state_are_for_root_only() {
     command(&["delete", "--force", &bundle.id]);
 }
 
+/// Whatever of these is loaded says so at the container's `/loaded`.
+const LIBRARY: &str = "#include <fcntl.h>\n#include <unistd.h>\n\
+    __attribute__((constructor)) static void loaded(void) { int f = open(\"/loaded\", O_WRONLY | O_CREAT, 0666);\n\
+    if (f >= 0) { write(f, \"x\", 1); close(f); } }\n";
+
+#[test]
+fn cve_2019_14271_nothing_of_the_rootfs_is_loaded_or_run_but_the_program() {
+    let mut bundle = Bundle::new("cat /etc/passwd >/dev/null; id");
+    let (source, library) = (bundle.dir.path().join("loaded.c"), bundle.dir.path().join("loaded.so"));
+    std::fs::write(&source, LIBRARY).unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(built.unwrap().success());
+    for folder in [
+        "lib",
+        "lib64",
+        "lib/x86_64-linux-gnu",
+        "usr/lib/x86_64-linux-gnu",
+        "usr/lib",
+        "sbin",
+        "usr/bin",
+        "usr/sbin",
+    ] {
+        std::fs::create_dir_all(bundle.root().join(folder)).unwrap();
+        for name in [
+            "libnss_files.so.2",
+            "libnss_compat.so.2",
+            "libnss_dns.so.2",
+            "libgcc_s.so.1",
+            "libc.so.6",
+            "libseccomp.so.2",
+            "ld-linux-x86-64.so.2",
+        ] {
+            std::fs::copy(&library, bundle.root().join(folder).join(name)).unwrap();
+        }
+    }
+    for name in [
+        "tar",
+        "gzip",
+        "unpigz",
+        "zstd",
+        "newuidmap",
+        "newgidmap",
+        "nft",
+        "ip",
+        "ldconfig",
+        "modprobe",
+        "criu",
+        "getent",
+    ] {
+        for folder in ["bin", "sbin", "usr/bin", "usr/sbin"] {
+            executable(&bundle.root().join(folder).join(name), "#!/bin/sh\necho > /loaded\n");
+        }
+    }
+    std::fs::write(bundle.root().join("etc/nsswitch.conf"), "passwd: files compat\ngroup: files compat\n")
+        .unwrap();
+    std::fs::write(bundle.root().join("etc/passwd"), "planted:x:1000:1000::/:/bin/sh\n").unwrap();
+    std::fs::write(bundle.root().join("etc/ld.so.preload"), "/lib/libc.so.6\n").unwrap();
+    // Users, home folders and programs are looked up inside, the terminal and the mounts are made there.
+    bundle.spec["process"]["env"] = json!(["PATH=/bin"]);
+    bundle.spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+    std::fs::set_permissions(bundle.root(), PermissionsExt::from_mode(0o777)).unwrap();
+    assert_eq!(bundle.run().code, 0);
+    let output = run_command(Path::new(RUNTIME), &bundle);
+    assert!(output.status.success(), "{output:?}");
+    assert!(!bundle.root().join("loaded").exists());
+    // The trap works: a program that loads libraries meets it.
+    std::fs::copy("/bin/true", bundle.root().join("bin/dynamic")).unwrap();
+    bundle.args(&["/bin/dynamic"]);
+    let linker = std::fs::read("/lib64/ld-linux-x86-64.so.2").unwrap();
+    std::fs::write(bundle.root().join("lib64/ld-linux-x86-64.so.2"), linker).unwrap();
+    let libc = std::fs::read("/lib/x86_64-linux-gnu/libc.so.6").unwrap();
+    std::fs::write(bundle.root().join("lib/x86_64-linux-gnu/libc.so.6"), libc).unwrap();
+    std::fs::write(bundle.root().join("etc/ld.so.preload"), "/lib/libnss_files.so.2\n").unwrap();
+    assert_eq!(bundle.run().code, 0);
+    assert!(bundle.root().join("loaded").exists());
+}
+
 #[test]
 fn cve_2021_21334_containers_of_one_config_have_their_own_environment() {
     let bundles: Vec<Bundle> = (0..4)

@@ -6,26 +6,49 @@ use serde_json::json;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-#[test]
-fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
-    let mut bundle = Bundle::new("echo ready; sleep 100");
+/// Somebody of the container's own user, with more capabilities than a further process, looks at that before and after its
+/// `execve`: nothing but its not being dumpable is in the way.
+fn look_at_a_waiting_process(mut bundle: Bundle) {
     let all = json!(["CAP_DAC_OVERRIDE", "CAP_KILL"]);
     bundle.spec["process"]["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
     let mut running = bundle.start();
     running.wait_for_output("ready");
     // Inside the container's pid namespace already.
-    let (mut waiting, _, _) = running.exec_waiting(shell("true")).unwrap();
-    let process = shell(
+    let (mut waiting, _, _) = running.exec_waiting(shell("exec sleep 100")).unwrap();
+    let mut look = shell(
         "for p in /proc/[0-9]*; do [ $p = /proc/1 ] || [ $p = /proc/$$ ] || ls -l $p/fd/0 $p/exe; done",
     );
-    let mut process = process;
-    process["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
-    let outcome = running.exec(process).unwrap();
+    look["capabilities"] = json!({ "bounding": all, "effective": all, "permitted": all });
+    let outcome = running.exec(look.clone()).unwrap();
     assert!(outcome.stderr.contains("Permission denied"), "{outcome:?}");
     assert!(!outcome.stdout.contains("->"), "{outcome:?}");
     waiting.start().unwrap();
+    let outcome = running.exec(look).unwrap();
+    assert!(
+        outcome.stdout.contains("/bin/busybox") && outcome.stdout.contains("-> /dev/null"),
+        "{outcome:?}"
+    );
+    waiting.kill(libc::SIGKILL).unwrap();
     crate::bundle::wait(waiting.pid(), waiting.pidfd());
     running.kill();
+}
+
+#[test]
+fn cve_2016_9962_a_process_that_is_being_set_up_cannot_be_looked_into() {
+    look_at_a_waiting_process(Bundle::new("echo ready; sleep 100"));
+}
+
+#[test]
+fn cve_2016_9962_nor_can_it_in_a_user_namespace() {
+    let mut bundle = Bundle::new("echo ready; sleep 100");
+    let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({ "type": "user" }));
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map;
+    for folder in ["", "bin", "dev", "proc", "sys", "tmp", "etc", "root"] {
+        std::os::unix::fs::lchown(bundle.root().join(folder), Some(100_000), Some(100_000)).unwrap();
+    }
+    look_at_a_waiting_process(bundle);
 }
 
 /// A container's program that stops every process which appears beside it, and then looks into it.

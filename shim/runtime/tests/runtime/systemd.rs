@@ -153,3 +153,31 @@ fn what_cannot_be_a_unit_is_refused() {
     }
     assert_eq!(show("ls-x.scope", "LoadState"), "not-found");
 }
+
+#[test]
+#[ignore = "needs a booted systemd: make test-vm"]
+fn a_slice_is_the_containers_own_or_refused() {
+    let name = "longshore-test-own.slice";
+    let mut bundle = systemd("echo ready; sleep 100", "x");
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("::{name}"));
+    bundle.spec["linux"]["resources"] = json!({
+        "devices": [{ "allow": false, "access": "rwm" }], "memory": { "limit": 67_108_864 }, "pids": { "limit": 33 }
+    });
+    let mut running = bundle.start();
+    running.wait_for_output("ready");
+    let path = "longshore.slice/longshore-test.slice/longshore-test-own.slice";
+    assert_eq!(running.container().cgroups().path(), path);
+    assert_eq!(show(name, "ActiveState"), "active");
+    assert_eq!((show(name, "MemoryMax"), show(name, "TasksMax")), ("67108864".into(), "33".into()));
+    assert_eq!(control(&mut running, "memory.max"), "67108864");
+    assert_eq!(running.container().pids().unwrap().len(), 1);
+    // Another container must not get in, nor end it.
+    let mut other = systemd("true", "x");
+    other.spec["linux"]["cgroupsPath"] = json!(format!("::{name}"));
+    let text = other.failure().to_string();
+    assert!(text.contains("exists already"), "{text}");
+    assert_eq!(running.container().pids().unwrap().len(), 1);
+    running.kill();
+    assert!(CgroupPaths::open(path).unwrap().hierarchies().is_empty());
+    assert_ne!(show(name, "ActiveState"), "active");
+}
