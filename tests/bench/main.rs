@@ -16,6 +16,7 @@ mod place;
 mod report;
 mod rows;
 mod runtimes;
+mod shim;
 
 use std::process::ExitCode;
 

@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 
 use crate::arena::{self, Arena};
 use crate::contestants::oci::Runtime;
-use crate::measure::{Call, median};
+use crate::measure::median;
 use crate::options::Options;
 use crate::report::Report;
 use crate::rows::order;
+use crate::shim::ShimPath;
 
 /// Rounds before those that count.
 const WARM_UP: usize = 2;
@@ -31,24 +32,44 @@ pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> 
             Err(why) => report.missing(name, "bare runtime", format!("{why:#}")),
         }
     }
-    let run = |runtime: &Runtime, round: usize| runtime.run_call(&format!("r{round}"));
-    interleaved(options, &all, "longshore-runtime: run true", run, report)?;
+    let run = |index: usize, round: usize| {
+        let runtime: &Runtime = &all[index];
+        runtime.time(runtime.run_call(&format!("r{round}")))
+    };
+    let names: Vec<&str> = all.iter().map(Runtime::label).collect();
+    interleaved(options, &names, "longshore-runtime: run true", run, report)?;
+    through_a_shim(options, arena, &all, report)?;
     let sleepers = all.iter().map(|runtime| runtime.sleeper("e")).collect::<Result<Vec<_>>>();
     let outcome = sleepers.and_then(|_| {
-        let exec = |runtime: &Runtime, _: usize| runtime.exec_call("e");
-        interleaved(options, &all, "longshore-runtime: exec true", exec, report)
+        let exec = |index: usize, _: usize| {
+            let runtime: &Runtime = &all[index];
+            runtime.time(runtime.exec_call("e"))
+        };
+        interleaved(options, &names, "longshore-runtime: exec true", exec, report)
     });
     all.iter().for_each(|runtime| runtime.end_sleeper("e"));
     outcome?;
     smallest_limits(&all, report)
 }
 
-/// Everybody in turn, in a shuffled order; medians in milliseconds.
+/// The same container through a shim that runs already, beside `run` of everybody.
+fn through_a_shim(options: &Options, arena: &Arena, all: &[Runtime], report: &mut Report) -> Result<()> {
+    let bundle = all.first().context("no runtime")?.bundle_of_true();
+    let shim = ShimPath::new(arena, &bundle).context("the path through the shim")?;
+    let names: Vec<&str> = std::iter::once("shim").chain(all.iter().map(Runtime::label)).collect();
+    let measure = |index: usize, round: usize| match index.checked_sub(1) {
+        None => shim.run(&format!("s{round}")),
+        Some(index) => all[index].time(all[index].run_call(&format!("t{round}"))),
+    };
+    interleaved(options, &names, "warm shim: create, start, wait, delete true", measure, report)
+}
+
+/// Everybody in turn, in a shuffled order; medians in milliseconds. The first is ours.
 fn interleaved(
     options: &Options,
-    all: &[Runtime],
+    all: &[&str],
     name: &str,
-    call: impl Fn(&Runtime, usize) -> Call,
+    measure: impl Fn(usize, usize) -> Result<Duration>,
     report: &mut Report,
 ) -> Result<()> {
     let mut samples: Vec<Vec<f64>> = vec![Vec::new(); all.len()];
@@ -59,7 +80,7 @@ fn interleaved(
                 return Ok(());
             }
             std::thread::sleep(SETTLE);
-            let taken = all[index].time(call(&all[index], round))?;
+            let taken = measure(index, round)?;
             if round >= WARM_UP {
                 samples[index].push(taken.as_secs_f64() * 1000.0);
             }
@@ -68,7 +89,7 @@ fn interleaved(
     let medians: Vec<f64> = samples.iter().filter_map(|values| median(values)).collect();
     let Some((ours, peers)) = medians.split_first() else { return Ok(()) };
     for (peer, theirs) in all[1..].iter().zip(peers) {
-        report.compare(name, "ms", *ours, peer.label(), *theirs);
+        report.compare(name, "ms", *ours, peer, *theirs);
     }
     Ok(())
 }

@@ -99,11 +99,13 @@ fn modules() {
 /// Runs nextest and says its exit code.
 fn tests(flavour: &str) -> Result<i32> {
     let usual = match flavour {
-        "systemd" => ["-E", "package(longshore-runtime) & test(/^(systemd|rootless::a_users)/)"],
+        "systemd" => {
+            ["-E", "package(longshore-runtime) & test(/^(systemd|rootless::a_users)/) | test(/^systemd::/)"]
+        }
         // What has to do with cgroups, users and the kernel's age; the rest is no different on this host.
         _ => [
             "-E",
-            "package(longshore-runtime) & test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless)::/) | test(/^checkpoint::/)",
+            "package(longshore-runtime) & test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless)::/) | test(/^checkpoint::/) | binary(vm_daemon)",
         ],
     };
     let extra = unwrap_arguments();
@@ -131,6 +133,7 @@ fn tests(flavour: &str) -> Result<i32> {
         .env_clear()
         .env("PATH", "/longshore/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("HOME", "/root")
+        .env("LONGSHORE_BIN_DIR", "/longshore/bin")
         .env("LONGSHORE_VM", flavour);
     if extra.is_empty() {
         command.args(usual);

@@ -12,8 +12,13 @@ use std::process::Command;
 /// Size of the disk; its file is sparse.
 const SIZE: &str = "3G";
 /// Which test programs run in the machine.
-const SUITES: &[&str] =
-    &["longshore-runtime::runtime", "longshore-runtime", "containerd-shim-longshore-v1::shim"];
+const SUITES: &[&str] = &[
+    "longshore-runtime::runtime",
+    "longshore-runtime",
+    "containerd-shim-longshore-v1::shim",
+    "longshore-tests::vm_daemon",
+    "longshore-tests::vm_power",
+];
 /// Programs of ours that tests call, where the build made them.
 const PROGRAMS: &[&str] = &["longshore-runtime", "longshored", "longshore", "containerd-shim-longshore-v1"];
 

@@ -23,8 +23,18 @@ pub struct Machine {
     pub kernel: PathBuf,
     pub image: PathBuf,
     pub flavour: Flavour,
+    pub disk: Disk,
     /// For nextest; the flavour's own if there are none.
     pub arguments: Vec<String>,
+}
+
+/// What becomes of what is written to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// It is forgotten.
+    Untouched,
+    /// It is there the next time.
+    Kept,
 }
 
 /// A machine that is on; dropped, it loses its power.
@@ -37,19 +47,54 @@ impl Drop for Running {
     }
 }
 
-/// Boots it, waits for its tests, and answers their exit code. The disk is as before afterwards.
+/// Boots it, waits for its tests, and answers their exit code.
 pub fn run(machine: &Machine) -> Result<i32> {
-    for _ in 1..BOOT_TRIES {
-        if let Some(code) = boot(machine)? {
-            return Ok(code);
+    hear(machine, "").map(|(code, _)| code)
+}
+
+/// As [`run`], with the rest of all lines that begin with this word; with an empty one none are kept.
+pub fn hear(machine: &Machine, word: &str) -> Result<(i32, Vec<String>)> {
+    for _ in 0..BOOT_TRIES {
+        let mut said = Vec::new();
+        let hear = |line: &str| {
+            let rest = line.strip_prefix(word).filter(|_| !word.is_empty());
+            said.extend(rest.map(str::to_owned));
+            Then::GoOn
+        };
+        if let Some(code) = boot(machine, hear)? {
+            return Ok((code, said));
         }
-        eprintln!("longshore-vm: the kernel did not come up in {} s; once more", BOOT_MAX.as_secs());
     }
-    Ok(boot(machine)?.unwrap_or(DIED))
+    Ok((DIED, Vec::new()))
+}
+
+/// Boots it, and takes its power away `moment` after the `count`th line that begins with this word; the rest of these lines.
+pub fn cut(machine: &Machine, word: &str, count: usize, moment: Duration) -> Result<Vec<String>> {
+    for _ in 0..BOOT_TRIES {
+        let (mut said, mut end) = (Vec::new(), None);
+        let hear = |line: &str| {
+            said.extend(line.strip_prefix(word).map(str::to_owned));
+            if said.len() >= count && end.is_none() {
+                end = Some(Instant::now() + moment);
+            }
+            end.map_or(Then::GoOn, Then::CutAt)
+        };
+        if boot(machine, hear)?.is_some() {
+            return Ok(said);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// What comes after a line of the machine.
+enum Then {
+    GoOn,
+    /// The power goes at this moment.
+    CutAt(Instant),
 }
 
 /// `None` if the kernel does not come up.
-fn boot(machine: &Machine) -> Result<Option<i32>> {
+fn boot(machine: &Machine, hear: impl FnMut(&str) -> Then) -> Result<Option<i32>> {
     let mut child = command(machine)?.spawn().context("run qemu-system-x86_64 (Debian's qemu-system-x86)")?;
     let output = child.stdout.take();
     let _running = Running(child);
@@ -64,11 +109,16 @@ fn boot(machine: &Machine) -> Result<Option<i32>> {
             }
         }
     });
-    follow(&lines)
+    let code = follow(&lines, hear)?;
+    if code.is_none() {
+        eprintln!("longshore-vm: the kernel did not come up in {} s", BOOT_MAX.as_secs());
+    }
+    Ok(code)
 }
 
-fn follow(lines: &Receiver<String>) -> Result<Option<i32>> {
+fn follow(lines: &Receiver<String>, mut hear: impl FnMut(&str) -> Then) -> Result<Option<i32>> {
     let deadline = Instant::now() + LIFE_MAX;
+    let mut cut: Option<Instant> = None;
     let mut booted = false;
     let mut code = None;
     loop {
@@ -77,10 +127,14 @@ fn follow(lines: &Receiver<String>) -> Result<Option<i32>> {
         } else {
             BOOT_MAX
         });
+        let left = cut.map_or(left, |cut| cut.saturating_duration_since(Instant::now()));
         match lines.recv_timeout(left) {
             Ok(line) => {
                 booted = true;
                 code = guest::exit_code(&line).or(code);
+                if let Then::CutAt(moment) = hear(&line) {
+                    cut = Some(moment);
+                }
                 let mut out = std::io::stdout().lock();
                 let _ = writeln!(out, "  {line}").and_then(|()| out.flush());
             }
@@ -90,6 +144,7 @@ fn follow(lines: &Receiver<String>) -> Result<Option<i32>> {
                 }
                 return Ok(Some(code.unwrap_or(DIED)));
             }
+            Err(RecvTimeoutError::Timeout) if cut.is_some() => return Ok(Some(code.unwrap_or(DIED))),
             // Its tests are over, it only does not go off by itself.
             Err(RecvTimeoutError::Timeout) if code.is_some() => return Ok(code),
             Err(RecvTimeoutError::Timeout) if !booted => return Ok(None),
@@ -103,7 +158,7 @@ fn follow(lines: &Receiver<String>) -> Result<Option<i32>> {
 
 fn command(machine: &Machine) -> Result<Command> {
     let init = match machine.flavour {
-        Flavour::V2 => "init=/longshore/longshore-vm -- guest init",
+        Flavour::V2 | Flavour::Power => "init=/longshore/longshore-vm -- guest init",
         Flavour::Systemd => {
             "systemd.unit=longshore-tests.service systemd.unified_cgroup_hierarchy=1 systemd.show_status=no"
         }
@@ -113,8 +168,15 @@ fn command(machine: &Machine) -> Result<Command> {
         "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off \
          random.trust_cpu=on no_timer_check tsc=reliable cgroup_no_v1=all longshore={arguments} {init}"
     );
-    let drive =
-        format!("file={},if=none,id=disk,format=raw,snapshot=on,cache=unsafe", machine.image.display());
+    let snapshot = match machine.disk {
+        Disk::Untouched => "on",
+        Disk::Kept => "off",
+    };
+    // What the machine has written is with the host, whose power stays.
+    let drive = format!(
+        "file={},if=none,id=disk,format=raw,snapshot={snapshot},cache=unsafe",
+        machine.image.display()
+    );
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args([

@@ -9,6 +9,7 @@ mod guest;
 mod image;
 mod machine;
 mod packages;
+mod power;
 
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ const USAGE: &str = "usage: longshore-vm FOLDER BINARIES.json CARGO.json [FLAVOU
   FOLDER         where packages are kept and images are made (target/vm)
   BINARIES.json  of `cargo nextest list --list-type binaries-only --message-format json`
   CARGO.json     of `cargo metadata --format-version 1`
-  FLAVOUR        v2 or systemd; both without it
+  FLAVOUR        v2, systemd or power; all without it
   -- ARGUMENTS   for nextest in the machine instead of the flavour's usual ones";
 
 /// What a machine boots into.
@@ -28,6 +29,8 @@ pub enum Flavour {
     V2,
     /// systemd, with a system bus.
     Systemd,
+    /// As v2, and its power is cut while it works.
+    Power,
 }
 
 impl Flavour {
@@ -35,6 +38,7 @@ impl Flavour {
         match self {
             Flavour::V2 => "v2",
             Flavour::Systemd => "systemd",
+            Flavour::Power => "power",
         }
     }
 
@@ -42,6 +46,7 @@ impl Flavour {
         match name {
             "v2" => Ok(Flavour::V2),
             "systemd" => Ok(Flavour::Systemd),
+            "power" => Ok(Flavour::Power),
             other => bail!("{other:?} is no flavour\n{USAGE}"),
         }
     }
@@ -66,7 +71,9 @@ fn host(words: &[String]) -> Result<i32> {
     let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let (words, extra) = (&words[..at], words.get(at + 1..).unwrap_or_default());
     let (folder, binaries, cargo, flavours) = match words {
-        [folder, binaries, cargo] => (folder, binaries, cargo, vec![Flavour::V2, Flavour::Systemd]),
+        [folder, binaries, cargo] => {
+            (folder, binaries, cargo, vec![Flavour::V2, Flavour::Systemd, Flavour::Power])
+        }
         [folder, binaries, cargo, flavour] => (folder, binaries, cargo, vec![Flavour::parse(flavour)?]),
         _ => bail!("{USAGE}"),
     };
@@ -79,12 +86,16 @@ fn host(words: &[String]) -> Result<i32> {
     let mut worst = 0;
     for flavour in flavours {
         let start = Instant::now();
-        let code = machine::run(&machine::Machine {
-            kernel: base.kernel.clone(),
-            image: image.clone(),
-            flavour,
-            arguments: extra.to_vec(),
-        })?;
+        let code = match flavour {
+            Flavour::Power => power::run(&folder, &base.kernel, &image)?,
+            Flavour::V2 | Flavour::Systemd => machine::run(&machine::Machine {
+                kernel: base.kernel.clone(),
+                image: image.clone(),
+                flavour,
+                disk: machine::Disk::Untouched,
+                arguments: extra.to_vec(),
+            })?,
+        };
         let seconds = start.elapsed().as_secs_f32();
         println!("longshore-vm: {} ended with {code} after {seconds:.1} s", flavour.name());
         worst = worst.max(code);

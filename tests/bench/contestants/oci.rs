@@ -70,6 +70,11 @@ impl Runtime {
         self.name
     }
 
+    /// The bundle of what [`Runtime::run_call`] runs.
+    pub fn bundle_of_true(&self) -> PathBuf {
+        self.folder.join("true")
+    }
+
     /// Whether it works at all here.
     pub fn can_run(&self) -> Result<()> {
         self.time(self.run_call("first")).map(drop)

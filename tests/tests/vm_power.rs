@@ -1,0 +1,129 @@
+//! What a machine does that loses its power, and what it finds when it is on again; `make test-vm` switches it off.
+//!
+//! What always holds: what was acknowledged is said on the serial line, which survives; nothing is said before.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use longshore_tests::daemon::{answering, program, run};
+use longshore_tests::image::{self, Image, Layer};
+use longshore_tests::registry::Registry;
+use rand::RngExt;
+
+/// On the machine's disk.
+const ROOT: &str = "/var/lib/longshore-power";
+/// In its memory, as on any host.
+const STATE: &str = "/run/longshore-power";
+
+/// A line for whoever holds the switch.
+fn say(line: &str) {
+    let console = fs::File::options().write(true).open("/dev/console");
+    console.and_then(|mut file| writeln!(file, "\n{line}")).expect("the console takes a line");
+}
+
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Daemon {
+    fn start() -> Daemon {
+        fs::create_dir_all(STATE).expect("a folder in memory");
+        let socket = Path::new(STATE).join("longshore.sock");
+        let log = fs::File::create("/run/longshore-power.log").expect("a log");
+        let child = Command::new(program("longshored"))
+            .args(["--root", ROOT, "--state", STATE, "--address"])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("longshored starts");
+        let answers = || UnixStream::connect(&socket).is_ok();
+        let log = || fs::read_to_string("/run/longshore-power.log").unwrap_or_default();
+        Daemon(answering(child, "longshored", answers, log).expect("longshored answers"))
+    }
+
+    /// What a command that worked has written; `None` if it did not.
+    fn ctl(&self, words: &[&str]) -> Option<String> {
+        let mut command = Command::new(program("longshore"));
+        command.arg("-H").arg(format!("unix://{STATE}/longshore.sock")).args(words);
+        let output = run(&mut command).expect("longshore runs");
+        if output.code != 0 {
+            say(&format!("FAILED {words:?}: {}", output.stderr.trim()));
+        }
+        (output.code == 0).then(|| output.line().to_owned())
+    }
+}
+
+fn image_of(number: u32) -> Image {
+    let mut noise = vec![0; 1 << 20];
+    rand::rng().fill(&mut noise[..]);
+    let many = (0..50).fold(Layer::new().dir("many/", 0o755), |layer, n| {
+        layer.file(&format!("many/{n}"), 0o644, format!("{number}.{n}").as_bytes())
+    });
+    image::busybox()
+        .expect("busybox")
+        .layer(Layer::new().file("noise", 0o644, &noise))
+        .layer(many)
+        .layer(Layer::new().file("marker", 0o644, format!("image {number}\n").as_bytes()))
+        .build()
+        .expect("an image")
+}
+
+/// Pulls and creates until the power is gone.
+#[test]
+#[ignore = "ends with a power cut: make test-vm"]
+fn works_until_the_power_is_cut() {
+    let registry = Registry::start().expect("a registry");
+    let daemon = Daemon::start();
+    for number in 0..500 {
+        let name = format!("power/image:{number}");
+        registry.put("power/image", &number.to_string(), &image_of(number));
+        let reference = registry.reference(&name);
+        if daemon.ctl(&["pull", "-q", &reference]).is_some() {
+            say(&format!("KEPT image {reference}"));
+        }
+        let container = format!("c{number}");
+        if daemon.ctl(&["create", "--name", &container, &reference, "cat", "/marker"]).is_some() {
+            say(&format!("KEPT container {container} {number}"));
+        }
+    }
+}
+
+/// Says what is there, once each of it was found to be whole.
+#[test]
+#[ignore = "needs a machine that has lost its power: make test-vm"]
+fn finds_what_was_acknowledged() {
+    let daemon = Daemon::start();
+    let images = daemon.ctl(&["images", "--format", "{{.Repository}}:{{.Tag}}"]).expect("images are listed");
+    for reference in images.lines() {
+        let number = reference.rsplit(':').next().expect("a tag");
+        let told = daemon.ctl(&[
+            "run",
+            "--rm",
+            reference,
+            "sh",
+            "-c",
+            "cat /marker; cat /many/* | wc -l; wc -c < /noise",
+        ]);
+        let whole = format!("image {number}\n0\n{}", 1 << 20);
+        assert_eq!(told.as_deref(), Some(whole.as_str()), "{reference}");
+        say(&format!("FOUND image {reference}"));
+    }
+    let containers = daemon.ctl(&["ps", "-a", "--format", "{{.Names}}"]).expect("containers are listed");
+    for container in containers.lines() {
+        let number = container.trim_start_matches('c');
+        let told = daemon.ctl(&["start", "-a", container]);
+        assert_eq!(told, Some(format!("image {number}")), "{container}");
+        say(&format!("FOUND container {container} {number}"));
+    }
+    say("FOUND all");
+}
