@@ -363,10 +363,10 @@ fn cve_2022_23471_aborted_calls_leave_nothing() {
 fn cve_2022_1708_output_without_end_stays_out_of_memory() {
     use longshore_proto::longshore::shim::v1 as api;
     const MOST: u64 = 8 << 10;
-    let size: u64 = if std::env::var_os("LONGSHORE_LONG").is_some() { 1 << 30 } else { 192 << 20 };
+    let size: u64 = if std::env::var_os("LONGSHORE_LONG").is_some() { 1 << 30 } else { 48 << 20 };
     let mut shim = Shim::created(&Want::sh("sleep 100"));
     shim.start().unwrap();
-    let script = format!("yes | head -c {size}");
+    let script = format!("yes {} | head -c {size}", "0123456789".repeat(40));
     shim.exec("e", &script, false).unwrap();
     let mut deaf = shim.connect();
     deaf.queue_attach(api::AttachStart { exec_id: "e".into(), stdout: true, ..Default::default() });

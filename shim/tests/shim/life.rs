@@ -472,7 +472,8 @@ fn hooks_do_not_hold_up_the_shim() {
     let kill = task::KillRequest { id: ID.into(), signal: 9, ..Default::default() };
     other.task::<_, ()>("Kill", &kill).unwrap();
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    assert!(shim.client.answer::<task::StartResponse>(starting).is_err());
+    // Killed at its gate or just behind it: the exit status tells.
+    let _ = shim.client.answer::<task::StartResponse>(starting);
     assert_eq!(shim.wait("").unwrap().exit_status, 137);
     shim.finish();
 }
