@@ -43,6 +43,7 @@ pub enum Arguments {
     Exactly(usize),
     AtLeast(usize),
     AtMost(usize),
+    Between(usize, usize),
     Any,
 }
 
@@ -54,6 +55,9 @@ impl Arguments {
             Arguments::Exactly(number) => format!("requires {}", count(number)),
             Arguments::AtLeast(number) => format!("requires at least {}", count(number)),
             Arguments::AtMost(number) => format!("requires at most {}", count(number)),
+            Arguments::Between(least, most) => {
+                format!("requires at least {least} and at most {}", count(most))
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use longshore_proto::longshore::engine::v1::containers_client::ContainersClient;
 use longshore_proto::longshore::engine::v1::images_client::ImagesClient;
 use longshore_proto::longshore::engine::v1::networks_client::NetworksClient;
 use longshore_proto::longshore::engine::v1::system_client::SystemClient;
+use longshore_proto::longshore::engine::v1::volumes_client::VolumesClient;
 use tokio::net::UnixStream;
 use tokio::sync::OnceCell;
 use tonic::body::Body;
@@ -87,6 +88,11 @@ impl Context {
 
     pub async fn system(&self) -> Result<SystemClient<Channel>, Failure> {
         Ok(SystemClient::with_origin(self.channel().await?, Uri::from_static("http://localhost")))
+    }
+
+    pub async fn volumes(&self) -> Result<VolumesClient<Channel>, Failure> {
+        let client = VolumesClient::with_origin(self.channel().await?, Uri::from_static("http://localhost"));
+        Ok(client.max_decoding_message_size(MAX_MESSAGE))
     }
 
     async fn channel(&self) -> Result<Channel, Failure> {

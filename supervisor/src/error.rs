@@ -209,6 +209,7 @@ impl Error {
             Self::Damaged { .. } => Code::DataLoss,
             Self::Conflict(conflict) if conflict.is_duplicate() => Code::AlreadyExists,
             Self::Conflict(conflict) if conflict.is_absence() => Code::NotFound,
+            Self::Conflict(conflict) if conflict.is_bad_request() => Code::InvalidArgument,
             Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
             Self::Conflict(_) => Code::FailedPrecondition,
             Self::NetworkRefused(refusal) => refusal.code(),

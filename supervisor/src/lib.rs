@@ -44,6 +44,7 @@ mod settle;
 mod snapshots;
 mod streams;
 mod tasks;
+mod trees;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

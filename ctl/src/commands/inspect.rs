@@ -1,7 +1,8 @@
 //! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerRequest, ContainerSummary, ImageRequest, InspectResponse, LogConfig, NetworkRequest, Status,
+    ContainerRequest, ContainerSummary, ImageRequest, InspectResponse, LogConfig, MountPoint, NetworkRequest,
+    Status, Volume, VolumeRequest,
 };
 
 use crate::cli::{Arguments, Verb};
@@ -23,7 +24,7 @@ pub struct Args {
     #[arg(short, long)]
     size: bool,
     /// Only inspect objects of the given type
-    #[arg(long = "type", value_name = "container|image|network", value_parser = kind)]
+    #[arg(long = "type", value_name = "container|image|network|volume", value_parser = kind)]
     kind: Option<Kind>,
     /// Names or ids
     #[arg(value_name = "NAME|ID", required = true)]
@@ -39,7 +40,7 @@ impl Verb for Args {
         let sizes = if self.size { Sizes::Shown } else { Sizes::Left };
         let kinds = match self.kind {
             Some(kind) => vec![kind],
-            None => vec![Kind::Container, Kind::Image, Kind::Network],
+            None => vec![Kind::Container, Kind::Image, Kind::Network, Kind::Volume],
         };
         show(context, &self.names, self.format.as_deref(), &kinds, sizes).await
     }
@@ -50,6 +51,7 @@ pub enum Kind {
     Container,
     Image,
     Network,
+    Volume,
 }
 
 /// Whether the size of a container's writable layer is asked for: it costs a walk.
@@ -64,8 +66,9 @@ fn kind(text: &str) -> Result<Kind, String> {
         "container" => Ok(Kind::Container),
         "image" => Ok(Kind::Image),
         "network" => Ok(Kind::Network),
-        "volume" | "task" | "node" | "service" | "secret" | "plugin" | "config" => {
-            Err(format!("{text} is not built yet: container, image and network are there"))
+        "volume" => Ok(Kind::Volume),
+        "task" | "node" | "service" | "secret" | "plugin" | "config" => {
+            Err(format!("{text} is not built yet: container, image, network and volume are there"))
         }
         other => Err(format!("unknown type: \"{other}\"")),
     }
@@ -183,6 +186,7 @@ async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) ->
             Kind::Container => look_up_container(context, name, sizes).await,
             Kind::Image => look_up_image(context, name, "").await,
             Kind::Network => look_up_network(context, name).await,
+            Kind::Volume => look_up_volume(context, name).await,
         };
         match found {
             // An image's name may be malformed as a container's, and the other way round.
@@ -234,24 +238,50 @@ async fn look_up_image(context: &Context, name: &str, platform: &str) -> Result<
     Ok(super::image::json::image(&context.images().await?.inspect(request).await?.into_inner()))
 }
 
+async fn look_up_volume(context: &Context, name: &str) -> Result<Value, Failure> {
+    let request = VolumeRequest { name: name.to_string() };
+    Ok(volume(&context.volumes().await?.inspect(request).await?.into_inner()))
+}
+
+fn volume(found: &Volume) -> Value {
+    fields! {
+        "CreatedAt" => human::rfc3339(found.created_at.as_ref()),
+        "Driver" => found.driver.as_str(),
+        "Labels" => map_or_null(&found.labels),
+        "Mountpoint" => found.mountpoint.as_str(),
+        "Name" => found.name.as_str(),
+        "Options" => map_or_null(&found.options),
+        "Scope" => "local",
+    }
+}
+
+/// As docker shows a map that was never made.
+fn map_or_null(map: &std::collections::HashMap<String, String>) -> Value {
+    if map.is_empty() { Value::Null } else { map.into() }
+}
+
+/// In docker's fields: a volume has a name and a driver, others have not.
+fn mount_point(point: &MountPoint) -> Value {
+    let mut fields = vec![("Type".to_string(), Value::from(point.r#type.as_str()))];
+    if !point.name.is_empty() {
+        fields.push(("Name".into(), point.name.as_str().into()));
+    }
+    fields.push(("Source".into(), point.source.as_str().into()));
+    fields.push(("Destination".into(), point.target.as_str().into()));
+    if !point.driver.is_empty() {
+        fields.push(("Driver".into(), point.driver.as_str().into()));
+    }
+    fields.push(("Mode".into(), point.mode.as_str().into()));
+    fields.push(("RW".into(), point.read_write.into()));
+    fields.push(("Propagation".into(), point.propagation.as_str().into()));
+    Value::Struct(fields)
+}
+
 fn container(found: &InspectResponse) -> Value {
     let summary = found.summary.clone().unwrap_or_default();
     let config = found.config.clone().unwrap_or_default();
     let mut words = found.process_args.iter().cloned();
-    let mounts: Vec<Value> = summary
-        .mounts
-        .iter()
-        .map(|mount| {
-            fields! {
-                "Type" => "bind",
-                "Source" => mount.source.as_str(),
-                "Destination" => mount.target.as_str(),
-                "Mode" => if mount.read_only { "ro" } else { "" },
-                "RW" => !mount.read_only,
-                "Propagation" => "rprivate",
-            }
-        })
-        .collect();
+    let mounts: Vec<Value> = found.mount_points.iter().map(mount_point).collect();
     fields! {
         "Id" => summary.id.as_str(),
         "Created" => human::rfc3339(summary.created_at.as_ref()),

@@ -9,6 +9,7 @@ pub mod inspect;
 pub mod network;
 pub mod registry;
 pub mod system;
+pub mod volume;
 
 use crate::cli::{Entry, Noun};
 use crate::failure::Failure;
@@ -21,6 +22,7 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "image", about: "Manage images", verbs: IMAGE },
     Noun { name: "network", about: "Manage networks", verbs: NETWORK },
     Noun { name: "system", about: "Manage longshore", verbs: SYSTEM },
+    Noun { name: "volume", about: "Manage volumes", verbs: VOLUME },
 ];
 
 /// The verbs that help shows first.
@@ -35,7 +37,12 @@ pub const TOP: &[Entry] = &[
     Entry::of::<image::pull::Args>("pull", &[]),
     Entry::of::<image::ls::Args>("images", &[]),
     Entry::of::<container::attach::Args>("attach", &[]),
+    Entry::of::<container::commit::Args>("commit", &[]),
+    Entry::of::<container::cp::Args>("cp", &[]),
     Entry::of::<container::create::Args>("create", &[]),
+    Entry::of::<container::diff::Args>("diff", &[]),
+    Entry::of::<container::export::Args>("export", &[]),
+    Entry::of::<image::import::Args>("import", &[]),
     Entry::of::<system::events::Args>("events", &[]),
     Entry::of::<image::history::Args>("history", &[]),
     Entry::of::<system::info::Args>("info", &[]),
@@ -66,8 +73,12 @@ pub const TOP: &[Entry] = &[
 /// `longshore container VERB`.
 pub const CONTAINER: &[Entry] = &[
     Entry::of::<container::attach::Args>("attach", &[]),
+    Entry::of::<container::commit::Args>("commit", &[]),
+    Entry::of::<container::cp::Args>("cp", &[]),
     Entry::of::<container::create::Args>("create", &[]),
+    Entry::of::<container::diff::Args>("diff", &[]),
     Entry::of::<container::exec::Args>("exec", &[]),
+    Entry::of::<container::export::Args>("export", &[]),
     Entry::of::<container::inspect::Args>("inspect", &[]),
     Entry::of::<container::kill::Args>("kill", &[]),
     Entry::of::<container::logs::Args>("logs", &[]),
@@ -89,6 +100,7 @@ pub const CONTAINER: &[Entry] = &[
 /// `longshore image VERB`.
 pub const IMAGE: &[Entry] = &[
     Entry::of::<image::history::Args>("history", &[]),
+    Entry::of::<image::import::Args>("import", &[]),
     Entry::of::<image::inspect::Args>("inspect", &[]),
     Entry::of::<image::load::Args>("load", &[]),
     Entry::of::<image::ls::Args>("ls", &["list"]),
@@ -133,11 +145,19 @@ pub const SYSTEM: &[Entry] = &[
     Entry::of::<system::prune::Args>("prune", &[]),
 ];
 
+/// `longshore volume VERB`.
+pub const VOLUME: &[Entry] = &[
+    Entry::of::<volume::create::Args>("create", &[]),
+    Entry::of::<volume::inspect::Args>("inspect", &[]),
+    Entry::of::<volume::ls::Args>("ls", &["list"]),
+    Entry::of::<volume::prune::Args>("prune", &[]),
+    Entry::of::<volume::rm::Args>("rm", &["remove"]),
+];
+
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "commit", "compose", "config", "cp", "diff", "export", "import",
-    "manifest", "node", "plugin", "port", "search", "secret", "service", "stack", "swarm", "trust", "update",
-    "volume",
+    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "port", "search", "secret",
+    "service", "stack", "swarm", "trust", "update",
 ];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,

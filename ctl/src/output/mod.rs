@@ -6,6 +6,7 @@ pub mod list;
 pub mod print;
 pub mod progress;
 pub mod push;
+pub mod stream;
 pub mod table;
 pub mod template;
 pub mod value;

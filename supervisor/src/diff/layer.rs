@@ -30,12 +30,33 @@ pub struct Layer<'a, 'o> {
     root: BorrowedFd<'a>,
     /// Later times become this one; seconds.
     newest: Option<u64>,
+    names: Names,
+    /// Instead of this beginning of every name, that one.
+    renamed: Option<(Vec<u8>, Vec<u8>)>,
+    /// Whether holes may be left out, which not all readers of tar understand.
+    holes: Holes,
     directories: HashSet<Vec<u8>>,
     /// Device and inode of files with several names, by the first name that was written.
     linked: HashMap<(u64, u64), Vec<u8>>,
     /// Names of such files that have not changed.
     unchanged: HashMap<(u64, u64), Vec<Vec<u8>>>,
     buffer: Vec<u8>,
+}
+
+/// What a name that begins with `.wh.` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Names {
+    /// Something is hidden.
+    OfALayer,
+    /// Itself.
+    Plain,
+}
+
+/// How files with holes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holes {
+    LeftOut,
+    WrittenOut,
 }
 
 /// A file and where it is.
@@ -64,10 +85,34 @@ impl<'a, 'o> Layer<'a, 'o> {
             out,
             root,
             newest,
+            names: Names::OfALayer,
+            renamed: None,
+            holes: Holes::LeftOut,
             directories: HashSet::new(),
             linked: HashMap::new(),
             unchanged: HashMap::new(),
             buffer: Vec::new(),
+        }
+    }
+
+    /// A plain archive, in which no name has a meaning of its own.
+    pub fn plain(out: &'a mut Output<'o>, root: BorrowedFd<'a>, holes: Holes) -> Self {
+        Self { names: Names::Plain, holes, ..Self::new(out, root, None) }
+    }
+
+    /// What is at `from`, and all below it, goes by the name `to`.
+    pub fn renaming(self, from: &[u8], to: &[u8]) -> Self {
+        Self { renamed: Some((from.to_vec(), to.to_vec())), ..self }
+    }
+
+    fn name(&self, path: Vec<u8>) -> Vec<u8> {
+        let Some((from, to)) = &self.renamed else { return path };
+        match path.strip_prefix(from.as_slice()) {
+            Some(rest) if !rest.is_empty() && !to.is_empty() && rest[0] != b'/' => {
+                [to.as_slice(), b"/", rest].concat()
+            }
+            Some(rest) => [to.as_slice(), rest].concat(),
+            None => path,
         }
     }
 
@@ -76,7 +121,7 @@ impl<'a, 'o> Layer<'a, 'o> {
         if FileType::from_raw_mode(place.stat.st_mode) == FileType::Socket {
             return Ok(());
         }
-        if place.leaf.starts_with(WHITEOUT) {
+        if self.names == Names::OfALayer && place.leaf.starts_with(WHITEOUT) {
             return Err(Error::precondition(
                 shown(place.path),
                 "begins with .wh., which in a layer means that something is removed: rename it",
@@ -145,7 +190,8 @@ impl<'a, 'o> Layer<'a, 'o> {
     /// A further name of the file at `place`. Some readers set what the link's header says, so it says what the file's does.
     fn link(&mut self, place: &Place<'_>, path: &[u8], target: Vec<u8>) -> Result<()> {
         let header = self.described(place, path.to_vec())?;
-        self.head(&Header { kind: Kind::HardLink, link: target, ..header })
+        let link = self.name(target);
+        self.head(&Header { kind: Kind::HardLink, link, ..header })
     }
 
     /// A header with the file's attributes.
@@ -157,7 +203,7 @@ impl<'a, 'o> Layer<'a, 'o> {
             gid: stat.st_gid,
             mtime: self.time(stat),
             records: xattrs(place)?,
-            ..plain(name, Kind::File)
+            ..plain(self.name(name), Kind::File)
         })
     }
 
@@ -209,7 +255,8 @@ impl<'a, 'o> Layer<'a, 'o> {
             return Err(changed(place.path));
         }
         let taken = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        let pieces = if taken.saturating_add(SPARSE_FROM) <= size { pieces(&fd, size) } else { None };
+        let sparse = self.holes == Holes::LeftOut && taken.saturating_add(SPARSE_FROM) <= size;
+        let pieces = if sparse { pieces(&fd, size) } else { None };
         let Some(pieces) = pieces else {
             header.size = size;
             self.head(&header)?;

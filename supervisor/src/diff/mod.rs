@@ -6,26 +6,28 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+pub mod changes;
 mod header;
-mod layer;
+pub mod layer;
 mod make;
 mod plan;
 mod proxies;
-mod stream;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 mod upper;
-mod walk;
+pub mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use apply::{Durability, apply};
 pub use make::{Wanted, make};
+pub use plan::read_only;
 pub use proxies::{Differ, Differs, passes_on};
 
-const UNCOMPRESSED: &str = "containerd.io/uncompressed";
-const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
+pub const PLAIN_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 /// Ends the work of a client that goes away.
 struct CancelOnDrop(Arc<AtomicBool>);

@@ -5,7 +5,7 @@
 
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -27,11 +27,15 @@ pub struct Made {
     pub digest: Digest,
 }
 
+/// Takes pieces of the tar stream.
+pub type Sink<'a> = dyn FnMut(Vec<u8>) -> Result<()> + 'a;
+
 /// Where the tar stream goes.
 pub struct Output<'a> {
-    chunks: SyncSender<Vec<u8>>,
+    sink: Box<Sink<'a>>,
     buffer: Vec<u8>,
-    hasher: Hasher,
+    /// Of what is to become a layer.
+    hasher: Option<Hasher>,
     /// Bytes since the last block boundary.
     odd: usize,
     cancel: &'a AtomicBool,
@@ -62,16 +66,28 @@ impl Output<'_> {
             return Err(Error::Canceled { what: "making a layer".to_owned() });
         }
         let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
-        self.hasher.update(&chunk);
-        // The other side knows why it stopped; its error comes first.
-        self.chunks.send(chunk).map_err(|_| Error::Lost { what: "compressing a layer" })
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&chunk);
+        }
+        (self.sink)(chunk)
     }
 
-    fn finish(mut self) -> Result<Digest> {
+    fn finish(mut self) -> Result<Option<Digest>> {
         self.write(&[0; 2 * BLOCK])?;
         self.send()?;
-        Ok(self.hasher.digest())
+        Ok(self.hasher.as_ref().map(Hasher::digest))
     }
+}
+
+/// Runs `body`, which writes the entries, and hands the tar stream to `sink` in pieces. Blocks.
+pub fn pour<'a>(
+    sink: Box<Sink<'a>>,
+    cancel: &'a AtomicBool,
+    body: impl FnOnce(&mut Output<'a>) -> Result<()>,
+) -> Result<()> {
+    let mut output = Output { sink, buffer: Vec::with_capacity(CHUNK), hasher: None, odd: 0, cancel };
+    body(&mut output)?;
+    output.finish().map(drop)
 }
 
 /// Runs `body`, which writes the entries, and puts what they compress to into `parts`, from its beginning. Blocks.
@@ -88,8 +104,15 @@ pub fn run<T>(
             .spawn_scoped(scope, || write(parts, compression, receiver))
             .map_err(|source| Error::io("starting a thread for", "a layer", source))?;
         let hasher = Hasher::new(crate::content::digest::Algorithm::Sha256);
-        let mut output = Output { chunks, buffer: Vec::with_capacity(CHUNK), hasher, odd: 0, cancel };
-        let made = body(&mut output).and_then(|value| Ok((value, output.finish()?)));
+        // The other side knows why it stopped; its error comes first.
+        let lost = || Error::Lost { what: "compressing a layer" };
+        let sink = Box::new(move |chunk| chunks.send(chunk).map_err(|_: SendError<Vec<u8>>| lost()));
+        let mut output =
+            Output { sink, buffer: Vec::with_capacity(CHUNK), hasher: Some(hasher), odd: 0, cancel };
+        let made = body(&mut output).and_then(|value| {
+            let diff_id = output.finish()?.ok_or(Error::Lost { what: "hashing a layer" })?;
+            Ok((value, diff_id))
+        });
         let written = writer.join().unwrap_or(Err(Error::Lost { what: "compressing a layer" }));
         match (made, written) {
             (Ok((value, diff_id)), Ok(digest)) => Ok((value, Made { diff_id, digest })),

@@ -97,7 +97,7 @@ fn visit(layer: &mut Layer<'_, '_>, level: &Level, name: &[u8], side: Side) -> R
 }
 
 /// Whether a file is as it was below. Of a directory only the attributes count.
-fn same(place: &Place<'_>, lower: BorrowedFd<'_>, below: &Stat) -> Result<bool> {
+pub fn same(place: &Place<'_>, lower: BorrowedFd<'_>, below: &Stat) -> Result<bool> {
     let above = &place.stat;
     if above.st_mode != below.st_mode
         || (above.st_uid, above.st_gid) != (below.st_uid, below.st_gid)

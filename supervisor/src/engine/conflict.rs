@@ -47,16 +47,36 @@ pub enum Conflict {
         "conflict: unable to delete {image} (cannot be forced) - image is being used by running container {container}"
     )]
     ImageOfRunning { image: String, container: String },
+    #[error("get {name}: no such volume")]
+    NoSuchVolume { name: String },
+    /// Of an image's config, by a line that makes no sense.
+    #[error("{why}")]
+    Change { why: String },
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchPath { path: String, container: String },
+    #[error("remove {name}: volume is in use - [{}]", users.join(", "))]
+    VolumeInUse { name: String, users: Vec<String> },
 }
 
 impl Conflict {
     /// Whether there is nothing to do it to.
     pub fn is_absence(&self) -> bool {
-        matches!(self, Conflict::NoLocalImage { .. } | Conflict::NoSuchTag { .. })
+        matches!(
+            self,
+            Conflict::NoLocalImage { .. }
+                | Conflict::NoSuchTag { .. }
+                | Conflict::NoSuchVolume { .. }
+                | Conflict::NoSuchPath { .. }
+        )
     }
 
     /// Whether the thing exists already, as opposed to being in the wrong state.
     pub fn is_duplicate(&self) -> bool {
         matches!(self, Conflict::NameInUse { .. })
+    }
+
+    /// Whether it would be refused whatever else there is.
+    pub fn is_bad_request(&self) -> bool {
+        matches!(self, Conflict::Change { .. })
     }
 }

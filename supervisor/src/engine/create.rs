@@ -1,6 +1,7 @@
 //! Making a container: its image is found, its name taken, its snapshot prepared, its spec written; then one batch
 //! makes it exist. Until that batch everything is undone when it fails or the caller goes away.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::registry::{Entry, Reservation};
 use super::spec::layers::Layers;
 use super::spec::{self, env, mounts, user};
 use super::state::State;
+use super::volumes::Acquired;
 use super::{Engine, etc, names, signals};
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
@@ -62,6 +64,8 @@ pub(super) struct Bundle {
     pub rootfs: Vec<RootfsMount>,
     /// Given back with the bundle, unless the container was started with it.
     pub sandbox: Option<Sandbox>,
+    /// Folders within volumes, which the spec names by these descriptors: whoever has the volume may move them meanwhile.
+    pub folders: Vec<OwnedFd>,
 }
 
 /// What a container is made for.
@@ -82,6 +86,7 @@ pub(super) struct Making {
     /// Why it will not start.
     pub failed: Option<Error>,
     name: Option<Reservation>,
+    volumes: Option<Acquired>,
     _hold: Hold,
 }
 
@@ -117,8 +122,10 @@ impl Engine {
             self.image_for(request, progress).instrument(tracing::debug_span!("run.image")).await?;
         let id = names::new_id();
         let name = self.registry.reserve(name, &id)?;
-        let record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
-        let mut making = self.prepare(id, record, &local, name, purpose).await?;
+        let mut record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
+        let volumes = self.resolve_mounts(&id, &request.config, local.config.volumes.keys()).await?;
+        record.mounts = Some(volumes.mounts.clone());
+        let mut making = self.prepare(id, record, &local, name, (purpose, volumes)).await?;
         making.warnings = warnings(&request.config)?;
         Ok(making)
     }
@@ -189,7 +196,8 @@ impl Engine {
             user: first_set(&config.user, &of_image.user),
             stop_signal,
             stdin_once: config.open_stdin,
-            volumes: of_image.volumes.keys().cloned().collect(),
+            volumes: Vec::new(),
+            mounts: None,
             created_at: Timestamp::now(),
             state: State::created(),
             config,
@@ -219,7 +227,7 @@ impl Engine {
         mut record: Record,
         image: &LocalImage,
         name: Reservation,
-        purpose: Purpose,
+        (purpose, volumes): (Purpose, Acquired),
     ) -> Result<Making> {
         let snapshotter = self.snapshotter_of(&record)?;
         let hold = snapshotter.hold(&self.namespace, &id).await;
@@ -252,6 +260,7 @@ impl Engine {
             Err(error) => (Joined::default(), Some(error)),
         };
         record.state.endpoints = joined.endpoints().to_vec();
+        self.populate_volumes(&id, record.mounts(), &mounts).await?;
         let bundle = self.bundle(&id, &record, &mounts, First::Yes, joined).await?;
         undo.id = None;
         Ok(Making {
@@ -261,6 +270,7 @@ impl Engine {
             warnings: Vec::new(),
             failed,
             name: Some(name),
+            volumes: Some(volumes),
             _hold: hold,
         })
     }
@@ -288,14 +298,21 @@ impl Engine {
             .collect();
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
         let work = move || {
-            let spec = engine.write_bundle(&id, &record, &layers, first, &joined)?;
-            Ok((spec, joined.sandbox))
+            let (spec, folders) = engine.write_bundle(&id, &record, &layers, first, &joined)?;
+            Ok((spec, folders, joined.sandbox))
         };
-        let (spec, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
-        Ok(Bundle { spec, rootfs, sandbox })
+        let (spec, folders, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
+        Ok(Bundle { spec, rootfs, sandbox, folders })
     }
 
-    fn write_bundle(&self, id: &str, record: &Record, layers: &Layers, first: First, joined: &Joined) -> Result<Bytes> {
+    fn write_bundle(
+        &self,
+        id: &str,
+        record: &Record,
+        layers: &Layers,
+        first: First,
+        joined: &Joined,
+    ) -> Result<(Bytes, Vec<OwnedFd>)> {
         let folder = self.folder(id);
         make_folder(&folder)?;
         let config = &record.config;
@@ -303,12 +320,10 @@ impl Engine {
         let own = network::own_lines(id, record, joined.endpoints());
         let hosts: Vec<String> = joined.hosts.iter().cloned().chain(own).collect();
         etc::write(&folder, &hostname, &config.network, &hosts)?;
-        mounts::prepare_binds(&config.mounts)?;
+        let mut folders = Vec::new();
+        let binds = mounts::prepare(record.mounts(), |name| self.volumes.data(name), &mut folders)?;
         if matches!(first, First::Yes) {
             layers.make_folder(&record.process_cwd)?;
-            for volume in &record.volumes {
-                layers.make_folder(volume)?;
-            }
         }
         let mut identity =
             user::resolve(&record.user, layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?)?;
@@ -318,6 +333,7 @@ impl Engine {
             id,
             record,
             identity: &identity,
+            mounts: &binds,
             files: joined.files.as_deref().unwrap_or(&folder),
             network: &joined.namespace,
             cgroup_parent: &self.config.runtime.cgroup_parent,
@@ -331,7 +347,7 @@ impl Engine {
             key: id.to_owned(),
             source: source.into(),
         })?;
-        Ok(json.into())
+        Ok((json.into(), folders))
     }
 
     /// Removes a container's writable layer from the snapshotter that has it: most likely the default one.
@@ -387,14 +403,17 @@ impl Making {
         if let Some(name) = self.name.take() {
             name.keep();
         }
+        if let Some(volumes) = self.volumes.take() {
+            volumes.keep();
+        }
         engine.containers.created(&engine.namespace, &container);
         engine.happened(&entry, "create", &[]);
-        let bundle =
-            Bundle {
-                spec: self.bundle.spec.clone(),
-                rootfs: std::mem::take(&mut self.bundle.rootfs),
-                sandbox: self.bundle.sandbox.take(),
-            };
+        let bundle = Bundle {
+            spec: self.bundle.spec.clone(),
+            rootfs: std::mem::take(&mut self.bundle.rootfs),
+            sandbox: self.bundle.sandbox.take(),
+            folders: std::mem::take(&mut self.bundle.folders),
+        };
         Ok((entry, bundle))
     }
 }
@@ -495,7 +514,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
         }
     }
     etc::check_hostname(&config.hostname)?;
-    config.mounts.iter().try_for_each(mounts::check_bind)?;
+    config.mounts.iter().try_for_each(mounts::check)?;
     let mut targets: Vec<&str> =
         config.mounts.iter().map(|mount| mount.target.trim_end_matches('/')).collect();
     targets.sort_unstable();

@@ -130,6 +130,7 @@ impl Engine {
             &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())],
         );
         self.leave_networks(entry);
+        self.unmount_volumes(&entry.id, &entry.record()).await;
         if entry.read(|record| record.config.auto_remove) {
             self.erase(entry);
             return;
@@ -169,8 +170,16 @@ impl Engine {
         self.containers.deleted(&self.namespace, &entry.id);
         self.happened(entry, "destroy", &[]);
         entry.removed();
+        let mut anonymous = self.give_back(entry);
+        if !entry.read(|record| record.config.auto_remove) {
+            // A client of containerd's API removed the container, and knows of no volumes.
+            anonymous.clear();
+        }
         let (engine, id) = (self.clone(), entry.id.clone());
-        self.background.spawn(async move { engine.tear_down(&id).await });
+        self.background.spawn(async move {
+            engine.tear_down(&id).await;
+            engine.remove_anonymous(&anonymous).await;
+        });
     }
 
     /// Removes the task and all files of a container that is no longer recorded.

@@ -1,4 +1,4 @@
-//! What happened to containers and images, as `longshore events` shows it: the newest are kept for those who ask
+//! What happened to containers, images and volumes, as `longshore events` shows it: the newest are kept for those who ask
 //! about the past, new ones go to everyone who listens. A listener that does not keep up is told so and ended.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,7 @@ pub struct Event {
     pub time: Timestamp,
     pub subject: Subject,
     pub action: &'static str,
-    /// Container id, or the image's name or id.
+    /// Container id, the image's name or id, or the volume's name.
     pub actor: String,
     pub attributes: BTreeMap<String, String>,
 }
@@ -29,6 +29,7 @@ pub enum Subject {
     Container,
     Image,
     Network,
+    Volume,
 }
 
 impl Subject {
@@ -37,6 +38,7 @@ impl Subject {
             Subject::Container => "container",
             Subject::Image => "image",
             Subject::Network => "network",
+            Subject::Volume => "volume",
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Engine;
 use super::config::Record;
 use super::list::Summary;
 use super::state::Status;
+use super::volumes::MountPoint;
 use super::{RUNTIME, spec::env};
 use crate::error::Result;
 
@@ -20,6 +21,7 @@ pub struct Inspected {
     pub bundle: String,
     /// With HOME as far as it is known without looking into the container.
     pub process_env: Vec<String>,
+    pub mounts: Vec<MountPoint>,
 }
 
 impl Engine {
@@ -34,6 +36,7 @@ impl Engine {
             runtime: RUNTIME,
             bundle: if record.state.status.is_live() { bundle.display().to_string() } else { String::new() },
             networks: self.attachments(&entry.id, &record),
+            mounts: self.mount_points(&record),
             process_env: env::merge(&record.process_env, &[]),
             record,
         })

@@ -187,8 +187,7 @@ impl Selection<'_> {
                 networks.iter().any(|name| self.networks.get(text).map_or(text, String::as_str) == name)
             })
             && filters.any("volume", |volume| {
-                record.config.mounts.iter().any(|mount| mount.source == volume || mount.target == volume)
-                    || record.volumes.iter().any(|place| place == volume)
+                record.mounts().iter().any(|mount| mount.source == volume || mount.target == volume)
             })
             && filters.any("health", |health| health == "none")
             && filters.any("ancestor", |image| {
@@ -227,7 +226,7 @@ fn summary(entry: &Entry, record: &Record, networks: Vec<String>, now: Timestamp
         status_text: status_text(&record.state, now),
         labels: record.config.labels.clone(),
         network: networks.join(","),
-        mounts: record.config.mounts.clone(),
+        mounts: record.mounts().to_vec(),
         size_rw: 0,
         size_root_fs: 0,
     }

@@ -11,9 +11,12 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod attach;
+pub mod commit;
 pub mod config;
 pub mod conflict;
+pub mod copy;
 pub mod create;
+pub mod diff;
 mod etc;
 pub mod exec;
 mod exit;
@@ -35,6 +38,7 @@ pub mod registry;
 pub mod remove;
 mod rename;
 mod restart;
+mod root;
 pub mod run;
 mod shm;
 mod signals;
@@ -48,6 +52,7 @@ pub mod system;
 pub mod top;
 mod unbuilt;
 pub mod usage;
+pub mod volumes;
 pub mod wait;
 
 pub use names::NameError;
@@ -83,6 +88,9 @@ pub const EXTENSION: &str = "longshore.engine.v1.Container";
 /// The runtime that the engine's containers name.
 pub const RUNTIME: &str = "io.containerd.longshore.v1";
 
+/// Transfers of files from and to containers at one time; more of them wait.
+const MAX_TRANSFERS: usize = 32;
+
 /// The day-to-day engine.
 pub struct Engine {
     /// Names this installation.
@@ -107,6 +115,9 @@ pub struct Engine {
     image_cache: ImageCache,
     /// Limits of processes for containers that ask for no others.
     default_ulimits: Arc<[config::Ulimit]>,
+    volumes: volumes::Volumes,
+    /// Of files from and to containers, at one time.
+    transfers: Arc<tokio::sync::Semaphore>,
     /// Teardowns that go on after their caller was answered.
     background: tokio_util::task::TaskTracker,
 }
@@ -134,9 +145,13 @@ impl Engine {
             history: History::default(),
             image_cache: ImageCache::default(),
             default_ulimits: spec::ulimits::defaults(&services.config.engine.default_ulimits)?.into(),
+            transfers: Arc::new(tokio::sync::Semaphore::new(MAX_TRANSFERS)),
+            volumes: volumes::Volumes::new(
+                services.config.root.join("volumes").join(&services.config.engine.namespace),
+            ),
             background: tokio_util::task::TaskTracker::new(),
         };
-        let folders = [engine.folders(), engine.seccomp_cache()];
+        let folders = [engine.folders(), engine.seccomp_cache(), engine.volumes.folder().to_owned()];
         for folder in folders {
             std::fs::create_dir_all(&folder).map_err(|source| Error::io("making", &folder, source))?;
         }

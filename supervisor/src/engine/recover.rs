@@ -22,6 +22,7 @@ const LOST: u32 = 137;
 impl Engine {
     /// Reads the containers, settles their states, removes what nothing owns.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        self.recover_volumes().await?;
         let mut kept = HashSet::new();
         let all = self.containers.list(&self.namespace, &crate::filters::Filter::default())?;
         let foreign: HashSet<String> = all.iter().map(|container| container.id.clone()).collect();
@@ -39,6 +40,7 @@ impl Engine {
                 }
             }
         }
+        self.note_volumes().await?;
         let tasks = self.tasks.list(&self.namespace);
         for entry in self.registry.all() {
             let task = tasks.iter().find(|task| task.container_id == entry.id);
@@ -51,6 +53,7 @@ impl Engine {
         self.recover_networks().await;
         self.drop_old_shm(|id| self.registry.get(id).is_some_and(|entry| entry.status().is_live()));
         self.remove_orphans(&kept).await?;
+        self.settle_mounts().await?;
         self.watch_tasks();
         Ok(())
     }

@@ -278,6 +278,7 @@ mod tests {
             stop_signal: 15,
             stdin_once: false,
             volumes: Vec::new(),
+            mounts: None,
             created_at: jiff::Timestamp::UNIX_EPOCH,
             state: State::created(),
         };

@@ -16,14 +16,33 @@ pub enum Running {
     Kill,
 }
 
+/// What becomes of volumes that were made for the container, without a name of the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    Kept,
+    Removed,
+}
+
 impl Engine {
     /// Returns when nothing of the container is left.
-    pub async fn remove(self: &Arc<Self>, text: &str, running: Running) -> Result<()> {
+    pub async fn remove(self: &Arc<Self>, text: &str, running: Running, anonymous: Anonymous) -> Result<()> {
         let entry = self.find(text)?;
         if running == Running::Kill && entry.status().is_live() {
             self.kill_and_wait(&entry).await?;
         }
-        self.remove_entry(&entry).await
+        self.remove_entry(&entry).await?;
+        if anonymous == Anonymous::Removed {
+            let volumes = anonymous_volumes(&entry);
+            self.remove_anonymous(&volumes).await;
+        }
+        Ok(())
+    }
+
+    /// A container that is gone has no volumes; the result are those that had no name.
+    pub(super) fn give_back(&self, entry: &Entry) -> Vec<String> {
+        let record = entry.record();
+        self.release_volumes(&entry.id, &record);
+        anonymous_volumes(entry)
     }
 
     pub(super) async fn remove_entry(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
@@ -56,10 +75,18 @@ impl Engine {
         self.registry.remove(entry);
         self.containers.deleted(&self.namespace, &entry.id);
         self.happened(entry, "destroy", &[]);
+        self.give_back(entry);
         let removed = self.remove_remains(&entry.id).await;
         entry.removed();
         removed
     }
+}
+
+fn anonymous_volumes(entry: &Entry) -> Vec<String> {
+    entry.read(|record| {
+        let mounts = record.mounts().iter().filter(|mount| mount.volume.anonymous);
+        mounts.map(|mount| mount.source.clone()).collect()
+    })
 }
 
 fn refusal(entry: &Entry, why: Refused) -> Error {

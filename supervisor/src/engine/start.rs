@@ -112,6 +112,21 @@ impl Engine {
         bundle: Bundle,
         join: Option<Join>,
     ) -> Result<Option<AttachStream>> {
+        self.mount_volumes(&entry.id, record).await?;
+        let started = self.launch_task(entry, record, bundle, join).await;
+        if started.is_err() {
+            self.unmount_volumes(&entry.id, record).await;
+        }
+        started
+    }
+
+    async fn launch_task(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        record: &Record,
+        bundle: Bundle,
+        join: Option<Join>,
+    ) -> Result<Option<AttachStream>> {
         self.clear_task(&entry.id).await?;
         let task = CreateTask {
             spec: bundle.spec,
@@ -154,7 +169,7 @@ impl Engine {
 
     /// The container's mounts; a snapshot that a power cut took is made again, empty as it was before any write
     /// to it was synced.
-    async fn mounts_of(&self, entry: &Entry, never_ran: bool) -> Result<(Vec<Mount>, First)> {
+    pub(super) async fn mounts_of(&self, entry: &Entry, never_ran: bool) -> Result<(Vec<Mount>, First)> {
         let snapshotter = entry.read(|record| self.snapshotter_of(record))?;
         match snapshotter.mounts(&self.namespace, &entry.id).await {
             Ok(mounts) => Ok((mounts, if never_ran { First::Yes } else { First::No })),

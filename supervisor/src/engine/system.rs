@@ -134,6 +134,7 @@ fn selects(filters: &Filters, event: &Event) -> bool {
     let name = event.attributes.get("name").map_or("", String::as_str);
     let image = event.attributes.get("image").map_or("", String::as_str);
     let is_container = event.subject == super::history::Subject::Container;
+    let is_volume = event.subject == super::history::Subject::Volume;
     filters.any("type", |kind| kind == event.subject.as_str())
         && filters.any("event", |action| action == event.action)
         && filters.any("container", |text| {
@@ -148,7 +149,8 @@ fn selects(filters: &Filters, event: &Event) -> bool {
             event.subject == super::history::Subject::Network
                 && (event.actor.starts_with(text) || name == text)
         })
-        && ["daemon", "volume"].into_iter().all(|key| !filters.has(key))
+        && filters.any("volume", |text| is_volume && event.actor == text)
+        && !filters.has("daemon")
 }
 
 fn cgroups() -> &'static str {

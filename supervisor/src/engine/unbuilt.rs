@@ -14,12 +14,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
         ("health checks", config.health != Default::default()),
         ("init", config.init == Some(true)),
         ("log drivers and options", !config.log.driver.is_empty() || !config.log.options.is_empty()),
-        ("volumes", config.mounts.iter().any(|mount| mount.kind != MountKind::Bind)),
-        ("mount options", config.mounts.iter().any(|mount| mount.bind.non_recursive)),
-        ("mount options", config.mounts.iter().any(|mount| !mount.bind.propagation.is_empty())),
-        ("mount options", config.mounts.iter().any(|mount| !mount.bind.recursive_read_only.is_empty())),
-        ("volumes of other containers", !config.volumes_from.is_empty()),
-        ("volume drivers", !config.volume_driver.is_empty()),
+        ("mounts of images", config.mounts.iter().any(|mount| mount.kind == MountKind::Image)),
         ("runtimes", !config.runtime.is_empty()),
         ("storage options", !config.storage_opt.is_empty()),
     ];

@@ -64,6 +64,8 @@ pub mod tables {
     pub const MOUNTS: Table<crate::mounts::ActivationRecord> = Table::new(12, "mounts");
     /// Key: network id.
     pub const NETWORKS: Table<crate::network::record::Network> = Table::new(13, "networks");
+    /// Key: name of a volume.
+    pub const VOLUMES: Table<crate::engine::volumes::VolumeRecord> = Table::new(14, "volumes");
 }
 
 /// Tables that keep JSON.
@@ -76,4 +78,5 @@ mod json {
     impl Record for crate::sandboxes::SandboxRecord {}
     impl Record for crate::mounts::ActivationRecord {}
     impl Record for crate::network::record::Network {}
+    impl Record for crate::engine::volumes::VolumeRecord {}
 }

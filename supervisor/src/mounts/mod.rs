@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use activate::Wanted;
 pub use plan::needs_activation;
-pub use system::filesystem;
+pub use system::{filesystem, mount as mount_at};
 
 use crate::content::store::blocking;
 use crate::error::{Error, Result};

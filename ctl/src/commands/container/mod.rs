@@ -1,8 +1,12 @@
 //! Verbs on containers.
 
 pub mod attach;
+pub mod commit;
+pub mod cp;
 pub mod create;
+pub mod diff;
 pub mod exec;
+pub mod export;
 pub mod flags;
 pub mod inspect;
 pub mod kill;

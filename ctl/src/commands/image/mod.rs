@@ -1,6 +1,7 @@
 //! Verbs on images.
 
 pub mod history;
+pub mod import;
 pub mod inspect;
 pub mod json;
 pub mod load;

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{self, Told};
+use super::files;
 use super::session::{self, Ended, Out, StdinEnd, Target, Wire};
 use super::{Answer, STREAM_BUFFER, Stream, empty, status};
 use crate::engine::Engine;
@@ -19,7 +20,7 @@ use crate::engine::exec::Exec;
 use crate::engine::list::ListRequest;
 use crate::engine::logs::{self, Query, Streams};
 use crate::engine::registry::Entry;
-use crate::engine::remove::Running;
+use crate::engine::remove::{Anonymous, Running};
 use crate::engine::run::Run;
 use crate::engine::stats::Before;
 use crate::engine::stop::Stop;
@@ -96,6 +97,8 @@ impl Containers for ContainersService {
     type ExecStream = Stream<wire::ExecOutput>;
     type StatsStream = Stream<wire::StatsResponse>;
     type LogsStream = Stream<wire::LogsResponse>;
+    type CopyFromStream = Stream<wire::CopyFromResponse>;
+    type ExportStream = Stream<wire::ExportResponse>;
 
     async fn create(&self, request: Request<wire::CreateRequest>) -> Answer<Self::CreateStream> {
         use wire::create_event::What;
@@ -219,13 +222,15 @@ impl Containers for ContainersService {
                 (pid, true) => format!("/proc/{pid}/ns/net"),
             },
             networks: found.networks.into_iter().map(convert::attachment).collect(),
+            mount_points: found.mounts.into_iter().map(convert::mount_point).collect(),
         }))
     }
 
     async fn remove(&self, request: Request<wire::RemoveRequest>) -> Answer<()> {
         let request = request.into_inner();
         let running = if request.force { Running::Kill } else { Running::Refuse };
-        self.engine.remove(&request.container, running).await.map_err(status)?;
+        let anonymous = if request.volumes { Anonymous::Removed } else { Anonymous::Kept };
+        self.engine.remove(&request.container, running, anonymous).await.map_err(status)?;
         empty()
     }
 
@@ -273,6 +278,32 @@ impl Containers for ContainersService {
             }
             Ok(())
         })
+    }
+
+    async fn stat_path(&self, request: Request<wire::StatPathRequest>) -> Answer<wire::PathStat> {
+        files::stat(&self.engine, request.into_inner()).await
+    }
+
+    async fn copy_from(&self, request: Request<wire::StatPathRequest>) -> Answer<Self::CopyFromStream> {
+        let (engine, request) = (self.engine.clone(), request.into_inner());
+        answer(|out| files::copy_from(engine, request, out))
+    }
+
+    async fn copy_to(&self, request: Request<Streaming<wire::CopyToRequest>>) -> Answer<()> {
+        files::copy_to(&self.engine, request.into_inner()).await
+    }
+
+    async fn diff(&self, request: Request<wire::ContainerRequest>) -> Answer<wire::DiffResponse> {
+        files::diff(&self.engine, request.into_inner()).await
+    }
+
+    async fn export(&self, request: Request<wire::ContainerRequest>) -> Answer<Self::ExportStream> {
+        let (engine, request) = (self.engine.clone(), request.into_inner());
+        answer(|out| files::export(engine, request, out))
+    }
+
+    async fn commit(&self, request: Request<wire::CommitRequest>) -> Answer<wire::CommitResponse> {
+        files::commit(&self.engine, request.into_inner()).await
     }
 
     async fn prune(&self, request: Request<wire::PruneRequest>) -> Answer<wire::PruneResponse> {

@@ -7,7 +7,7 @@ use longshore_proto::longshore::engine::v1::images_server::Images;
 use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Answer, STREAM_BUFFER, Stream, convert, empty, status};
+use super::{Answer, STREAM_BUFFER, Stream, convert, empty, files, status};
 use crate::engine::Engine;
 use crate::engine::images::{
     Force, ImageSummary, LoadEvent, PullRequest, PushEvent, PushRequest, PushStep, Removal, SaveRequest,
@@ -68,6 +68,10 @@ impl Images for ImagesService {
             }
         });
         Ok(Response::new(Stream::new(receiver)))
+    }
+
+    async fn import(&self, request: Request<Streaming<wire::ImportRequest>>) -> Answer<wire::ImportResponse> {
+        files::import(&self.engine, request.into_inner()).await
     }
 
     async fn list(&self, request: Request<wire::ListImagesRequest>) -> Answer<wire::ListImagesResponse> {

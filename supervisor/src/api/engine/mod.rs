@@ -5,15 +5,18 @@
 
 mod containers;
 mod convert;
+mod files;
 mod images;
 mod networks;
 mod session;
 mod system;
+mod volumes;
 
 pub use containers::ContainersService;
 pub use images::ImagesService;
 pub use networks::NetworksService;
 pub use system::SystemService;
+pub use volumes::VolumesService;
 
 use tonic::Status;
 

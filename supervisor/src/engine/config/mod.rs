@@ -123,9 +123,12 @@ pub struct Record {
     /// Whether stdin ends with the client that sends it. Not so for a container that was begun detached.
     #[serde(default)]
     pub stdin_once: bool,
-    /// The image's volumes: folders of the writable layer.
+    /// The image's volumes: in records of an earlier version folders of the writable layer.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// All that is mounted, volumes by their names; `None` in records of an earlier version.
+    #[serde(default)]
+    pub mounts: Option<Vec<Mount>>,
     #[serde(with = "stamp")]
     pub created_at: Timestamp,
     pub state: State,
@@ -135,6 +138,11 @@ impl Record {
     /// Entrypoint and arguments as `ps` shows them.
     pub fn command(&self) -> String {
         self.process_args.join(" ")
+    }
+
+    /// What is mounted beside what every container has.
+    pub fn mounts(&self) -> &[Mount] {
+        self.mounts.as_deref().unwrap_or(&self.config.mounts)
     }
 }
 

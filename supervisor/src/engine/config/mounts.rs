@@ -65,6 +65,9 @@ pub struct VolumeOptions {
     pub labels: BTreeMap<String, String>,
     pub driver: String,
     pub driver_options: BTreeMap<String, String>,
+    /// It has no name of the user's: removed with its container if that is asked for. Of a container's record only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anonymous: bool,
 }
 
 /// How a file system in memory is made.

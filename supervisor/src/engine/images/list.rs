@@ -80,7 +80,8 @@ impl Engine {
 
     pub(super) async fn image_summary(&self, group: &Group) -> ImageSummary {
         let (mut tags, mut repo_digests) = (Vec::new(), Vec::new());
-        for image in &group.names {
+        let named = |image: &&Image| !image.name.starts_with(super::assemble::NAMELESS);
+        for image in group.names.iter().filter(named) {
             let Ok(reference) = Reference::parse(&image.name) else { continue };
             if reference.digest().is_none() {
                 tags.push(reference.familiar());

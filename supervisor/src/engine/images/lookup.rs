@@ -346,7 +346,7 @@ impl Engine {
         })
     }
 
-    async fn document(&self, digest: &Digest) -> Result<bytes::Bytes> {
+    pub(super) async fn document(&self, digest: &Digest) -> Result<bytes::Bytes> {
         let blob = self.content.reader(&self.namespace, digest).await?;
         blob.read_all(MAX_DOCUMENT).await
     }

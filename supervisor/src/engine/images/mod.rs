@@ -1,7 +1,10 @@
 //! Images as people use them: found by reference, short name or id; pulled, pushed, saved, loaded, listed, tagged, removed, pruned.
 
+pub(super) mod assemble;
 mod history;
+pub mod import;
 mod inspect;
+pub(super) mod instructions;
 mod list;
 mod load;
 mod login;

@@ -35,6 +35,8 @@ pub struct Input<'a> {
     pub id: &'a str,
     pub record: &'a Record,
     pub identity: &'a Identity,
+    /// What the user has mounted, volumes by the paths of their folders.
+    pub mounts: &'a [crate::engine::config::Mount],
     /// Folder of this container's `hosts`, `hostname` and `resolv.conf`.
     pub files: &'a Path,
     pub network: &'a network::Namespace,
@@ -69,7 +71,7 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
     let mounts = mounts::mounts(&mounts::Extra {
         files: input.files,
         read_only_files: if config.read_only_rootfs { Access::ReadOnly } else { Access::ReadWrite },
-        binds: &config.mounts,
+        binds: input.mounts,
         privileged,
         writable_cgroups: security.writable_cgroups,
         shm: shm(config, input.shm)?,

@@ -1,11 +1,14 @@
 //! Mounts of a container: the standard ones, the three files of /etc that the engine writes, and the user's. A
 //! mount of the user's at a standard place takes its place.
 
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{Mount, MountBuilder};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
-use crate::engine::config::{self, Access};
+use crate::engine::config::{self, Access, MountKind};
 use crate::error::{Error, Result};
 
 /// Bytes of /dev/shm.
@@ -137,13 +140,98 @@ pub fn mounts(extra: &Extra<'_>) -> Result<Vec<Mount>> {
     // A mount inside another must come after it.
     binds.sort_by_key(|bind| Path::new(&bind.target).components().count());
     for bind in binds {
-        let options: &[&str] = match bind.access {
-            Access::ReadOnly => &["rbind", "rprivate", "ro"],
-            Access::ReadWrite => &["rbind", "rprivate"],
-        };
-        mounts.push(mount(&bind.target, "bind", &bind.source, options)?);
+        mounts.push(of_the_user(bind)?);
     }
     Ok(mounts)
+}
+
+/// One of the user's mounts.
+fn of_the_user(mount: &config::Mount) -> Result<Mount> {
+    let mut options = Vec::new();
+    if mount.kind == MountKind::Tmpfs {
+        let options = tmpfs_options(mount)?;
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        return self::mount(&mount.target, "tmpfs", "tmpfs", &options);
+    }
+    let bind = &mount.bind;
+    options.push(if bind.non_recursive { "bind" } else { "rbind" });
+    options.push(if bind.propagation.is_empty() { "rprivate" } else { &bind.propagation });
+    if mount.access == Access::ReadOnly {
+        options.push(match bind.recursive_read_only.as_str() {
+            "writable" => "ro",
+            "readonly" => "rro",
+            _ if bind.non_recursive || !recursive_attributes() => "ro",
+            _ => "rro",
+        });
+    }
+    self::mount(&mount.target, "bind", &mount.source, &options)
+}
+
+/// Whether this kernel can make mounts read-only with all that is mounted below (5.12).
+fn recursive_attributes() -> bool {
+    static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *CAN.get_or_init(|| {
+        let release = crate::engine::system::kernel();
+        let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 12)
+    })
+}
+
+/// What a file system in memory has unless its options say otherwise.
+const TMPFS: [&str; 3] = ["noexec", "nosuid", "nodev"];
+
+/// Options of tmpfs that have a value.
+const TMPFS_VALUES: [&str; 7] = ["nr_blocks", "size", "mode", "uid", "gid", "mpol", "nr_inodes"];
+
+/// Options that mean nothing but the kernel's default or a mount's attribute: each with what it undoes.
+const TMPFS_FLAGS: [(&str, &str); 18] = [
+    ("ro", "rw"),
+    ("rw", "ro"),
+    ("exec", "noexec"),
+    ("noexec", "exec"),
+    ("suid", "nosuid"),
+    ("nosuid", "suid"),
+    ("dev", "nodev"),
+    ("nodev", "dev"),
+    ("atime", "noatime"),
+    ("noatime", "atime"),
+    ("diratime", "nodiratime"),
+    ("nodiratime", "diratime"),
+    ("relatime", "norelatime"),
+    ("norelatime", "relatime"),
+    ("strictatime", "nostrictatime"),
+    ("nostrictatime", "strictatime"),
+    ("sync", "async"),
+    ("async", "sync"),
+];
+
+/// Of two options that contradict each other the later one counts.
+fn tmpfs_options(mount: &config::Mount) -> Result<Vec<String>> {
+    let mut options: Vec<String> = TMPFS.iter().map(|&option| option.to_owned()).collect();
+    let asked = mount.tmpfs.options.iter().flat_map(|options| options.split(','));
+    for option in asked.filter(|option| !option.is_empty() && *option != "defaults") {
+        let key = option.split('=').next().unwrap_or_default();
+        if let Some((_, undone)) = TMPFS_FLAGS.iter().find(|(flag, _)| *flag == option) {
+            options.retain(|other| other != undone && other != option);
+        } else if option.contains('=') && TMPFS_VALUES.contains(&key) {
+            options.retain(|other| other.split('=').next() != Some(key));
+        } else if !matches!(option, "private" | "rprivate" | "tmpcopyup") {
+            return Err(Error::invalid("invalid tmpfs option", format!("{option:?}")));
+        }
+        options.push(option.to_owned());
+    }
+    if mount.tmpfs.size > 0 {
+        options.push(format!("size={}", mount.tmpfs.size));
+    }
+    if mount.tmpfs.mode > 0 {
+        options.push(format!("mode={:o}", mount.tmpfs.mode));
+    }
+    if mount.access == Access::ReadOnly {
+        options.retain(|option| option != "rw");
+        options.push("ro".to_owned());
+    }
+    options.push("rprivate".to_owned());
+    Ok(options)
 }
 
 fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Result<Mount> {
@@ -156,36 +244,146 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
         .map_err(Error::oci)
 }
 
-/// Checks what a user asked to be mounted and makes missing folders of the host, as `-v` does.
-pub fn prepare_binds(binds: &[config::Mount]) -> Result<()> {
-    for bind in binds {
-        check_bind(bind)?;
-        let source = Path::new(&bind.source);
-        if std::fs::symlink_metadata(source).is_err() {
-            std::fs::create_dir_all(source)
-                .map_err(|err| Error::io("making the folder of the host to be mounted,", source, err))?;
+/// The user's mounts with their sources on the host: volumes by their folders; missing folders of the host are made where `-v` asks for
+/// that. `folders` get the descriptors of folders within volumes, by which those are named: they must live until the container has
+/// started.
+pub fn prepare(
+    mounts: &[config::Mount],
+    volume: impl Fn(&str) -> PathBuf,
+    folders: &mut Vec<OwnedFd>,
+) -> Result<Vec<config::Mount>> {
+    let mut prepared = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let mut mount = mount.clone();
+        match mount.kind {
+            MountKind::Bind => prepare_bind(&mount)?,
+            MountKind::Volume => {
+                let path = volume(&mount.source);
+                mount.source = if mount.subpath.is_empty() {
+                    path.display().to_string()
+                } else {
+                    within(&path, &mount, folders)?
+                };
+            }
+            MountKind::Tmpfs | MountKind::Image => {}
         }
+        prepared.push(mount);
     }
-    Ok(())
+    Ok(prepared)
 }
 
-/// The part that needs no host.
-pub fn check_bind(bind: &config::Mount) -> Result<()> {
-    let spec = format!("{}:{}", bind.source, bind.target);
-    let refuse = |why: &str| Err(Error::invalid(format!("volume specification '{spec}'"), why));
-    if !bind.source.starts_with('/') {
-        return refuse("the path on the host must be absolute; named volumes are not available yet");
+/// The folder within a volume, by a descriptor: no link leads out of the volume, whoever writes to it meanwhile.
+fn within(volume: &Path, mount: &config::Mount, folders: &mut Vec<OwnedFd>) -> Result<String> {
+    let refuse = |errno: Errno| {
+        Error::precondition(
+            format!("cannot access path {:?} of volume {}", mount.subpath, mount.source),
+            std::io::Error::from(errno).to_string(),
+        )
+    };
+    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(volume, open, Mode::empty()).map_err(refuse)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let folder =
+        rustix::fs::openat2(&root, mount.subpath.as_str(), flags, Mode::empty(), resolve).map_err(refuse)?;
+    let path = format!("/proc/{}/fd/{}", std::process::id(), folder.as_raw_fd());
+    folders.push(folder);
+    Ok(path)
+}
+
+fn prepare_bind(bind: &config::Mount) -> Result<()> {
+    let source = Path::new(&bind.source);
+    if std::fs::symlink_metadata(source).is_ok() {
+        return Ok(());
     }
-    if !bind.target.starts_with('/') {
-        return refuse("the path in the container must be absolute");
+    if !bind.bind.create_source {
+        return Err(Error::invalid(
+            "invalid mount config for type \"bind\"",
+            format!("bind source path does not exist: {}", bind.source),
+        ));
     }
-    if Path::new(&bind.target).components().count() <= 1 {
-        return refuse("destination can't be '/'");
+    std::fs::create_dir_all(source)
+        .map_err(|err| Error::io("making the folder of the host to be mounted,", source, err))
+}
+
+/// The part that needs no host, in docker's words.
+pub fn check(mount: &config::Mount) -> Result<()> {
+    let (kind, source, target) = (mount.kind, mount.source.as_str(), mount.target.as_str());
+    let name = match kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
+    };
+    let refuse = |why: String| Err(Error::invalid(format!("invalid mount config for type {name:?}"), why));
+    let misplaced = |what: &str| refuse(format!("must not set {what} options"));
+    if target.is_empty() {
+        return refuse("field Target must not be empty".into());
     }
-    if spec.contains('\0') || Path::new(&bind.target).components().any(|part| part.as_os_str() == "..") {
-        return refuse("the path in the container must not contain '..' or NUL");
+    if source.contains('\0') || target.contains('\0') || mount.subpath.contains('\0') {
+        return refuse("a path contains NUL".into());
     }
-    Ok(())
+    if !target.starts_with('/') {
+        return refuse(format!("invalid mount path: '{target}' mount path must be absolute"));
+    }
+    if crate::engine::volumes::clean(target) == "/" {
+        return refuse("invalid specification: destination can't be '/'".into());
+    }
+    let plain_bind = mount.bind == config::BindOptions::default();
+    match kind {
+        MountKind::Bind if source.is_empty() => return refuse("field Source must not be empty".into()),
+        MountKind::Bind if !source.starts_with('/') => {
+            return refuse(format!("invalid mount path: '{source}' mount path must be absolute"));
+        }
+        MountKind::Tmpfs if !source.is_empty() => return refuse("field Source must not be specified".into()),
+        MountKind::Volume | MountKind::Tmpfs if !plain_bind => return misplaced("Bind"),
+        _ => {}
+    }
+    if kind != MountKind::Volume && mount.volume != config::VolumeOptions::default() {
+        return misplaced("Volume");
+    }
+    if kind != MountKind::Tmpfs && mount.tmpfs != config::TmpfsOptions::default() {
+        return misplaced("Tmpfs");
+    }
+    if !mount.subpath.is_empty() {
+        let inside = Path::new(&mount.subpath).components().all(|part| matches!(part, Component::Normal(_)));
+        if kind == MountKind::Bind || kind == MountKind::Tmpfs {
+            return misplaced("Volume");
+        }
+        if !inside {
+            return refuse(format!("subpath must be a relative path within the volume: {:?}", mount.subpath));
+        }
+    }
+    if kind == MountKind::Volume && source.is_empty() && !mount.subpath.is_empty() {
+        return refuse("must not set Subpath when using anonymous volumes".into());
+    }
+    if kind == MountKind::Tmpfs {
+        if mount.tmpfs.size < 0 {
+            return refuse("the size of a tmpfs must not be negative".into());
+        }
+        tmpfs_options(mount)?;
+    }
+    check_bind_options(mount)
+}
+
+fn check_bind_options(mount: &config::Mount) -> Result<()> {
+    let refuse = |why: String| Err(Error::invalid("invalid mount config for type \"bind\"", why));
+    let bind = &mount.bind;
+    match bind.propagation.as_str() {
+        "" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" => {}
+        other => return refuse(format!("invalid propagation mode: {other}")),
+    }
+    match bind.recursive_read_only.as_str() {
+        "" | "enabled" | "writable" => Ok(()),
+        "readonly" if mount.access != Access::ReadOnly => {
+            refuse("mount source is not read-only: bind-recursive=readonly needs readonly".into())
+        }
+        "readonly" if !matches!(bind.propagation.as_str(), "" | "rprivate") => {
+            refuse("bind-recursive=readonly needs bind-propagation=rprivate".into())
+        }
+        "readonly" => Ok(()),
+        other => refuse(format!("invalid value for bind-recursive: {other:?}")),
+    }
 }
 
 #[cfg(test)]
@@ -226,11 +424,42 @@ mod tests {
 
     #[test]
     fn targets_that_make_no_sense_are_refused() {
-        for target in ["", "rel", "/", "/a/../b"] {
-            assert!(check_bind(&bind(target)).is_err(), "{target}");
+        for target in ["", "rel", "/", "/a/../..", "/a\0b"] {
+            assert!(check(&bind(target)).is_err(), "{target}");
         }
         let named =
             config::Mount { source: "data".into(), target: "/data".into(), ..config::Mount::default() };
-        assert!(check_bind(&named).is_err());
+        assert!(check(&named).is_err());
+        check(&config::Mount { kind: MountKind::Volume, ..named.clone() }).unwrap();
+        for subpath in ["../x", "/x", "a/../../b"] {
+            let mount = config::Mount { kind: MountKind::Volume, subpath: subpath.into(), ..named.clone() };
+            assert!(check(&mount).is_err(), "{subpath}");
+        }
+    }
+
+    #[test]
+    fn the_later_of_two_options_of_a_tmpfs_counts() {
+        let mut mount =
+            config::Mount { kind: MountKind::Tmpfs, target: "/t".into(), ..config::Mount::default() };
+        mount.tmpfs.options = vec!["exec,size=1m".into(), "size=2m,mode=700".into()];
+        assert_eq!(
+            tmpfs_options(&mount).unwrap(),
+            ["nosuid", "nodev", "exec", "size=2m", "mode=700", "rprivate"]
+        );
+        mount.tmpfs.options = vec!["foo".into()];
+        assert!(check(&mount).is_err());
+    }
+
+    #[test]
+    fn read_only_is_so_below_too_unless_it_is_asked_otherwise() {
+        let mut mount = bind("/a");
+        mount.access = Access::ReadOnly;
+        let options = |mount: &config::Mount| of_the_user(mount).unwrap().options().clone().unwrap();
+        assert_eq!(options(&mount), ["rbind", "rprivate", "rro"]);
+        mount.bind.recursive_read_only = "writable".into();
+        assert_eq!(options(&mount), ["rbind", "rprivate", "ro"]);
+        mount.bind.non_recursive = true;
+        mount.bind.propagation = "rslave".into();
+        assert_eq!(options(&mount), ["bind", "rslave", "ro"]);
     }
 }

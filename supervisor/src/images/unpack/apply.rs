@@ -36,6 +36,19 @@ pub struct Applier<'a> {
     cleared: HashSet<Vec<u8>>,
     total: u64,
     applied: Applied,
+    manner: Manner,
+}
+
+/// What the entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// A layer's: whiteouts hide, and what is in the way goes.
+    Layer,
+    /// Files to be put where others are: names are names, and a directory and what is none do not replace each other.
+    Files {
+        /// Who shall own them all; `None`: whom the entries name.
+        owner: Option<(u32, u32)>,
+    },
 }
 
 impl<'a> Applier<'a> {
@@ -54,14 +67,24 @@ impl<'a> Applier<'a> {
             cleared: HashSet::new(),
             total: 0,
             applied: Applied::default(),
+            manner: Manner::Layer,
         })
+    }
+
+    pub fn in_manner(self, manner: Manner) -> Applier<'a> {
+        Applier { manner, ..self }
     }
 
     /// Applies all entries; the archive is left after its last one.
     pub fn run<I: Input>(mut self, archive: &mut Archive<I>) -> Result<Applied, UnpackError> {
-        while let Some(entry) = archive.next_entry()? {
+        while let Some(mut entry) = archive.next_entry()? {
             if self.cancel.load(Ordering::Relaxed) {
                 return Err(UnpackError::Cancelled);
+            }
+            if let Manner::Files { owner } = self.manner {
+                (entry.uid, entry.gid) = owner.unwrap_or((entry.uid, entry.gid));
+                self.plain(&entry, archive)?;
+                continue;
             }
             match names::meaning(&entry.name).map_err(|rule| UnpackError::refused(&entry.name, rule))? {
                 Meaning::Ignored => {}
@@ -118,7 +141,7 @@ impl<'a> Applier<'a> {
 
     // Remembers what this layer made; only the merged form has to tell it from what was there.
     fn note(&mut self, mut path: Vec<u8>) {
-        if self.tree.form() != Form::Merged {
+        if self.tree.form() != Form::Merged || self.manner != Manner::Layer {
             return;
         }
         while !path.is_empty() {
@@ -141,6 +164,14 @@ impl<'a> Applier<'a> {
     ) -> Result<T, UnpackError> {
         match make(&parent.fd) {
             Err(Errno::EXIST) => {
+                if self.manner != Manner::Layer
+                    && tree::stat(&parent.fd, leaf)
+                        .map_err(|errno| UnpackError::write(doing, &entry.name, errno))?
+                        .as_ref()
+                        .is_some_and(tree::is_directory)
+                {
+                    return Err(UnpackError::refused(&entry.name, Rule::ReplacesDirectory));
+                }
                 self.tree.remove(parent, leaf, &entry.name)?;
                 self.times.remove(&tree::join(&parent.path, leaf));
                 make(&parent.fd)
@@ -169,10 +200,12 @@ impl<'a> Applier<'a> {
                     // It has an entry of its own now.
                     self.tree.implicit.remove(path);
                     let fd = tree::open_directory(&parent.fd, leaf).map_err(failed)?;
-                    if self.tree.form() == Form::Merged {
+                    if self.tree.form() == Form::Merged && self.manner == Manner::Layer {
                         drop_xattrs(fd.as_fd(), entry).map_err(failed)?;
                     }
                     fd
+                } else if self.manner != Manner::Layer {
+                    return Err(UnpackError::refused(&entry.name, Rule::ReplacesFile));
                 } else {
                     self.tree.remove(parent, leaf, &entry.name)?;
                     let fd = tree::make_directory(&parent.fd, leaf).map_err(failed)?;
@@ -324,8 +357,16 @@ impl<'a> Applier<'a> {
                 .map_err(|errno| UnpackError::write("set an extended attribute of", &entry.name, errno))?;
         }
         if let Some(mode) = mode {
-            // It is no link: this layer has just made it, and nobody else writes here.
-            fs::chmodat(&parent.fd, leaf, Mode::from_raw_mode(mode), AtFlags::empty())
+            // By a descriptor that follows no link: what was just made may have been replaced where a container runs.
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            fs::openat(&parent.fd, leaf, flags, Mode::empty())
+                .and_then(|fd| match FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) {
+                    FileType::Symlink => Err(Errno::LOOP),
+                    _ => fs::chmod(
+                        format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd)),
+                        Mode::from_raw_mode(mode),
+                    ),
+                })
                 .map_err(|errno| UnpackError::write("set the mode of", &entry.name, errno))?;
         }
         fs::utimensat(&parent.fd, leaf, &timestamps(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)

@@ -49,6 +49,10 @@ pub enum Rule {
     TooManyEntries(u64),
     #[error("the root must stay a directory")]
     ReplacesRoot,
+    #[error("cannot overwrite directory with non-directory")]
+    ReplacesDirectory,
+    #[error("cannot overwrite non-directory with directory")]
+    ReplacesFile,
     #[error("a parent directory must not be a link that leads out of the image")]
     ParentEscapes,
     #[error("a parent directory must not lead through more than 40 links")]

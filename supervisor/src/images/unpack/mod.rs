@@ -25,6 +25,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+pub use apply::Manner;
 pub use compression::Compression;
 pub use error::UnpackError;
 pub use tree::Form;
@@ -107,7 +108,18 @@ pub fn apply_layer<R: Read + Send>(
     destination: BorrowedFd<'_>,
     options: Options<'_>,
 ) -> Result<Applied, UnpackError> {
-    let applier = apply::Applier::new(destination, options.form, options.limits, options.cancel)?;
+    apply(source, destination, options, Manner::Layer)
+}
+
+/// The same for an archive of files, which need not be a layer.
+pub fn apply<R: Read + Send>(
+    source: R,
+    destination: BorrowedFd<'_>,
+    options: Options<'_>,
+    manner: Manner,
+) -> Result<Applied, UnpackError> {
+    let applier =
+        apply::Applier::new(destination, options.form, options.limits, options.cancel)?.in_manner(manner);
     thread::scope(|scope| {
         let bound = options.limits.bound(options.compressed);
         let inflated = pipeline::start(scope, source, options.compression, bound, options.cancel)?;

@@ -161,6 +161,7 @@ fn mount(mount: wire::Mount) -> Result<Mount> {
             labels: mount.labels.into_iter().collect(),
             driver: mount.driver,
             driver_options: mount.driver_options.into_iter().collect(),
+            anonymous: false,
         },
         tmpfs: TmpfsOptions { size: mount.tmpfs_size, mode: mount.tmpfs_mode, options: mount.tmpfs_options },
         subpath: mount.subpath,

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use longshore_proto::longshore::engine::v1 as wire;
 use tonic::Status;
 
+use crate::engine::config::Access;
 use crate::engine::create::{Create, Created, Progress};
 use crate::engine::images::{Auth, LayerStep, Policy, PullEvent};
 use crate::engine::list::Summary;
 use crate::engine::start::{Join, Size, StartFailure};
 use crate::engine::state::{Exit, Status as State};
+use crate::engine::volumes::MountPoint;
 use crate::error::Result;
 use crate::tasks::AttachStreams;
 
@@ -80,6 +82,19 @@ fn state(state: State) -> wire::Status {
         State::Exited => wire::Status::Exited,
         State::Removing => wire::Status::Removing,
         State::Dead => wire::Status::Dead,
+    }
+}
+
+pub fn mount_point(point: MountPoint) -> wire::MountPoint {
+    wire::MountPoint {
+        r#type: point.kind.to_owned(),
+        name: point.name,
+        source: point.source,
+        target: point.target,
+        driver: point.driver.to_owned(),
+        mode: point.mode,
+        read_write: point.access == Access::ReadWrite,
+        propagation: point.propagation,
     }
 }
 
