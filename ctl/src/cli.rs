@@ -222,19 +222,18 @@ fn verbs(command: Command) -> Command {
 
 /// The tree. What is below a noun or a verb is only defined when it was asked for.
 pub fn root() -> Command {
-    let root = Command::new("longshore")
-        .about("Runs containers")
-        .override_usage("longshore [OPTIONS] COMMAND")
-        .subcommand_required(true)
-        .disable_version_flag(true)
-        .disable_help_flag(true)
-        .version(concat!("version ", env!("CARGO_PKG_VERSION")))
-        .subcommands(commands::TOP.iter().map(|verb| verb.command("")))
-        .subcommands(
-            NOUNS
-                .iter()
-                .map(|noun| Command::new(noun.name).about(noun.about).subcommand_required(true).defer(verbs)),
-        );
+    let root =
+        Command::new("longshore")
+            .about("Runs containers")
+            .override_usage("longshore [OPTIONS] COMMAND")
+            .subcommand_required(true)
+            .disable_version_flag(true)
+            .disable_help_flag(true)
+            .version(concat!("version ", env!("CARGO_PKG_VERSION")))
+            .subcommands(commands::TOP.iter().map(|verb| verb.command("")))
+            .subcommands(NOUNS.iter().map(|noun| {
+                Command::new(noun.name).about(noun.about).subcommand_required(true).defer(verbs)
+            }));
     let root = globals::define(root);
     if HELP_WANTED.load(Ordering::Relaxed) { help::of_root(root) } else { root }
 }

@@ -108,7 +108,10 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
             daily::containers_server::ContainersServer::new(engine::ContainersService::new(e())),
             services
         ))
-        .add(limited!(daily::networks_server::NetworksServer::new(engine::NetworksService::new(e())), services))
+        .add(limited!(
+            daily::networks_server::NetworksServer::new(engine::NetworksService::new(e())),
+            services
+        ))
         .add(limited!(daily::images_server::ImagesServer::new(engine::ImagesService::new(e())), services))
         .add(limited!(daily::system_server::SystemServer::new(engine::SystemService::new(e())), services))
         .add(limited!(daily::volumes_server::VolumesServer::new(engine::VolumesService::new(e())), services));

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::config::{ContainerConfig, Record};
-use super::network::{self, Joined};
 use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
+use super::network::{self, Joined};
 use super::registry::{Entry, Reservation};
 use super::spec::layers::Layers;
 use super::spec::{self, env, mounts, user};
@@ -250,8 +250,7 @@ impl Engine {
                 Purpose::Run => self.join_networks(&id, &record).await,
             }
         };
-        let (mounts, joined) =
-            tokio::join!(mounts, joined.instrument(tracing::debug_span!("run.network")));
+        let (mounts, joined) = tokio::join!(mounts, joined.instrument(tracing::debug_span!("run.network")));
         let mounts = mounts?;
         let mut undo = Undo { engine: self.clone(), id: Some(id.clone()) };
         // A network that cannot be had is why the container does not start, not why it is not made.
