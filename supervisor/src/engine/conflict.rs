@@ -49,6 +49,12 @@ pub enum Conflict {
     ImageOfRunning { image: String, container: String },
     #[error("get {name}: no such volume")]
     NoSuchVolume { name: String },
+    #[error("extraction point is not a directory")]
+    NoFolder,
+    #[error("container rootfs is marked read-only")]
+    ReadOnlyRoot,
+    #[error("mounted volume is marked read-only")]
+    ReadOnlyVolume,
     /// Of an image's config, by a line that makes no sense.
     #[error("{why}")]
     Change { why: String },
@@ -77,6 +83,6 @@ impl Conflict {
 
     /// Whether it would be refused whatever else there is.
     pub fn is_bad_request(&self) -> bool {
-        matches!(self, Conflict::Change { .. })
+        matches!(self, Conflict::Change { .. } | Conflict::NoFolder)
     }
 }

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Engine;
+use super::conflict::Conflict;
 use super::root::Root;
 use super::spec::user;
 use crate::diff::stream::Sink;
@@ -93,10 +94,7 @@ impl Engine {
         self.in_root(&entry, move |root| {
             let found = find(&root, &path, &container, Last::Followed)?;
             if !found.is_folder() {
-                return Err(Error::invalid(
-                    "extraction point is not a directory",
-                    path.display().to_string(),
-                ));
+                return Err(Conflict::NoFolder.into());
             }
             let folder = found.open()?;
             root.check_writable(&folder)?;
@@ -162,7 +160,7 @@ fn checked(path: &str) -> Result<PathBuf> {
 fn find(root: &Root, path: &Path, container: &str, last: Last) -> Result<Found> {
     use std::os::unix::ffi::OsStrExt;
     let absent = || {
-        Error::Conflict(super::conflict::Conflict::NoSuchPath {
+        Error::Conflict(Conflict::NoSuchPath {
             path: Path::new("/").join(path).display().to_string(),
             container: container.to_owned(),
         })

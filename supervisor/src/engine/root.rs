@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use super::config::{Access, MountKind, Record};
+use super::conflict::Conflict;
 use super::registry::Entry;
 use super::spec::mounts;
 use super::state::Status;
@@ -93,7 +94,11 @@ impl Engine {
                     .collect();
                 in_thread(move || {
                     let _folders = folders;
-                    work(Root { fd: assemble(&place, &snapshot, binds)?, read_only })
+                    let fd = assemble(&place, &snapshot, binds)?;
+                    let done = work(Root { fd, read_only });
+                    // Not left to the end of the thread: what starts next has the root for itself.
+                    let _ = nix::mount::umount2(&place, MntFlags::MNT_DETACH);
+                    done
                 })
                 .await
             }
@@ -137,13 +142,9 @@ impl Root {
             .f_flag
             .contains(rustix::fs::StatVfsMountFlags::RDONLY);
         match (own, read_only || own && self.read_only) {
-            (true, true) => {
-                Err(Error::precondition("container rootfs is marked read-only", "nothing was copied"))
-            }
-            (false, true) => {
-                Err(Error::precondition("mounted volume is marked read-only", "nothing was copied"))
-            }
-            _ => Ok(()),
+            (true, true) => Err(Conflict::ReadOnlyRoot.into()),
+            (false, true) => Err(Conflict::ReadOnlyVolume.into()),
+            (_, false) => Ok(()),
         }
     }
 }

@@ -32,7 +32,12 @@ impl<W: Write> Packer<W> {
         if kind.is_dir() {
             header.set_entry_type(EntryType::Directory);
             header.set_size(0);
-            self.append(&mut header, &name.join(""), io::empty(), source)?;
+            // Of what is meant as the contents alone there is no entry.
+            let contents = name == Path::new(".");
+            if !contents {
+                self.append(&mut header, &name.join(""), io::empty(), source)?;
+            }
+            let name = if contents { Path::new("") } else { name };
             let mut names: Vec<_> = fs::read_dir(source)
                 .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.file_name())).collect())
                 .map_err(|error| failed("open", source, &error))?;
