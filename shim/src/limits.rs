@@ -121,6 +121,9 @@ pub const LOG_LINE: usize = 16 << 10;
 /// Size at which a log is rotated if its URI does not say, in bytes.
 pub const LOG_SIZE: u64 = 10 << 20;
 
+/// Most bytes that a log may keep of what a disk refuses before it drops lines, where it was asked to.
+pub const LOG_BUFFER: u64 = 64 << 20;
+
 /// Files that a rotated log keeps if its URI does not say, the current one included.
 pub const LOG_FILES: u32 = 5;
 

@@ -18,6 +18,7 @@ mod error;
 mod events;
 mod exit;
 mod foreign;
+mod init;
 mod limits;
 mod names;
 mod poll;

@@ -143,3 +143,20 @@ pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
     };
     if sent == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
+
+/// Does `work` in a child process, whose exit code is what it returns; the child's number. It has no descriptor of this
+/// process's but stdio, and no thread but the one that works; it must take no lock that another thread may hold.
+pub fn in_child(work: impl FnOnce() -> i32) -> Option<i32> {
+    // SAFETY: another thread may make a container meanwhile; the C library takes the allocator's locks for the time of the
+    // call, so that the child can allocate, and the work takes no other lock.
+    match unsafe { libc::fork() } {
+        0 => {
+            // SAFETY: closes what is not used from here on; nothing that owns a descriptor is dropped before the end.
+            unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(1);
+            // SAFETY: ends the process without running what its parent has registered.
+            unsafe { libc::_exit(code) }
+        }
+        child => (child > 0).then_some(child),
+    }
+}

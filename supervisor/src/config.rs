@@ -270,6 +270,10 @@ pub struct Engine {
     pub log_max_files: u32,
     /// Limits of processes for containers that ask for no others: name and `SOFT[:HARD]`.
     pub default_ulimits: BTreeMap<String, String>,
+    /// Whether containers that do not say get an init.
+    pub init: bool,
+    /// The log driver of containers that name none: json-file, local or none.
+    pub log_driver: String,
 }
 
 impl Default for Engine {
@@ -278,6 +282,8 @@ impl Default for Engine {
             namespace: "default".into(),
             log_max_size: 10 * 1024 * 1024,
             log_max_files: 5,
+            init: false,
+            log_driver: "json-file".into(),
             default_ulimits: BTreeMap::new(),
         }
     }

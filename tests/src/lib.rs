@@ -18,6 +18,7 @@ pub mod raw;
 pub mod registry;
 pub mod seccomp;
 pub mod snapshotter;
+pub mod tmux;
 pub mod transfer;
 
 pub use containerd::Containerd;

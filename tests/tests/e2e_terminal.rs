@@ -1,8 +1,11 @@
 //! `-t`: a real terminal, its size, its signals, and the user's own terminal restored.
 
-use longshore_tests::Fixture;
+use std::time::Duration;
+
 use longshore_tests::daemon::eventually;
 use longshore_tests::pty::Terminal;
+use longshore_tests::tmux::Tmux;
+use longshore_tests::{Daemon, Fixture};
 
 #[test]
 fn a_shell_on_a_terminal_knows_its_size_and_follows_it() {
@@ -73,4 +76,113 @@ fn a_daemon_that_dies_gives_the_terminal_back() {
     assert_eq!(terminal.settings().expect("settings").local_flags, before.local_flags);
     fixture.daemon.launch().expect("the daemon starts again");
     assert_eq!(fixture.daemon.ctl(&["ps", "--format", "{{.Names}}"]).ok().line(), "survivor");
+}
+
+/// The command as a line for a shell.
+fn line(daemon: &Daemon, arguments: &[&str]) -> String {
+    let command = daemon.ctl_command(arguments);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| format!("'{}'", word.to_string_lossy())).collect::<Vec<_>>().join(" ")
+}
+
+/// Attaches in a window; returns when as many clients have attached so far.
+fn join(tmux: &Tmux, daemon: &Daemon, arguments: &[&str], clients: usize) {
+    tmux.enter(&line(daemon, arguments));
+    let events =
+        ["events", "--since", "5m", "--until", "0s", "--filter", "event=attach", "--format", "{{.Action}}"];
+    eventually("the client is attached", || daemon.ctl(&events).ok().stdout.lines().count() == clients);
+    // The terminal is made raw once the daemon has answered.
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+#[test]
+#[cfg_attr(not(have_tmux), ignore = "needs tmux")]
+fn a_day_in_a_terminal() {
+    let Fixture { daemon, registry: _registry, busybox } = &Fixture::pulled();
+    let tmux = Tmux::new(90, 30);
+    let before = tmux.settings();
+    tmux.enter(&line(daemon, &["run", "-it", "--name", "day", busybox]));
+    tmux.expect("/ #");
+    tmux.enter("clear; stty size");
+    tmux.expect("30 90");
+    tmux.resize(70, 20);
+    tmux.enter("clear; stty size");
+    tmux.expect("20 70");
+    tmux.enter("sleep 100");
+    std::thread::sleep(Duration::from_millis(300));
+    tmux.press(&["C-c"]);
+    tmux.enter("echo code=$?");
+    tmux.expect("code=130");
+
+    // An editor that takes the whole screen.
+    tmux.enter("vi /tmp/poem");
+    tmux.expect("poem");
+    tmux.press(&["i"]);
+    tmux.type_text("first line");
+    tmux.press(&["Enter"]);
+    tmux.type_text("second line");
+    tmux.press(&["Escape"]);
+    // With what follows at once it would be the beginning of a function key.
+    std::thread::sleep(Duration::from_millis(600));
+    tmux.type_text(":wq");
+    tmux.press(&["Enter"]);
+    tmux.expect("/ #");
+    tmux.enter("clear; cat /tmp/poem | tr a-z A-Z");
+    tmux.expect("SECOND LINE");
+    // And a pager.
+    tmux.enter("seq 1 500 | less");
+    tmux.expect("15");
+    tmux.press(&["G"]);
+    tmux.expect("500");
+    tmux.press(&["q"]);
+    tmux.enter("clear; echo paged");
+    tmux.expect("paged");
+
+    // A single ctrl-p is the container's (the line before), ctrl-p ctrl-q detaches.
+    tmux.press(&["C-p"]);
+    std::thread::sleep(Duration::from_millis(800));
+    tmux.press(&["Enter"]);
+    tmux.press(&["C-p", "C-q"]);
+    tmux.expect("here>");
+    assert_eq!(tmux.settings(), before, "the terminal is as it was");
+    tmux.enter("clear; echo left $?");
+    tmux.expect("left 0");
+    assert_eq!(daemon.ctl(&["ps", "--format", "{{.Names}}"]).ok().line(), "day");
+    join(&tmux, daemon, &["attach", "--detach-keys", "ctrl-x,x", "day"], 2);
+    tmux.enter("clear; echo back $((6 * 7))");
+    tmux.expect("back 42");
+    tmux.press(&["C-x", "x"]);
+    tmux.expect("read escape sequence");
+    assert_eq!(tmux.settings(), before);
+    join(&tmux, daemon, &["attach", "day"], 3);
+    tmux.enter("exit 5");
+    tmux.enter("clear; echo ended $?");
+    tmux.expect("ended 5");
+    assert_eq!(tmux.settings(), before);
+}
+
+#[test]
+#[cfg_attr(not(have_tmux), ignore = "needs tmux")]
+fn two_terminals_in_one_container_see_the_same() {
+    let Fixture { daemon, registry: _registry, busybox } = &Fixture::pulled();
+    daemon.ctl(&["run", "-dit", "--name", "shared", busybox]).ok();
+    let (one, two) = (Tmux::new(80, 24), Tmux::new(80, 24));
+    let before = two.settings();
+    join(&one, daemon, &["attach", "shared"], 1);
+    join(&two, daemon, &["attach", "shared"], 2);
+    one.enter("echo from $((10 + 1))");
+    one.expect("from 11");
+    two.expect("from 11");
+    two.enter("echo from $((20 + 2))");
+    one.expect("from 22");
+    // One goes, the other stays.
+    one.press(&["C-p", "C-q"]);
+    one.expect("read escape sequence");
+    two.enter("echo still $((30 + 3))");
+    two.expect("still 33");
+    // The container's end is the other's.
+    daemon.ctl(&["rm", "-f", "shared"]).ok();
+    two.enter("clear; echo over");
+    two.expect("over");
+    assert_eq!(two.settings(), before);
 }

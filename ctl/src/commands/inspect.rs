@@ -1,8 +1,8 @@
 //! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerRequest, ContainerSummary, ImageRequest, InspectResponse, LogConfig, MountPoint, NetworkRequest,
-    Status, Volume, VolumeRequest,
+    ContainerRequest, ContainerSummary, Health, HealthReport, ImageRequest, InspectResponse, LogConfig,
+    MountPoint, NetworkRequest, Status, Volume, VolumeRequest,
 };
 
 use crate::cli::{Arguments, Verb};
@@ -308,7 +308,32 @@ fn container(found: &InspectResponse) -> Value {
     }
 }
 
+fn health(health: &Health) -> Value {
+    let report = |report: &HealthReport| {
+        fields! {
+            "Start" => human::rfc3339(report.start.as_ref()),
+            "End" => human::rfc3339(report.end.as_ref()),
+            "ExitCode" => report.exit_code,
+            "Output" => report.output.as_str(),
+        }
+    };
+    fields! {
+        "Status" => health.status.as_str(),
+        "FailingStreak" => i64::from(health.failing_streak),
+        "Log" => Value::List(health.log.iter().map(report).collect()),
+    }
+}
+
 fn container_state(found: &InspectResponse, summary: &ContainerSummary) -> Value {
+    let mut state = running_state(found, summary);
+    // As with docker, only a container with a health check has one.
+    if let (Some(found), Value::Struct(fields)) = (&found.health, &mut state) {
+        fields.push(("Health".to_owned(), health(found)));
+    }
+    state
+}
+
+fn running_state(found: &InspectResponse, summary: &ContainerSummary) -> Value {
     let status = summary.status();
     fields! {
         "Status" => state(status),

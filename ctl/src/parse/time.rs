@@ -65,7 +65,7 @@ fn go_duration(text: &str) -> Option<SignedDuration> {
         rest = &rest[number + unit..];
     }
     // A century is more than any log.
-    (nanos > 0.0 && nanos < 3.2e18).then(|| SignedDuration::from_nanos(nanos as i64))
+    (!text.is_empty() && nanos < 3.2e18).then(|| SignedDuration::from_nanos(nanos as i64))
 }
 
 #[cfg(test)]

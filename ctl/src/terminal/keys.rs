@@ -18,6 +18,27 @@ impl Default for DetachKeys {
 }
 
 impl DetachKeys {
+    /// Those of the command line, else those of docker's configuration file, else ctrl-p and ctrl-q.
+    pub fn chosen(given: Option<DetachKeys>) -> DetachKeys {
+        given.or_else(DetachKeys::configured).unwrap_or_default()
+    }
+
+    /// `detachKeys` of `$DOCKER_CONFIG/config.json`, else of `~/.docker/config.json`; nothing if that makes no sense.
+    fn configured() -> Option<DetachKeys> {
+        let folder = match std::env::var_os("DOCKER_CONFIG") {
+            Some(folder) => std::path::PathBuf::from(folder),
+            None => std::path::PathBuf::from(std::env::var_os("HOME")?).join(".docker"),
+        };
+        let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
+        DetachKeys::in_file(&text)
+    }
+
+    fn in_file(text: &str) -> Option<DetachKeys> {
+        let file: serde_json::Value = serde_json::from_str(text).ok()?;
+        let keys = file.get("detachKeys")?.as_str().filter(|keys| !keys.is_empty())?;
+        DetachKeys::parse(keys).ok()
+    }
+
     /// Comma-separated: a character, or `ctrl-` and a letter or one of `@[\]^_`. A clap value parser.
     pub fn parse(text: &str) -> Result<DetachKeys, String> {
         let mut keys = Vec::new();
@@ -111,6 +132,15 @@ mod tests {
         assert_eq!(DetachKeys::parse("a,ctrl-@,ctrl-[,ctrl-_").unwrap().0, [b'a', 0, 27, 31]);
         for wrong in ["", "foo", "ctrl-", "ctrl-P", "ctrl-p,", "ü"] {
             assert!(DetachKeys::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dockers_configuration_names_keys() {
+        let keys = DetachKeys::in_file(r#"{"auths":{},"detachKeys":"ctrl-e,e"}"#);
+        assert_eq!(keys, Some(DetachKeys(vec![5, b'e'])));
+        for nothing in ["", "{}", r#"{"detachKeys":""}"#, r#"{"detachKeys":"foo"}"#, r#"{"detachKeys":7}"#] {
+            assert_eq!(DetachKeys::in_file(nothing), None, "{nothing}");
         }
     }
 

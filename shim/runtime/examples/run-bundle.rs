@@ -81,6 +81,7 @@ fn run() -> Result<i32, Box<dyn std::error::Error>> {
             no_new_keyring: false,
             hand_over: None,
             preserve_fds: 0,
+            init: None,
             systemd_cgroup: false,
             note_cgroups: None,
         })?;

@@ -208,6 +208,7 @@ impl Builder<'_> {
             after_stdio: self.plan_read_only()?,
             hand_over: self.options.hand_over.take(),
             preserve_fds: self.options.preserve_fds,
+            init: self.options.init.take(),
             last: self.hooks.start_container.take().map(Step::Hooks),
         };
         let mut plan = process::plan(steps, context, warnings)?;

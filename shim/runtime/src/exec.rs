@@ -112,6 +112,7 @@ fn plan(
         after_stdio: Vec::new(),
         hand_over: None,
         preserve_fds,
+        init: None,
         last: None,
     };
     let mut plan = process::plan(steps, context, warnings)?;

@@ -29,6 +29,9 @@ pub struct CreateOptions<'a> {
     pub hand_over: Option<Handover>,
     /// So many open descriptors above stdio stay open in the program; all of them must be.
     pub preserve_fds: u32,
+    /// A program that becomes the first process and is given `NAME -- ` and the process's command line: a file that is
+    /// sealed, or that no container can write to. The process's own program is looked for all the same.
+    pub init: Option<OwnedFd>,
     /// Have systemd make the cgroups; `linux.cgroupsPath` is `slice:prefix:name` then, or empty.
     pub systemd_cgroup: bool,
     /// Called once the cgroups are made, before any process: who may be killed half-way keeps a [`crate::CgroupRecord`] of

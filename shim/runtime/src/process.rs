@@ -2,17 +2,20 @@
 
 use crate::capabilities::{self, Origin};
 use crate::handover::Handover;
-use crate::init::{Console, HOME_SLOT, Listener, Missing, Plan, Program, Request, Step};
+use crate::init::{Console, HOME_SLOT, Init, Listener, Missing, Plan, Program, Request, Step};
 use crate::mounts::in_root;
 use crate::scheduling::{self, MemoryPolicy};
 use crate::sys::cstrings::CStrings;
 use crate::{Error, Result, Stdio};
 use oci_spec::runtime::{PosixRlimitType, Process};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsRawFd, OwnedFd};
 use std::ffi::CString;
 
 /// Where programs are looked for if the environment says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What an init's command line begins with.
+const INIT_WORDS: [&str; 2] = ["/dev/init", "--"];
 
 /// What planning needs beside the process itself.
 pub(crate) struct Context<'a> {
@@ -32,6 +35,8 @@ pub(crate) struct Context<'a> {
     pub(crate) hand_over: Option<Handover>,
     /// Descriptors above stdio that stay open in the program.
     pub(crate) preserve_fds: u32,
+    /// What runs the program and is the first process in its place.
+    pub(crate) init: Option<OwnedFd>,
     /// Runs after the gate, before the program.
     pub(crate) last: Option<Step>,
 }
@@ -75,14 +80,15 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     scheduling::plan(process, &mut steps)?;
     steps.extend(context.memory_policy.map(MemoryPolicy::step));
     steps.extend(context.personality.map(Step::Personality));
-    let program = program(process)?;
+    let program = program(process, context.init)?;
     if needs_home(process) {
         steps.push(Step::Home { uid: user.uid() });
     }
     if let Some(value) = label_value(process)? {
         steps.push(Step::SetLabel { value });
     }
-    let keep = context.hand_over.as_ref().map(|gate| gate.fds().to_vec()).unwrap_or_default();
+    let mut keep = context.hand_over.as_ref().map(|gate| gate.fds().to_vec()).unwrap_or_default();
+    keep.extend(program.init.as_ref().map(|init| init.file.as_raw_fd()));
     steps.push(Step::CloseFds { first: 3 + context.preserve_fds, keep });
     let path = process.cwd().to_str().ok_or_else(|| invalid("process.cwd", "is not UTF-8"))?;
     if !path.starts_with('/') {
@@ -135,7 +141,7 @@ pub(crate) fn check(process: &Process) -> Result<()> {
     label_value(process)?;
     plan_limits(process, &mut Vec::new())?;
     crate::scheduling::plan(process, &mut Vec::new())?;
-    program(process).map(drop)
+    program(process, None).map(drop)
 }
 
 fn label_value(process: &Process) -> Result<Option<CString>> {
@@ -174,7 +180,7 @@ fn stdio(stdio: Stdio, process: &Process, size: Option<(u16, u16)>, console: Con
     }
 }
 
-fn program(process: &Process) -> Result<Program> {
+fn program(process: &Process, init: Option<OwnedFd>) -> Result<Program> {
     let args = process.args().as_deref().unwrap_or_default();
     let name = args.first().filter(|name| !name.is_empty()).ok_or_else(|| {
         invalid("process.args", "must name a program; give a command, or an image with an entrypoint")
@@ -190,7 +196,16 @@ fn program(process: &Process) -> Result<Program> {
         let found = path.split(':').map(|folder| CString::new(join(folder)));
         found.collect::<Result<Vec<_>, _>>().map_err(nul("process.args"))?
     };
+    let init = init.map(|file| {
+        let file = crate::init::channel::above_stdio(file).map_err(|errno| Error::System {
+            doing: "duplicate the init's descriptor",
+            source: errno.into(),
+        })?;
+        let words = INIT_WORDS.into_iter().chain(args.iter().map(String::as_str));
+        Ok(Init { file, argv: CStrings::new(words, 0).map_err(nul("process.args"))? })
+    });
     Ok(Program {
+        init: init.transpose()?,
         name: name.clone(),
         candidates,
         argv: CStrings::new(args, 0).map_err(nul("process.args"))?,

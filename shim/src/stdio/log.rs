@@ -2,7 +2,7 @@
 //!
 //! What always holds: every byte of output is in exactly one record; a record is never split over two files; a
 //! line without its end is a `P` record; what a full disk refused is kept and tried again, and meanwhile
-//! [`Log::is_blocked`] keeps more output from being read.
+//! [`Log::is_blocked`] keeps more output from being read, unless the log was asked to drop it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::poll::Stream;
+use crate::stdio::compress;
 use crate::stdio::uri::LogTarget;
 
 /// An open log.
@@ -27,6 +28,8 @@ pub struct Log {
     /// What of the first batch is written.
     written: usize,
     partial: [Vec<u8>; 2],
+    /// The process that compresses the file that was rotated away last.
+    compressor: Option<i32>,
 }
 
 impl Log {
@@ -36,7 +39,7 @@ impl Log {
         let file = open(&target.path).map_err(failed)?;
         let planned = file.metadata().map_err(failed)?.len();
         let partial = [Vec::new(), Vec::new()];
-        Ok(Self { target, file, planned, batches: VecDeque::new(), written: 0, partial })
+        Ok(Self { target, file, planned, batches: VecDeque::new(), written: 0, partial, compressor: None })
     }
 
     /// Takes over output and writes every line that is whole.
@@ -69,9 +72,23 @@ impl Log {
         self.flush();
     }
 
-    /// Whether the disk has refused records that wait here.
-    pub fn is_blocked(&self) -> bool {
+    /// Whether records wait here that the disk has refused.
+    pub fn is_waiting(&self) -> bool {
         !self.batches.is_empty()
+    }
+
+    /// Whether they keep more output from being read.
+    pub fn is_blocked(&self) -> bool {
+        self.is_waiting() && self.target.buffer.is_none()
+    }
+
+    /// A child has ended: whether it was the compressor. What waited for it is written.
+    pub fn child_ended(&mut self, pid: i32) -> bool {
+        let was = self.compressor.take_if(|compressor| *compressor == pid).is_some();
+        if was {
+            self.flush();
+        }
+        was
     }
 
     /// Gives memory back.
@@ -85,6 +102,10 @@ impl Log {
         while let Some(batch) = self.batches.front() {
             let rest = batch.get(self.written..).unwrap_or_default();
             if rest.is_empty() {
+                if self.batches.len() > 1 && self.compressor.is_some() {
+                    // The next file would push away the one that is being compressed.
+                    return;
+                }
                 self.written = 0;
                 self.batches.pop_front();
                 if !self.batches.is_empty() {
@@ -107,6 +128,13 @@ impl Log {
             Stream::Stderr => b" stderr ",
         };
         let partial = &mut self.partial[stream as usize];
+        if let Some(limit) = self.target.buffer {
+            let waiting = self.batches.iter().map(Vec::len).sum::<usize>() - self.written;
+            if waiting as u64 > limit {
+                partial.clear();
+                return;
+            }
+        }
         let length = (stamp.0.len() + name.len() + 3 + partial.len() + tail.len()) as u64;
         let full = self.planned > 0 && self.planned.saturating_add(length) > self.target.max_size;
         if full {
@@ -135,13 +163,26 @@ impl Log {
             let _ = self.file.set_len(0);
             return;
         }
+        if self.target.compress {
+            // A file is there in one of two forms: the other must not stay behind as another one's.
+            let last = self.target.max_files - 1;
+            let _ = fs::remove_file(numbered(path, last));
+            let _ = fs::remove_file(compress::name(&numbered(path, last)));
+        }
         for number in (1..self.target.max_files - 1).rev() {
-            let _ = fs::rename(numbered(path, number), numbered(path, number + 1));
+            let (from, to) = (numbered(path, number), numbered(path, number + 1));
+            let _ = fs::rename(&from, &to);
+            if self.target.compress {
+                let _ = fs::rename(compress::name(&from), compress::name(&to));
+            }
         }
         if fs::rename(path, numbered(path, 1)).is_ok()
             && let Ok(file) = open(path)
         {
             self.file = file;
+            if self.target.compress {
+                self.compressor = compress::start(&numbered(path, 1));
+            }
         }
     }
 }

@@ -6,7 +6,8 @@ const T: SystemTime = UNIX_EPOCH;
 const HEAD: &str = "1970-01-01T00:00:00.000000000Z";
 
 fn log(dir: &Path, max_size: u64, max_files: u32) -> Log {
-    Log::open(LogTarget { path: dir.join("log"), max_size, max_files }).unwrap()
+    Log::open(LogTarget { path: dir.join("log"), max_size, max_files, compress: false, buffer: None })
+        .unwrap()
 }
 
 /// The text of all records of a stream, oldest file first, and the names of the files.

@@ -5,6 +5,7 @@
 //! it, so nothing is dropped and little is buffered.
 
 mod attach;
+mod compress;
 mod input;
 mod log;
 mod logger;
@@ -227,6 +228,11 @@ impl Io {
         &mut self.logger
     }
 
+    /// Whether the log holds what the disk has not taken.
+    pub fn is_log_waiting(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_waiting)
+    }
+
     /// Whether the log keeps output from being read.
     pub fn is_log_blocked(&self) -> bool {
         self.log.as_ref().is_some_and(Log::is_blocked)
@@ -234,7 +240,7 @@ impl Io {
 
     /// Whether all output was read and has reached where it goes.
     pub fn is_drained(&self) -> bool {
-        self.outputs.iter().all(Option::is_none) && !self.is_log_blocked() && self.logger.is_none()
+        self.outputs.iter().all(Option::is_none) && !self.is_log_waiting() && self.logger.is_none()
     }
 
     /// The terminal, for its size.

@@ -118,7 +118,7 @@ impl Shim {
     /// Waits for what a sink needs to take the rest.
     fn after_write(&mut self, serial: u32, stream: Stream, written: Written) {
         let Some(process) = self.processes.get_mut(&serial) else { return };
-        let log_waits = process.io.is_log_blocked();
+        let log_waits = process.io.is_log_waiting();
         let Some(output) = process.io.output_mut(stream) else { return };
         if let Sink::Fifo { fd, is_watched, .. } = &mut output.sink {
             let wants = written == Written::WaitsForRoom;
@@ -163,7 +163,7 @@ impl Shim {
         if let Some(log) = process.io.log_mut() {
             log.flush();
         }
-        let log_waits = process.io.is_log_blocked();
+        let log_waits = process.io.is_log_waiting();
         for stream in Stream::BOTH {
             self.on_room(serial, stream);
         }
@@ -248,7 +248,7 @@ impl Shim {
         }
     }
 
-    /// A child that is no process of a container has ended: perhaps a logging program.
+    /// A child that is no process of a container has ended: perhaps a logging program, or what compresses a log.
     pub fn logger_exited(&mut self, pid: i32) {
         let is_it = |process: &mut crate::process::Process| {
             process.io.logger_mut().take_if(|logger| logger.pid == pid).is_some()
@@ -256,6 +256,16 @@ impl Shim {
         let found = self.processes.iter_mut().find_map(|(serial, process)| is_it(process).then_some(*serial));
         if let Some(serial) = found {
             self.settle(serial);
+            return;
+        }
+        let compressed = |process: &mut crate::process::Process| {
+            process.io.log_mut().is_some_and(|log| log.child_ended(pid))
+        };
+        let found =
+            self.processes.iter_mut().find_map(|(serial, process)| compressed(process).then_some(*serial));
+        if let Some(serial) = found {
+            self.settle(serial);
+            self.resume_output(serial);
         }
     }
 

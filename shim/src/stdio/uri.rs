@@ -37,6 +37,10 @@ pub struct LogTarget {
     pub max_size: u64,
     /// Files that are kept, the current one included; at least 1.
     pub max_files: u32,
+    /// Whether files are compressed once they are rotated away.
+    pub compress: bool,
+    /// So many bytes are kept of what a disk refuses, and what comes then is dropped. `None`: the process waits for the disk.
+    pub buffer: Option<u64>,
 }
 
 /// Reads one stdio string; `field` is its name, for the error.
@@ -77,7 +81,13 @@ fn arguments(field: &'static str, query: &str) -> Result<Vec<OsString>> {
 }
 
 fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
-    let mut target = LogTarget { path, max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES };
+    let mut target = LogTarget {
+        path,
+        max_size: limits::LOG_SIZE,
+        max_files: limits::LOG_FILES,
+        compress: false,
+        buffer: None,
+    };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad = |why: &str| Error::BadField { field, why: format!("{pair:?} in a log URI: {why}") };
@@ -94,7 +104,17 @@ fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
                     return Err(bad("must be 1 to 1000"));
                 }
             }
-            _ => return Err(bad("known are max-size and max-files")),
+            "compress" => {
+                target.compress = value.parse().map_err(|_| bad("must be true or false"))?;
+            }
+            "buffer" => {
+                let bytes = value.parse().map_err(|_| bad("not a number of bytes"))?;
+                if !(1..=limits::LOG_BUFFER).contains(&bytes) {
+                    return Err(bad("must be 1 to 67108864"));
+                }
+                target.buffer = Some(bytes);
+            }
+            _ => return Err(bad("known are max-size, max-files, compress and buffer")),
         }
     }
     Ok(target)
@@ -144,9 +164,18 @@ mod tests {
         let args = ["a b", "c", "d", ""].map(OsString::from).to_vec();
         let logger = LoggerTarget { program: "/bin/x".into(), args };
         assert_eq!(parse("stdout", "binary:///bin/x?a+b=c&d&a+b=2").unwrap(), Target::Logger(logger));
-        let log = LogTarget { path: "/l".into(), max_size: 5, max_files: 2 };
-        assert_eq!(parse("stdout", "log:///l?max-size=5&max-files=2").unwrap(), Target::Log(log));
-        let log = LogTarget { path: "/l".into(), max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES };
+        let log = LogTarget { path: "/l".into(), max_size: 5, max_files: 2, compress: true, buffer: Some(9) };
+        assert_eq!(
+            parse("stdout", "log:///l?max-size=5&max-files=2&compress=true&buffer=9").unwrap(),
+            Target::Log(log)
+        );
+        let log = LogTarget {
+            path: "/l".into(),
+            max_size: limits::LOG_SIZE,
+            max_files: limits::LOG_FILES,
+            compress: false,
+            buffer: None,
+        };
         assert_eq!(parse("stdout", "log:///l").unwrap(), Target::Log(log));
     }
 
@@ -158,6 +187,8 @@ mod tests {
             "ftp:///x",
             "log:///l?max-size=0",
             "log:///l?max-files=x",
+            "log:///l?compress=x",
+            "log:///l?buffer=0",
             "log:///l?a=b",
             "/a\0b",
         ] {

@@ -56,6 +56,8 @@ struct LibraryMaking {
     no_pivot: bool,
     no_new_keyring: bool,
     systemd_cgroup: bool,
+    /// Whether an init is the first process.
+    init: bool,
     criu: String,
     criu_work: Option<PathBuf>,
     checkpoint: PathBuf,
@@ -92,6 +94,7 @@ impl LibraryMaking {
             no_pivot: options.runc.no_pivot_root,
             no_new_keyring: options.runc.no_new_keyring,
             systemd_cgroup: options.systemd_cgroup,
+            init: options.own.init,
             criu: options.runc.criu_path.clone(),
             criu_work: filled(&options.runc.criu_work_path),
             checkpoint: PathBuf::from(&request.checkpoint),
@@ -100,6 +103,7 @@ impl LibraryMaking {
     }
 
     fn create(mut self) -> Result<MadeByLibrary> {
+        let init = if self.init { Some(crate::init::sealed()?) } else { None };
         let rootfs = match self.on_host {
             true => HostRootfs::mount(&self.bundle, &std::mem::take(&mut self.mounts))?,
             false => None,
@@ -116,6 +120,7 @@ impl LibraryMaking {
             no_new_keyring: self.no_new_keyring,
             hand_over: None,
             preserve_fds: 0,
+            init,
             systemd_cgroup: self.systemd_cgroup,
             note_cgroups: None,
         });

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use super::Engine;
 use super::conflict::Conflict;
 use super::registry::Entry;
-use super::start::{Join, StartFailure};
+use super::start::{Join, Joined, Size, StartFailure, Starter};
 use super::state::Status;
 use crate::error::{Error, Result};
-use crate::tasks::{AttachStream, ProcessId};
+use crate::tasks::ProcessId;
 
 /// A client's part in a container.
 pub struct Attached {
     pub entry: Arc<Entry>,
     pub tty: bool,
-    pub stream: Result<AttachStream, StartFailure>,
+    pub stream: Result<Joined, StartFailure>,
 }
 
 /// Whether attaching starts the container.
@@ -25,11 +25,17 @@ pub enum Begin {
 }
 
 impl Engine {
+    /// A client gave the container's terminal a size.
+    pub fn resized(&self, entry: &Entry, size: Size) {
+        let more = [("height", size.rows.to_string()), ("width", size.columns.to_string())];
+        self.happened(entry, "resize", &more);
+    }
+
     pub async fn attach(self: &Arc<Self>, text: &str, join: Join, begin: Begin) -> Result<Attached> {
         let entry = self.find(text)?;
         let tty = entry.read(|record| record.config.tty);
         if begin == Begin::Start {
-            match self.start_entry(&entry, Some(join)).await {
+            match self.start_entry(&entry, Some(join), Starter::User).await {
                 Ok(Some(stream)) => return Ok(Attached { entry, tty, stream: Ok(stream) }),
                 // It runs already.
                 Ok(None) => {}
@@ -37,13 +43,15 @@ impl Engine {
                 Err(error) => return Ok(Attached { stream: Err(StartFailure::from(&error)), entry, tty }),
             }
         }
-        match entry.status() {
+        let state = entry.state();
+        match state.status {
             Status::Running => {}
             Status::Paused => return Err(Conflict::AttachPaused.into()),
+            Status::Restarting => return Err(Conflict::AttachRestarting.into()),
             _ => return Err(Conflict::AttachStopped.into()),
         }
         let stream = self.tasks.attach(&self.namespace, &entry.id, ProcessId::Init, join.streams).await?;
         self.happened(&entry, "attach", &[]);
-        Ok(Attached { entry, tty, stream: Ok(stream) })
+        Ok(Attached { entry, tty, stream: Ok(Joined { stream, run: state.run }) })
     }
 }

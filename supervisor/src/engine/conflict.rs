@@ -25,6 +25,12 @@ pub enum Conflict {
     AttachStopped,
     #[error("You cannot attach to a paused container, unpause it first")]
     AttachPaused,
+    #[error("Restart policy cannot be updated because AutoRemove is enabled for the container")]
+    PolicyOfAutoRemove,
+    #[error("You cannot attach to a restarting container, wait until it is running")]
+    AttachRestarting,
+    #[error("configured logging driver does not support reading")]
+    LogsNotReadable,
     #[error("container {id} is paused, unpause the container before exec")]
     ExecPaused { id: String },
     #[error(

@@ -18,7 +18,7 @@ use super::spec::layers::Layers;
 use super::spec::{self, env, mounts, user};
 use super::state::State;
 use super::volumes::Acquired;
-use super::{Engine, etc, names, signals};
+use super::{Engine, etc, health, logs, names, signals};
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
@@ -182,9 +182,10 @@ impl Engine {
         let mut config = config.clone();
         config.labels = labels;
         config.endpoints = network::normalised(&config);
-        config.log = self.log_config(config.log);
         // Said by `warnings`.
         spec::kernel::kernel().fit(&mut config.limits);
+        config.health = health::merged(config.health, &of_image.healthcheck);
+        config.log = logs::driver::completed(config.log, &self.config.engine);
         Ok(Record {
             name: name.to_owned(),
             image_id: image.id.as_str().to_owned(),
@@ -196,29 +197,13 @@ impl Engine {
             user: first_set(&config.user, &of_image.user),
             stop_signal,
             stdin_once: config.open_stdin,
+            health_shell: if config.health.is_shell() { of_image.shell.clone() } else { Vec::new() },
             volumes: Vec::new(),
             mounts: None,
             created_at: Timestamp::now(),
             state: State::created(),
             config,
         })
-    }
-
-    fn log_config(&self, asked: super::config::LogConfig) -> super::config::LogConfig {
-        let own = &self.config.engine;
-        super::config::LogConfig {
-            max_size: if asked.max_size == 0 {
-                i64::try_from(own.log_max_size).unwrap_or(i64::MAX)
-            } else {
-                asked.max_size
-            },
-            max_files: if asked.max_files == 0 {
-                i32::try_from(own.log_max_files).unwrap_or(i32::MAX)
-            } else {
-                asked.max_files
-            },
-            ..asked
-        }
     }
 
     async fn prepare(
@@ -526,12 +511,12 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
     super::unbuilt::check(config)?;
     network::check(config)?;
     spec::check(config)?;
+    super::policy::check(&config.restart, config.auto_remove)?;
+    super::health::check(&config.health)?;
     spec::capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged)?;
     if !config.stop_signal.is_empty() {
         signals::parse(&config.stop_signal)?;
     }
-    if config.log.max_size < -1 || config.log.max_files < 0 {
-        return Err(Error::invalid("log options", "max-size must be -1 or more and max-files 0 or more"));
-    }
+    logs::driver::check(&config.log)?;
     Ok(())
 }

@@ -56,6 +56,9 @@ impl Engine {
         match entry.status() {
             Status::Running => {}
             Status::Paused => return Err(Conflict::ExecPaused { id: entry.id.clone() }.into()),
+            Status::Restarting => {
+                return Err(Conflict::State { id: entry.id.clone(), why: Refused::Restarting }.into());
+            }
             _ => return Err(Conflict::State { id: entry.id.clone(), why: Refused::NotRunning }.into()),
         }
         let exec_id = super::names::new_id();
@@ -64,7 +67,7 @@ impl Engine {
         let (tty, join) = (exec.tty, exec.join);
         let default_ulimits = self.default_ulimits.clone();
         let process = blocking(move || process(&record, pid, &exec, &default_ulimits)).await?;
-        self.happened(&entry, "exec_create", &[("execID", exec_id.clone()), ("command", command.clone())]);
+        self.happened(&entry, format!("exec_create: {command}"), &[("execID", exec_id.clone())]);
         let task = ExecTask {
             process: Any::new(PROCESS_URL, process),
             stdio: TaskStdio { terminal: tty, ..TaskStdio::default() },
@@ -73,7 +76,7 @@ impl Engine {
         let started = self.tasks.exec_attach_start(&self.namespace, &entry.id, &exec_id, task, streams).await;
         let started = match started {
             Ok(started) => {
-                self.happened(&entry, "exec_start", &[("execID", exec_id.clone()), ("command", command)]);
+                self.happened(&entry, format!("exec_start: {command}"), &[("execID", exec_id.clone())]);
                 self.reap_exec(&entry, &exec_id);
                 Ok(Running { pid: started.pid, stream: started.attach })
             }

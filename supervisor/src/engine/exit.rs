@@ -2,14 +2,15 @@
 //! then the task goes, and the container too if that was asked for. Whoever learns of an exit first does it, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use longshore_proto::containerd::events as wire;
 use prost::Message;
 
-use super::Engine;
 use super::registry::Entry;
 use super::state::Exit;
+use super::{Engine, health, policy};
 use crate::error::Error;
 use crate::tasks::{self, ProcessId};
 
@@ -97,15 +98,18 @@ impl Engine {
         });
     }
 
-    /// Does what follows an exit, unless that was done. Returns when it is: the container can be started again, or is
+    /// Does what follows an exit, unless that was done. `known` is the number of the run and its end. Returns when it is: the container can be started again, or is
     /// gone if it was to be removed.
-    pub async fn run_ended(self: &Arc<Self>, entry: &Arc<Entry>, known: Option<Exit>) {
+    pub async fn run_ended(self: &Arc<Self>, entry: &Arc<Entry>, known: Option<(u64, Exit)>) {
         let _turn = entry.turn.clone().lock_owned().await;
-        if !entry.status().is_live() {
+        let state = entry.state();
+        if !state.status.is_live() {
             return;
         }
         let exit = match known {
-            Some(exit) => exit,
+            Some((run, exit)) if run == state.run => exit,
+            // The end of a run that others have dealt with: another one is under way.
+            Some(_) => return,
             None => match self.tasks.get(&self.namespace, &entry.id, ProcessId::Init) {
                 Ok(info) => match info.exit {
                     Some(exit) => exit.into(),
@@ -119,15 +123,24 @@ impl Engine {
 
     /// The caller holds the turn and knows that a run has ended.
     pub(super) async fn conclude(self: &Arc<Self>, entry: &Arc<Entry>, exit: Exit) {
-        let seconds = entry.read(|record| {
-            record.state.started_at.map_or(0, |started| exit.at.duration_since(started).as_secs().max(0))
+        let ran = entry.read(|record| {
+            record
+                .state
+                .started_at
+                .and_then(|started| Duration::try_from(exit.at.duration_since(started)).ok())
+                .unwrap_or_default()
         });
-        entry.change(|record| record.state.exited(exit));
+        let again = entry.change(|record| {
+            let pause = policy::pause_after(&record.config.restart, &record.state, exit, ran);
+            record.state.exited(exit);
+            health::over(&mut record.state);
+            pause.filter(|&pause| record.state.restarting(pause).is_ok())
+        });
         self.drop_shm(&entry.id);
         self.happened(
             entry,
             "die",
-            &[("exitCode", exit.code.to_string()), ("execDuration", seconds.to_string())],
+            &[("exitCode", exit.code.to_string()), ("execDuration", ran.as_secs().to_string())],
         );
         self.leave_networks(entry);
         self.unmount_volumes(&entry.id, &entry.record()).await;
@@ -142,6 +155,9 @@ impl Engine {
             self.delete_task(&entry.id).await;
         }
         entry.ended();
+        if let Some(pause) = again {
+            self.restart_later(entry, pause);
+        }
     }
 
     /// Deletes the task of a container whose exit is recorded.

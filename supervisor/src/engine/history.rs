@@ -1,6 +1,7 @@
 //! What happened to containers, images and volumes, as `longshore events` shows it: the newest are kept for those who ask
 //! about the past, new ones go to everyone who listens. A listener that does not keep up is told so and ended.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +19,8 @@ const WAITING: usize = 1024;
 pub struct Event {
     pub time: Timestamp,
     pub subject: Subject,
-    pub action: &'static str,
+    /// `start`, `exec_create: sh -c true`, `health_status: healthy`, …
+    pub action: Cow<'static, str>,
     /// Container id, the image's name or id, or the volume's name.
     pub actor: String,
     pub attributes: BTreeMap<String, String>,

@@ -47,7 +47,8 @@ impl Inspected {
     /// The exit code, once there is one.
     pub fn exit_code(&self) -> Option<u32> {
         let state = &self.record.state;
-        (matches!(state.status, Status::Exited | Status::Dead) || !state.error.is_empty())
-            .then_some(state.exit_code)
+        (matches!(state.status, Status::Restarting | Status::Exited | Status::Dead)
+            || !state.error.is_empty())
+        .then_some(state.exit_code)
     }
 }

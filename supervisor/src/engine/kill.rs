@@ -16,11 +16,24 @@ impl Engine {
         let number = if signal.is_empty() { signals::KILL } else { signals::parse(signal)? };
         let not_running =
             || Error::Conflict(Conflict::NotRunningForKill { asked: text.to_owned(), id: entry.id.clone() });
-        if !entry.status().is_live() {
+        if !entry.status().is_up() {
             return Err(not_running());
+        }
+        // As with docker: what stops it also ends what its policy would do.
+        let stops = number == signals::KILL || number == entry.read(|record| record.stop_signal);
+        if stops {
+            self.ask_stop(&entry).await?;
+            if self.give_up_restart(&entry).await {
+                return Ok(());
+            }
+        }
+        if !entry.status().is_live() {
+            return if entry.status() == Status::Restarting { Ok(()) } else { Err(not_running()) };
         }
         match self.signal(&entry, number).await {
             Ok(()) => {}
+            // Its end had been followed by a pause already when the wish to stop was noted.
+            Err(error) if is_gone(&error) && stops && self.give_up_restart(&entry).await => return Ok(()),
             Err(error) if is_gone(&error) => return Err(not_running()),
             Err(error) => return Err(error),
         }

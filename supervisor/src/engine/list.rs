@@ -75,7 +75,7 @@ impl Engine {
             .registry
             .all()
             .iter()
-            .filter(|entry| all || entry.status().is_live())
+            .filter(|entry| all || entry.status().is_up())
             .filter_map(|entry| {
                 entry.read(|record| {
                     let networks = self.networks_of(record);
@@ -189,7 +189,7 @@ impl Selection<'_> {
             && filters.any("volume", |volume| {
                 record.mounts().iter().any(|mount| mount.source == volume || mount.target == volume)
             })
-            && filters.any("health", |health| health == "none")
+            && filters.any("health", |health| health == state.health.as_ref().map_or("none", |health| health.status.as_str()))
             && filters.any("ancestor", |image| {
                 record.config.image == image
                     || self.ancestors.get(image).is_some_and(|id| id.as_deref() == Some(record.image_id.as_str()))
@@ -237,7 +237,11 @@ pub fn status_text(state: &State, now: Timestamp) -> String {
     let since = |moment: Option<Timestamp>| ago(moment.unwrap_or(now), now);
     match state.status {
         Status::Created => "Created".to_owned(),
-        Status::Running => format!("Up {}", since(state.started_at)),
+        Status::Running => match &state.health {
+            Some(health) => format!("Up {} ({})", since(state.started_at), health.status.in_brackets()),
+            None => format!("Up {}", since(state.started_at)),
+        },
+        Status::Restarting => format!("Restarting ({}) {} ago", state.exit_code, since(state.finished_at)),
         Status::Paused => format!("Up {} (Paused)", since(state.started_at)),
         Status::Exited => format!("Exited ({}) {} ago", state.exit_code, since(state.finished_at)),
         Status::Removing => "Removal In Progress".to_owned(),

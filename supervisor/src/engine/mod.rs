@@ -21,6 +21,7 @@ mod etc;
 pub mod exec;
 mod exit;
 pub mod filters;
+pub mod health;
 pub mod history;
 pub mod images;
 mod inspect;
@@ -31,6 +32,7 @@ pub mod logs;
 mod names;
 pub mod network;
 mod pause;
+pub mod policy;
 pub mod prune;
 mod record;
 mod recover;
@@ -120,6 +122,8 @@ pub struct Engine {
     transfers: Arc<tokio::sync::Semaphore>,
     /// Teardowns that go on after their caller was answered.
     background: tokio_util::task::TaskTracker,
+    /// Whether [`Engine::recover`] is done: nothing is started by itself before, or it would be given what others have.
+    recovered: tokio::sync::watch::Sender<bool>,
 }
 
 impl Engine {
@@ -150,6 +154,7 @@ impl Engine {
                 services.config.root.join("volumes").join(&services.config.engine.namespace),
             ),
             background: tokio_util::task::TaskTracker::new(),
+            recovered: tokio::sync::watch::Sender::new(false),
         };
         let folders = [engine.folders(), engine.seccomp_cache(), engine.volumes.folder().to_owned()];
         for folder in folders {
@@ -229,7 +234,12 @@ impl Engine {
     }
 
     /// Tells the world what happened to a container.
-    fn happened(&self, entry: &Entry, action: &'static str, more: &[(&str, String)]) {
+    fn happened(
+        &self,
+        entry: &Entry,
+        action: impl Into<std::borrow::Cow<'static, str>>,
+        more: &[(&str, String)],
+    ) {
         let mut attributes = entry.read(|record| {
             let mut attributes = record.config.labels.clone();
             attributes.insert("name".to_owned(), record.name.clone());
@@ -240,7 +250,7 @@ impl Engine {
         let event = Event {
             time: jiff::Timestamp::now(),
             subject: Subject::Container,
-            action,
+            action: action.into(),
             actor: entry.id.clone(),
             attributes,
         };
@@ -252,7 +262,7 @@ impl Engine {
         let event = Event {
             time: jiff::Timestamp::now(),
             subject: Subject::Image,
-            action,
+            action: action.into(),
             actor: actor.to_owned(),
             attributes: [("name".to_owned(), name.to_owned())].into(),
         };

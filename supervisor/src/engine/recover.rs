@@ -55,6 +55,8 @@ impl Engine {
         self.remove_orphans(&kept).await?;
         self.settle_mounts().await?;
         self.watch_tasks();
+        self.recovered.send_replace(true);
+        self.start_wanted();
         Ok(())
     }
 
@@ -69,6 +71,8 @@ impl Engine {
                 entry.change(|record| {
                     let state = &mut record.state;
                     if !state.status.is_live() {
+                        // A start that came after the last wish to stop, as far as that is on disk.
+                        state.stop_asked = false;
                         state.run += 1;
                         state.started_at = Some(Timestamp::now());
                         state.finished_at = None;
@@ -76,7 +80,11 @@ impl Engine {
                     state.pid = task.pid;
                     state.status =
                         if task.status == tasks::Status::Paused { Status::Paused } else { Status::Running };
+                    if state.health.is_none() {
+                        super::health::begin(state, &record.config.health);
+                    }
                 });
+                self.watch_health(entry);
             }
             (Status::Running | Status::Paused, None) => {
                 let exit = task.and_then(|task| task.exit).map(Exit::from);
@@ -85,18 +93,38 @@ impl Engine {
                 self.conclude(entry, exit).await;
             }
             // Its start was recorded by the shim alone.
-            (Status::Created | Status::Exited, None) => match task.and_then(|task| task.exit) {
-                Some(exit) => {
-                    let _turn = entry.turn.clone().lock_owned().await;
-                    entry.change(|record| {
-                        record.state.run += 1;
-                        record.state.status = Status::Running;
-                    });
-                    self.conclude(entry, exit.into()).await;
+            (Status::Created | Status::Exited | Status::Restarting, None) => {
+                match task.and_then(|task| task.exit) {
+                    Some(exit) => {
+                        let _turn = entry.turn.clone().lock_owned().await;
+                        entry.change(|record| {
+                            record.state.stop_asked = false;
+                            record.state.run += 1;
+                            record.state.status = Status::Running;
+                        });
+                        self.conclude(entry, exit.into()).await;
+                    }
+                    None => {
+                        if task.is_some() {
+                            self.delete_task(&entry.id).await;
+                        }
+                        self.resume_restart(entry).await;
+                    }
                 }
-                None if task.is_some() => self.delete_task(&entry.id).await,
-                None => {}
-            },
+            }
+        }
+    }
+
+    /// Goes on with a pause before a restart that the daemon's end cut short.
+    async fn resume_restart(self: &Arc<Self>, entry: &Arc<Entry>) {
+        let state = entry.state();
+        if state.status != Status::Restarting {
+            return;
+        }
+        if state.stop_asked {
+            self.give_up_restart(entry).await;
+        } else {
+            self.restart_later(entry, state.backoff_ms);
         }
     }
 

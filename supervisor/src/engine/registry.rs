@@ -110,9 +110,12 @@ impl Entry {
     /// Resolves when the current run is over in every respect; at once if there is none.
     pub async fn until_stopped(&self) {
         let mut phase = self.watch();
-        let run = self.read(|record| record.state.run);
+        let (run, between) =
+            self.read(|record| (record.state.run, record.state.status == Status::Restarting));
+        // Between two runs the next one is waited for, unless it never comes.
+        let over = |now: &Phase| now.ended >= run + u64::from(between) || (between && !now.status.is_up());
         // An error means that the entry is gone, and the container with it.
-        let _ = phase.wait_for(|now| now.ended >= run || now.removed).await;
+        let _ = phase.wait_for(|now| over(now) || now.removed).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
@@ -277,6 +280,7 @@ mod tests {
             user: String::new(),
             stop_signal: 15,
             stdin_once: false,
+            health_shell: Vec::new(),
             volumes: Vec::new(),
             mounts: None,
             created_at: jiff::Timestamp::UNIX_EPOCH,

@@ -27,8 +27,8 @@ impl Engine {
     /// Returns when nothing of the container is left.
     pub async fn remove(self: &Arc<Self>, text: &str, running: Running, anonymous: Anonymous) -> Result<()> {
         let entry = self.find(text)?;
-        if running == Running::Kill && entry.status().is_live() {
-            self.kill_and_wait(&entry).await?;
+        if running == Running::Kill && entry.status().is_up() {
+            self.kill_for_good(&entry).await?;
         }
         self.remove_entry(&entry).await?;
         if anonymous == Anonymous::Removed {
@@ -93,6 +93,7 @@ fn refusal(entry: &Entry, why: Refused) -> Error {
     let conflict = match why {
         Refused::Running => Conflict::RemoveLive { name: entry.name(), state: "running" },
         Refused::Paused => Conflict::RemoveLive { name: entry.name(), state: "paused" },
+        Refused::Restarting => Conflict::RemoveLive { name: entry.name(), state: "restarting" },
         _ if entry.status() == Status::Removing => Conflict::RemovalInProgress { id: entry.id.clone() },
         why => Conflict::State { id: entry.id.clone(), why },
     };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::start::Starter;
 use super::stop::Stop;
 use crate::error::Result;
 
@@ -21,11 +22,11 @@ impl Engine {
     }
 
     async fn stop_and_start(self: &Arc<Self>, entry: &Arc<super::registry::Entry>, how: &Stop) -> Result<()> {
-        if entry.status().is_live() {
+        if entry.status().is_up() {
             self.stop_entry(entry, how).await?;
             self.happened(entry, "stop", &[]);
         }
-        self.start_entry(entry, None).await?;
+        self.start_entry(entry, None, Starter::User).await?;
         Ok(())
     }
 }

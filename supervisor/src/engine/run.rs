@@ -10,10 +10,9 @@ use tracing::Instrument;
 use super::Engine;
 use super::create::{Create, Created, Progress, Purpose};
 use super::registry::Entry;
-use super::start::{Join, StartFailure};
+use super::start::{Join, Joined, StartFailure};
 use super::state::Status;
 use crate::error::{Error, Result};
-use crate::tasks::AttachStream;
 
 /// A container that is removed at its exit and still runs after this long is worth a write to the disk.
 const SHORT_RUN: Duration = Duration::from_millis(50);
@@ -22,7 +21,7 @@ const SHORT_RUN: Duration = Duration::from_millis(50);
 pub struct Run {
     pub created: Created,
     /// The stream of those who asked to join, or why the container, which exists, could not be started.
-    pub started: Result<Option<AttachStream>, StartFailure>,
+    pub started: Result<Option<Joined>, StartFailure>,
 }
 
 impl Engine {

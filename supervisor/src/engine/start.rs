@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use longshore_proto::longshore::shim::v1 as shim;
 use tracing::Instrument;
 
-use super::Engine;
 use super::config::Record;
 use super::create::{Bundle, First};
 use super::registry::Entry;
 use super::state::Status;
+use super::{Engine, logs};
 use crate::any::Any;
 use crate::error::{Error, Result};
 use crate::snapshots::Mount;
@@ -32,6 +32,9 @@ pub struct StartFailure {
     pub exit_code: u32,
 }
 
+/// Bytes at which a log that is never rotated would be.
+const NEVER: u64 = u64::MAX;
+
 /// How every failure of the runtime begins that is about the program.
 const EXEC: &str = "exec";
 
@@ -50,6 +53,23 @@ impl From<&Error> for StartFailure {
     }
 }
 
+/// Who starts a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Starter {
+    /// Somebody who asked for it: counters of earlier restarts begin anew.
+    User,
+    /// Its policy, after the end of the run of this number.
+    Policy { run: u64 },
+    /// The daemon, which has just come up.
+    Daemon,
+}
+
+/// A client's streams, and the number of the run that they belong to.
+pub struct Joined {
+    pub stream: AttachStream,
+    pub run: u64,
+}
+
 /// What a client takes part in from the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Join {
@@ -61,7 +81,7 @@ impl Engine {
     /// Starts a container; one that runs already is left alone.
     pub async fn start(self: &Arc<Self>, text: &str) -> Result<(), Error> {
         let entry = self.find(text)?;
-        self.start_entry(&entry, None).await?;
+        self.start_entry(&entry, None, Starter::User).await?;
         Ok(())
     }
 
@@ -71,18 +91,18 @@ impl Engine {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         join: Option<Join>,
-    ) -> Result<Option<AttachStream>> {
+        by: Starter,
+    ) -> Result<Option<Joined>> {
         let turn = entry.turn.clone().lock_owned().await;
-        if entry.status() == Status::Running {
+        if !self.may_start(entry, by)? {
             return Ok(None);
         }
-        entry.transition(|state| state.check_start())?;
         let (engine, entry) = (self.clone(), entry.clone());
         // What was begun is carried through even if the client goes away.
         let work = async move {
             let _turn = turn;
             let (record, never_ran) = (entry.record(), entry.state().run == 0);
-            let prepare = async {
+            let launched = async {
                 let (mounts, joined) = tokio::join!(
                     engine.mounts_of(&entry, never_ran),
                     engine.join_networks(&entry.id, &record)
@@ -90,18 +110,48 @@ impl Engine {
                 let ((mounts, first), joined) = (mounts?, joined?);
                 let endpoints = joined.endpoints().to_vec();
                 entry.change(|record| record.state.endpoints = endpoints);
-                engine.bundle(&entry.id, &record, &mounts, first, joined).await
+                let bundle = engine.bundle(&entry.id, &record, &mounts, first, joined).await?;
+                engine.launch(&entry, &record, bundle, join).await
             };
-            let started = match prepare.await {
-                Ok(bundle) => engine.launch(&entry, &record, bundle, join).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = &started {
-                engine.note_failure(&entry, error).await;
+            let started = launched.await;
+            match &started {
+                Ok(_) => {}
+                Err(error) if by != Starter::User => {
+                    engine.restart_failed(&entry, &StartFailure::from(error));
+                }
+                Err(error) => engine.note_failure(&entry, error).await,
             }
             started
         };
         self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "starting a container" }))
+    }
+
+    /// Whether there is anything to start. The caller holds the container's turn.
+    fn may_start(&self, entry: &Entry, by: Starter) -> Result<bool> {
+        let state = entry.state();
+        match by {
+            Starter::User if matches!(state.status, Status::Running | Status::Restarting) => {
+                return Ok(false);
+            }
+            Starter::User => {
+                entry.transition(|state| state.check_start())?;
+                entry.change(|record| record.state.start_asked());
+            }
+            Starter::Daemon if state.status != Status::Exited => return Ok(false),
+            Starter::Daemon => {
+                entry.change(|record| record.state.start_asked());
+            }
+            Starter::Policy { run } if state.status != Status::Restarting || state.run != run => {
+                return Ok(false);
+            }
+            Starter::Policy { .. } if state.stop_asked => {
+                entry.transition(|state| state.restart_given_up())?;
+                self.save_state_soon(entry);
+                return Ok(false);
+            }
+            Starter::Policy { .. } => {}
+        }
+        Ok(true)
     }
 
     /// Hands a bundle to a shim. The caller holds the container's turn.
@@ -111,7 +161,7 @@ impl Engine {
         record: &Record,
         bundle: Bundle,
         join: Option<Join>,
-    ) -> Result<Option<AttachStream>> {
+    ) -> Result<Option<Joined>> {
         self.mount_volumes(&entry.id, record).await?;
         let started = self.launch_task(entry, record, bundle, join).await;
         if started.is_err() {
@@ -126,7 +176,7 @@ impl Engine {
         record: &Record,
         bundle: Bundle,
         join: Option<Join>,
-    ) -> Result<Option<AttachStream>> {
+    ) -> Result<Option<Joined>> {
         self.clear_task(&entry.id).await?;
         let task = CreateTask {
             spec: bundle.spec,
@@ -143,7 +193,11 @@ impl Engine {
             .create_attach_start(&self.namespace, &entry.id, task, streams)
             .instrument(tracing::debug_span!("run.task"))
             .await?;
-        entry.transition(|state| state.started(started.pid, Timestamp::now()))?;
+        let state = entry.transition(|state| {
+            state.started(started.pid, Timestamp::now())?;
+            super::health::begin(state, &record.config.health);
+            Ok(())
+        })?;
         if let Some(sandbox) = bundle.sandbox {
             sandbox.keep();
         }
@@ -153,7 +207,11 @@ impl Engine {
             self.happened(entry, "attach", &[]);
         }
         self.happened(entry, "start", &[]);
-        Ok(started.attach)
+        if let Some(size) = join.and_then(|join| join.console) {
+            self.resized(entry, size);
+        }
+        self.watch_health(entry);
+        Ok(started.attach.map(|stream| Joined { stream, run: state.run }))
     }
 
     /// A task that a failure left behind would stand in the way.
@@ -200,17 +258,22 @@ impl Engine {
     }
 
     fn stdio(&self, id: &str, record: &Record) -> TaskStdio {
-        let path = self.log_path(id);
-        let mut query = Vec::new();
-        if record.config.log.max_size > 0 {
-            query.push(format!("max-size={}", record.config.log.max_size));
-            query.push(format!("max-files={}", record.config.log.max_files.max(1)));
-        } else {
-            query.push("max-size=0".to_owned());
-        }
+        let stdout = logs::driver::files(&record.config.log).map(|files| {
+            let path = self.log_path(id);
+            let max_size = files.max_size.unwrap_or(NEVER);
+            let mut uri =
+                format!("log://{}?max-size={max_size}&max-files={}", path.display(), files.max_files);
+            if files.compressed {
+                uri.push_str("&compress=true");
+            }
+            if let Some(buffer) = files.buffer {
+                uri.push_str(&format!("&buffer={buffer}"));
+            }
+            uri
+        });
         TaskStdio {
             stdin: String::new(),
-            stdout: format!("log://{}?{}", path.display(), query.join("&")),
+            stdout: stdout.unwrap_or_default(),
             stderr: String::new(),
             terminal: record.config.tty,
         }
@@ -224,6 +287,7 @@ impl Engine {
             open_stdin: record.config.open_stdin,
             // Not on a terminal: who detaches from it comes back to a shell that still reads.
             stdin_once: record.stdin_once && !record.config.tty,
+            init: record.config.init.unwrap_or(self.config.engine.init),
             ..shim::CreateOptions::default()
         };
         Any::pack("longshore.shim.v1.CreateOptions", &options)

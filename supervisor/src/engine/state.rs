@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::config::maybe_stamp;
+use super::health::Health;
 
 /// Where a container is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,6 +15,8 @@ pub enum Status {
     Created,
     Running,
     Paused,
+    /// Its process has ended, and its restart policy starts it again in a moment.
+    Restarting,
     /// Its process has ended, or could not be started.
     Exited,
     /// Being removed: nothing but removal may follow.
@@ -29,6 +32,7 @@ impl Status {
             Status::Created => "created",
             Status::Running => "running",
             Status::Paused => "paused",
+            Status::Restarting => "restarting",
             Status::Exited => "exited",
             Status::Removing => "removing",
             Status::Dead => "dead",
@@ -38,6 +42,11 @@ impl Status {
     /// Whether a process of the container exists.
     pub fn is_live(self) -> bool {
         matches!(self, Status::Running | Status::Paused)
+    }
+
+    /// Whether it runs or will without anybody asking for it: what `ps` lists.
+    pub fn is_up(self) -> bool {
+        self.is_live() || self == Status::Restarting
     }
 }
 
@@ -63,6 +72,8 @@ pub enum Refused {
     NotPaused,
     #[error("is running")]
     Running,
+    #[error("is restarting, wait until the container is running")]
+    Restarting,
     #[error("is marked for removal and cannot be started")]
     Removing,
     #[error("removal of it is already in progress")]
@@ -95,6 +106,16 @@ pub struct State {
     /// What it has of networks while a process of it exists.
     #[serde(default)]
     pub endpoints: Vec<crate::network::endpoint::EndpointState>,
+    /// Somebody asked for the end of the run: no policy starts it again.
+    #[serde(default)]
+    pub stop_asked: bool,
+    /// Milliseconds that the last automatic restart waited; 0: there was none since the last start by hand or the last
+    /// long run.
+    #[serde(default)]
+    pub backoff_ms: u64,
+    /// What the health check says; `None`: the container has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Box<Health>>,
 }
 
 impl State {
@@ -111,20 +132,23 @@ impl State {
             restart_count: 0,
             run: 0,
             endpoints: Vec::new(),
+            stop_asked: false,
+            backoff_ms: 0,
+            health: None,
         }
     }
 
     /// Whether a start may begin now.
     pub fn check_start(&self) -> Result<(), Refused> {
         match self.status {
-            Status::Created | Status::Exited => Ok(()),
+            Status::Created | Status::Exited | Status::Restarting => Ok(()),
             Status::Running => Err(Refused::Running),
             Status::Paused => Err(Refused::Paused),
             Status::Removing | Status::Dead => Err(Refused::Removing),
         }
     }
 
-    /// Created or exited → running.
+    /// Created, exited or restarting → running.
     pub fn started(&mut self, pid: u32, at: Timestamp) -> Result<(), Refused> {
         self.check_start()?;
         self.status = Status::Running;
@@ -138,9 +162,41 @@ impl State {
         Ok(())
     }
 
+    /// Somebody starts it: what policies counted begins anew.
+    pub fn start_asked(&mut self) {
+        self.stop_asked = false;
+        self.restart_count = 0;
+        self.backoff_ms = 0;
+    }
+
+    /// Exited → restarting, after a pause of so many milliseconds; restarting stays so, after a start that failed.
+    pub fn restarting(&mut self, backoff_ms: u64) -> Result<(), Refused> {
+        match self.status {
+            Status::Exited | Status::Restarting => {
+                self.status = Status::Restarting;
+                self.restart_count = self.restart_count.saturating_add(1);
+                self.backoff_ms = backoff_ms;
+                Ok(())
+            }
+            Status::Removing | Status::Dead => Err(Refused::Removing),
+            _ => Err(Refused::Running),
+        }
+    }
+
+    /// Restarting → exited: it is not started again.
+    pub fn restart_given_up(&mut self) -> Result<(), Refused> {
+        match self.status {
+            Status::Restarting => {
+                self.status = Status::Exited;
+                Ok(())
+            }
+            _ => Err(Refused::NotRunning),
+        }
+    }
+
     /// A start that failed: created stays created, exited stays exited, and the reason is kept.
     pub fn start_failed(&mut self, code: u32, error: &str) {
-        if matches!(self.status, Status::Created | Status::Exited) {
+        if matches!(self.status, Status::Created | Status::Exited | Status::Restarting) {
             self.exit_code = code;
             self.error = error.to_owned();
             self.pid = 0;
@@ -168,6 +224,7 @@ impl State {
                 Ok(())
             }
             Status::Paused => Err(Refused::AlreadyPaused),
+            Status::Restarting => Err(Refused::Restarting),
             _ => Err(Refused::NotRunning),
         }
     }
@@ -192,6 +249,7 @@ impl State {
             }
             Status::Running => Err(Refused::Running),
             Status::Paused => Err(Refused::Paused),
+            Status::Restarting => Err(Refused::Restarting),
             Status::Removing => Err(Refused::RemovalInProgress),
         }
     }
@@ -226,6 +284,27 @@ mod tests {
         assert_eq!((state.status, state.exit_code, state.pid), (Status::Exited, 3, 0));
         state.started(8, Timestamp::UNIX_EPOCH).unwrap();
         assert_eq!((state.run, state.exit_code, state.finished_at), (2, 0, None));
+    }
+
+    #[test]
+    fn a_restarting_container_starts_or_is_given_up() {
+        let mut state = State::created();
+        state.started(7, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(state.restarting(100), Err(Refused::Running));
+        state.exited(exit(1));
+        state.restarting(100).unwrap();
+        assert_eq!(state.paused(), Err(Refused::Restarting));
+        assert_eq!(state.removing(), Err(Refused::Restarting));
+        state.start_failed(125, "busy");
+        assert_eq!((state.status, state.error.as_str()), (Status::Restarting, "busy"));
+        state.started(8, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!((state.status, state.restart_count, state.run), (Status::Running, 1, 2));
+        state.exited(exit(1));
+        state.restarting(200).unwrap();
+        state.restart_given_up().unwrap();
+        assert_eq!((state.status, state.exit_code), (Status::Exited, 1));
+        state.start_asked();
+        assert_eq!((state.restart_count, state.backoff_ms), (0, 0));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Engine {
             return names.iter().map(|name| self.find(name)).collect();
         }
         let mut entries = self.registry.all();
-        entries.retain(|entry| all || entry.status().is_live());
+        entries.retain(|entry| all || entry.status().is_up());
         super::list::newest_first(&mut entries);
         Ok(entries)
     }

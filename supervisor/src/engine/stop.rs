@@ -24,11 +24,14 @@ pub struct Stop {
     pub timeout: Option<i32>,
 }
 
+/// How often a run may have been followed by another, whose start was under way already, until a container counts as stopped.
+const ROUNDS: usize = 3;
+
 impl Engine {
     /// Returns when the container has stopped; one that does not run is left alone.
     pub async fn stop(self: &Arc<Self>, text: &str, how: &Stop) -> Result<()> {
         let entry = self.find(text)?;
-        if !entry.status().is_live() {
+        if !entry.status().is_up() {
             return Ok(());
         }
         self.stop_entry(&entry, how).await?;
@@ -36,7 +39,31 @@ impl Engine {
         Ok(())
     }
 
+    /// Stops the run that is under way, and one that its policy was about to begin.
     pub(super) async fn stop_entry(self: &Arc<Self>, entry: &Arc<Entry>, how: &Stop) -> Result<()> {
+        self.ask_stop(entry).await?;
+        for _ in 0..ROUNDS {
+            if self.give_up_restart(entry).await || !entry.status().is_live() {
+                break;
+            }
+            self.stop_run(entry, how).await?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL at once, and no other run after it.
+    pub(super) async fn kill_for_good(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
+        entry.change(|record| record.state.stop_asked = true);
+        for _ in 0..ROUNDS {
+            if self.give_up_restart(entry).await || !entry.status().is_live() {
+                break;
+            }
+            self.kill_and_wait(entry).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn stop_run(self: &Arc<Self>, entry: &Arc<Entry>, how: &Stop) -> Result<()> {
         let (own_signal, own_timeout) = entry.read(|record| (record.stop_signal, record.config.stop_timeout));
         let signal = if how.signal.is_empty() { own_signal } else { signals::parse(&how.signal)? };
         let seconds = how.timeout.or(own_timeout).unwrap_or(DEFAULT_SECONDS);

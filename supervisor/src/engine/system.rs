@@ -136,7 +136,7 @@ fn selects(filters: &Filters, event: &Event) -> bool {
     let is_container = event.subject == super::history::Subject::Container;
     let is_volume = event.subject == super::history::Subject::Volume;
     filters.any("type", |kind| kind == event.subject.as_str())
-        && filters.any("event", |action| action == event.action)
+        && filters.any("event", |action| is_action(action, &event.action))
         && filters.any("container", |text| {
             is_container && (event.actor.starts_with(text) || name == text.trim_start_matches('/'))
         })
@@ -151,6 +151,13 @@ fn selects(filters: &Filters, event: &Event) -> bool {
         })
         && filters.any("volume", |text| is_volume && event.actor == text)
         && !filters.has("daemon")
+}
+
+/// `exec_create`, `exec_start` and `health_status` stand for all actions that begin so.
+fn is_action(wanted: &str, action: &str) -> bool {
+    let kinds = ["exec_create", "exec_start", "health_status"];
+    wanted == action
+        || (kinds.contains(&wanted) && action.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(':')))
 }
 
 fn cgroups() -> &'static str {

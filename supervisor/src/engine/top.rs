@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use super::Engine;
 use super::conflict::Conflict;
-use super::state::Refused;
+use super::state::{Refused, Status};
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
@@ -32,11 +32,14 @@ impl Engine {
     /// `arguments` are those of ps; empty: `-ef`.
     pub async fn top(self: &Arc<Self>, text: &str, arguments: &[String]) -> Result<Processes> {
         let entry = self.find(text)?;
-        if !entry.status().is_live() {
-            return Err(Conflict::State { id: entry.id.clone(), why: Refused::NotRunning }.into());
+        let status = entry.status();
+        if !status.is_live() {
+            let why = if status == Status::Restarting { Refused::Restarting } else { Refused::NotRunning };
+            return Err(Conflict::State { id: entry.id.clone(), why }.into());
         }
         let pids: Vec<u32> =
             self.tasks.pids(&self.namespace, &entry.id).await?.into_iter().map(|task| task.pid).collect();
+        self.happened(&entry, "top", &[]);
         if arguments.is_empty() || *arguments == ["-ef"] {
             return blocking(move || Ok(table(&pids))).await;
         }

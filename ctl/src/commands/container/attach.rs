@@ -53,7 +53,7 @@ impl Verb for Args {
             stdin: !self.no_stdin && found.config.as_ref().is_some_and(|config| config.open_stdin),
             tty,
             signals: if self.sig_proxy && !tty { SignalPolicy::Proxy } else { SignalPolicy::Own },
-            detach_keys: self.detach_keys.unwrap_or_default(),
+            detach_keys: DetachKeys::chosen(self.detach_keys),
         };
         match join(context, &found, participation, Purpose::Join).await? {
             Ending::Detached => Err(Failure::message("read escape sequence")),

@@ -71,7 +71,7 @@ impl Verb for Args {
             stdin,
             tty: self.tty && !self.detach,
             signals: SignalPolicy::Own,
-            detach_keys: self.detach_keys.unwrap_or_default(),
+            detach_keys: DetachKeys::chosen(self.detach_keys),
         };
         let mut client = context.containers().await?;
         let mut session = Session::new(client.clone(), participation)?;

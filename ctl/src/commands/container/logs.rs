@@ -1,16 +1,25 @@
 //! `longshore logs`: what a container has printed, and with `-f` what it prints from now on.
 
-use longshore_proto::longshore::engine::v1::{LogEntry, LogsRequest};
+use std::time::Duration;
 
-use crate::cli::{Arguments, Unbuilt, Verb, long};
+use longshore_proto::longshore::engine::v1::{LogEntry, LogsRequest, VersionRequest};
+
+use crate::cli::{Arguments, Verb};
 use crate::client::Context;
 use crate::failure::Failure;
 use crate::output::human;
 use crate::output::print::{self, Target};
 use crate::parse::time;
 
+/// How long `logs -f` waits for a daemon that went away, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
+
 #[derive(clap::Args)]
 pub struct Args {
+    /// Show extra details provided to logs
+    #[arg(long)]
+    details: bool,
     /// Follow log output
     #[arg(short, long)]
     follow: bool,
@@ -50,10 +59,9 @@ impl Verb for Args {
     const ABOUT: &'static str = "Fetch the logs of a container";
     const USAGE: &'static str = "[OPTIONS] CONTAINER";
     const ARGUMENTS: Arguments = Arguments::Exactly(1);
-    const UNBUILT: &'static [Unbuilt] = &[long("details")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        let request = LogsRequest {
+        let mut request = LogsRequest {
             container: self.container,
             follow: self.follow,
             tail: match self.tail {
@@ -64,18 +72,63 @@ impl Verb for Args {
             until: self.until,
             stdout: true,
             stderr: true,
+            after: Vec::new(),
         };
-        let mut batches = context.containers().await?.logs(request).await?.into_inner();
-        let mut printer = Printer { timestamps: self.timestamps, within: [false; 2] };
-        while let Some(batch) = batches.message().await? {
-            printer.print(batch.entries).await?;
+        let mut printer = Printer {
+            timestamps: self.timestamps,
+            details: self.details.then(String::new),
+            within: [false; 2],
+        };
+        loop {
+            match follow(context, &mut request, &mut printer).await {
+                // What was printed is known by its place in the log, so that nothing is lost or told twice.
+                Err(Failure::Lost { .. }) if request.follow => {
+                    reconnect(context).await?;
+                }
+                done => return done.map(|()| 0),
+            }
         }
-        Ok(0)
+    }
+}
+
+/// Prints what comes, and notes in the request how far it came.
+async fn follow(context: &Context, request: &mut LogsRequest, printer: &mut Printer) -> Result<(), Failure> {
+    let mut batches = context.containers().await?.logs(request.clone()).await?.into_inner();
+    while let Some(batch) = batches.message().await? {
+        if !batch.details.is_empty()
+            && let Some(details) = &mut printer.details
+        {
+            *details = batch.details;
+        }
+        printer.print(batch.entries).await?;
+        if !batch.cursor.is_empty() {
+            request.after = batch.cursor;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a daemon that is being started again.
+async fn reconnect(context: &Context) -> Result<(), Failure> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let tried = match context.system().await {
+            Ok(mut client) => client.version(VersionRequest {}).await.map(drop).map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        match tried {
+            Ok(()) => return Ok(()),
+            Err(failure) if tokio::time::Instant::now() >= deadline => return Err(failure),
+            Err(_) => {}
+        }
     }
 }
 
 struct Printer {
     timestamps: bool,
+    /// What `--details` shows before each line.
+    details: Option<String>,
     /// Whether the last piece of stdout, stderr was cut within a line.
     within: [bool; 2],
 }
@@ -97,6 +150,10 @@ impl Printer {
             let within = &mut self.within[usize::from(entry.stderr)];
             if self.timestamps && !*within {
                 bytes.extend_from_slice(human::rfc3339_nine(entry.time.as_ref()).as_bytes());
+                bytes.push(b' ');
+            }
+            if let Some(details) = self.details.as_ref().filter(|_| !*within) {
+                bytes.extend_from_slice(details.as_bytes());
                 bytes.push(b' ');
             }
             *within = !entry.line.ends_with(b"\n");

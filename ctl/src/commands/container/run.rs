@@ -42,7 +42,7 @@ impl Verb for Args {
             stdin: streams.stdin,
             tty,
             signals: if self.sig_proxy && !self.detach { SignalPolicy::Proxy } else { SignalPolicy::Own },
-            detach_keys: self.detach_keys.unwrap_or_default(),
+            detach_keys: DetachKeys::chosen(self.detach_keys),
         };
         let cidfile = self.flags.cidfile.clone();
         let mut making = Making::new(self.flags.image(), cidfile.as_deref(), self.flags.verbosity())?;

@@ -63,7 +63,7 @@ impl Args {
             stdin: self.interactive && config.open_stdin,
             tty: config.tty,
             signals: if config.tty { SignalPolicy::Own } else { SignalPolicy::Proxy },
-            detach_keys: self.detach_keys.unwrap_or_default(),
+            detach_keys: DetachKeys::chosen(self.detach_keys),
         };
         match attach::join(context, &found, participation, Purpose::Start).await? {
             Ending::StartFailed(failure) => Err(Failure::Coded {

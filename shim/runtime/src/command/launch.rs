@@ -158,6 +158,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
         no_new_keyring: args.has("no-new-keyring"),
         hand_over: if stay == Stay::Create { Some(Handover::make(folder.fd())?) } else { None },
         preserve_fds: passed.all,
+        init: None,
         systemd_cgroup: global.systemd_cgroup,
         note_cgroups: Some(&note),
     })?;

@@ -352,4 +352,11 @@ pub(crate) struct Program {
     pub(crate) candidates: Vec<CString>,
     pub(crate) argv: CStrings,
     pub(crate) envp: CStrings,
+    pub(crate) init: Option<Init>,
+}
+
+/// What becomes the first process, and runs the program as its child.
+pub(crate) struct Init {
+    pub(crate) file: OwnedFd,
+    pub(crate) argv: CStrings,
 }

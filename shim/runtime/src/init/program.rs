@@ -6,7 +6,7 @@ use super::Missing;
 use super::run::{Child, Trouble};
 use crate::paths::{self, Kind, Links};
 use crate::sys::process;
-use rustix::fd::BorrowedFd;
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::CStr;
@@ -52,6 +52,9 @@ impl Child {
 
     /// Becomes the program; returns only with the reason why not.
     pub(super) fn execute(&self, program: &Program) -> Errno {
+        if let Some(init) = &program.init {
+            return process::execveat(init.file.as_fd(), &init.argv, &program.envp);
+        }
         match program.candidates.get(self.found) {
             Some(path) => process::execve(path, &program.argv, &program.envp),
             None => Errno::NOENT,

@@ -88,6 +88,25 @@ pub(crate) fn execve(path: &CStr, argv: &CStrings, envp: &CStrings) -> Errno {
     }
 }
 
+/// Becomes the program that a descriptor stands for; returns only if that failed.
+pub(crate) fn execveat(file: BorrowedFd<'_>, argv: &CStrings, envp: &CStrings) -> Errno {
+    // SAFETY: the path is an empty C string, argv and envp are null-terminated arrays of C strings that outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            argv.as_ptr(),
+            envp.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    match check(result) {
+        Ok(_) => Errno::NOEXEC,
+        Err(errno) => errno,
+    }
+}
+
 /// Sets every signal to its default and delivers it: the caller may ignore some (Rust programs ignore `SIGPIPE`) and block
 /// others for a signalfd. Handlers are gone already; CLONE_CLEAR_SIGHAND leaves what is ignored.
 pub(crate) fn reset_signals() -> SysResult<()> {

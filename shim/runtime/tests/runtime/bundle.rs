@@ -124,6 +124,7 @@ impl Bundle {
             no_new_keyring: false,
             hand_over: None,
             preserve_fds: 0,
+            init: None,
             systemd_cgroup: self.systemd,
             note_cgroups: None,
         })

@@ -18,10 +18,11 @@ use crate::engine::attach::Begin;
 use crate::engine::create::Progress;
 use crate::engine::exec::Exec;
 use crate::engine::list::ListRequest;
-use crate::engine::logs::{self, Query, Streams};
+use crate::engine::logs::{self, Cursor, Piece, Query, Streams};
 use crate::engine::registry::Entry;
 use crate::engine::remove::{Anonymous, Running};
 use crate::engine::run::Run;
+use crate::engine::start::Joined;
 use crate::engine::stats::Before;
 use crate::engine::stop::Stop;
 use crate::engine::wait::Until;
@@ -223,6 +224,7 @@ impl Containers for ContainersService {
             },
             networks: found.networks.into_iter().map(convert::attachment).collect(),
             mount_points: found.mounts.into_iter().map(convert::mount_point).collect(),
+            health: record.state.health.map(|health| convert::health(*health)),
         }))
     }
 
@@ -267,12 +269,19 @@ impl Containers for ContainersService {
             since: convert::from_timestamp(request.since)?,
             until: convert::from_timestamp(request.until)?,
             streams,
+            after: Cursor::parse(&request.after).map_err(status)?,
         };
-        let mut lines = self.engine.logs(&entry, query, request.follow);
+        let mut lines = self.engine.logs(&entry, query, request.follow).map_err(status)?;
+        let mut details = entry.read(|record| logs::driver::details(record, &entry.id));
         answer(|out| async move {
-            while let Some(batch) = lines.recv().await {
-                let entries = batch.map_err(status)?.into_iter().map(log_entry).collect();
-                if send(&out, wire::LogsResponse { entries }).await.is_none() {
+            while let Some(piece) = lines.recv().await {
+                let Piece { entries, cursor } = piece.map_err(status)?;
+                let response = wire::LogsResponse {
+                    entries: entries.into_iter().map(log_entry).collect(),
+                    cursor: cursor.map(Cursor::bytes).unwrap_or_default(),
+                    details: std::mem::take(&mut details),
+                };
+                if send(&out, response).await.is_none() {
                     break;
                 }
             }
@@ -360,7 +369,7 @@ async fn run(
         }
     };
     send(&out, message(What::Started(()))).await;
-    let Some(stream) = stream else { return Ok(()) };
+    let Some(Joined { stream, run }) = stream else { return Ok(()) };
     let wire = Wire {
         input: |input: wire::RunInput| match input.what {
             Some(wire::run_input::What::Stdio(stdio)) => Some(stdio),
@@ -371,7 +380,7 @@ async fn run(
     let stdin = stdin_end(&created.entry);
     let target = Target { engine: &engine, entry: &created.entry, exec_id: "", stdin };
     let ended = session::carry(&target, stream, &mut inputs, &out, &wire).await;
-    if let Some(exited) = container_end(&engine, &created.entry, ended).await {
+    if let Some(exited) = container_end(&engine, &created.entry, run, ended).await {
         send(&out, message(What::Exited(exited))).await;
     }
     Ok(())
@@ -382,11 +391,16 @@ fn stdin_end(entry: &Entry) -> StdinEnd {
 }
 
 /// What an attached client is told at the end; `None` if it left before.
-async fn container_end(engine: &Arc<Engine>, entry: &Arc<Entry>, ended: Ended) -> Option<wire::Exited> {
+async fn container_end(
+    engine: &Arc<Engine>,
+    entry: &Arc<Entry>,
+    run: u64,
+    ended: Ended,
+) -> Option<wire::Exited> {
     match ended {
         Ended::Detached => None,
         Ended::Exited(exit) => {
-            engine.run_ended(entry, Some(exit.into())).await;
+            engine.run_ended(entry, Some((run, exit.into()))).await;
             Some(convert::exited(exit.into()))
         }
         Ended::Lost => Some(convert::exited(engine.wait_entry(entry, Until::Stopped).await)),
@@ -408,8 +422,8 @@ async fn attach(
     };
     let begin = if start.start { Begin::Start } else { Begin::Running };
     let attached = engine.attach(&start.container, join, begin).await.map_err(status)?;
-    let stream = match attached.stream {
-        Ok(stream) => stream,
+    let Joined { stream, run } = match attached.stream {
+        Ok(joined) => joined,
         Err(failure) => {
             send(&out, message(What::StartFailed(convert::start_failure(failure)))).await;
             return Ok(());
@@ -427,7 +441,7 @@ async fn attach(
     let stdin = stdin_end(&attached.entry);
     let target = Target { engine: &engine, entry: &attached.entry, exec_id: "", stdin };
     let ended = session::carry(&target, stream, &mut inputs, &out, &wire).await;
-    if let Some(exited) = container_end(&engine, &attached.entry, ended).await {
+    if let Some(exited) = container_end(&engine, &attached.entry, run, ended).await {
         send(&out, message(What::Exited(exited))).await;
     }
     Ok(())

@@ -113,6 +113,9 @@ async fn one_input(
     }
     if let Some(size) = message.resize {
         input.send(AttachInput::Resize { columns: size.columns, rows: size.rows }).await?;
+        if target.exec_id.is_empty() {
+            target.engine.resized(target.entry, super::convert::size(size));
+        }
     }
     if message.signal != 0 && target.exec_id.is_empty() {
         target.engine.kill(&target.entry.id, &message.signal.to_string()).await?;

@@ -161,7 +161,7 @@ fn event(event: Event) -> wire::Event {
     wire::Event {
         time: Some(convert::timestamp(event.time)),
         r#type: event.subject.as_str().to_owned(),
-        action: event.action.to_owned(),
+        action: event.action.into_owned(),
         actor: event.actor,
         attributes: event.attributes.into_iter().collect(),
     }

@@ -123,6 +123,9 @@ pub struct Record {
     /// Whether stdin ends with the client that sends it. Not so for a container that was begun detached.
     #[serde(default)]
     pub stdin_once: bool,
+    /// What runs a health check of the form `CMD-SHELL`; empty: `/bin/sh -c`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_shell: Vec<String>,
     /// The image's volumes: in records of an earlier version folders of the writable layer.
     #[serde(default)]
     pub volumes: Vec<String>,

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::history::chain_ids;
 use crate::content::{Descriptor, Digest};
 use crate::engine::Engine;
+use crate::engine::config::HealthCheck;
 use crate::error::{Error, Result};
 use crate::images::platform::Platform;
 use crate::images::reference::Reference;
@@ -45,6 +46,36 @@ pub struct RunConfig {
     pub labels: BTreeMap<String, String>,
     #[serde(rename = "Volumes", deserialize_with = "nullable")]
     pub volumes: BTreeMap<String, serde_json::Value>,
+    #[serde(rename = "Healthcheck", deserialize_with = "healthcheck")]
+    pub healthcheck: HealthCheck,
+    /// What lines of the form `CMD-SHELL` are given to.
+    #[serde(rename = "Shell", deserialize_with = "nullable")]
+    pub shell: Vec<String>,
+}
+
+/// An image's health check; what cannot be one counts as none, and keeps no container from running.
+fn healthcheck<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HealthCheck, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Document {
+        #[serde(deserialize_with = "nullable")]
+        test: Vec<String>,
+        interval: i64,
+        timeout: i64,
+        start_period: i64,
+        start_interval: i64,
+        retries: i32,
+    }
+    let found = Option::<Document>::deserialize(deserializer)?.unwrap_or_default();
+    let check = HealthCheck {
+        test: found.test,
+        interval: found.interval,
+        timeout: found.timeout,
+        start_period: found.start_period,
+        start_interval: found.start_interval,
+        retries: found.retries,
+    };
+    Ok(if crate::engine::health::check(&check).is_ok() { check } else { HealthCheck::default() })
 }
 
 fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -10,7 +10,8 @@ use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
-use super::reader::Progress;
+use super::cursor::Cursor;
+use super::reader::{Batch, Progress};
 use super::record::Entry;
 use super::{Query, Reader};
 use crate::error::{Error, Result};
@@ -21,6 +22,12 @@ const WAITING: usize = 4;
 /// How often a log is looked at where it cannot be watched.
 const POLL: Duration = Duration::from_millis(200);
 
+/// Some lines, and the place behind them.
+pub struct Piece {
+    pub entries: Vec<Entry>,
+    pub cursor: Option<Cursor>,
+}
+
 /// Whether to go on after the end.
 pub enum Follow {
     No,
@@ -29,7 +36,7 @@ pub enum Follow {
 }
 
 /// Reads the log in the background; dropping the receiver ends it.
-pub fn stream(live: PathBuf, query: Query, follow: Follow) -> mpsc::Receiver<Result<Vec<Entry>>> {
+pub fn stream(live: PathBuf, query: Query, follow: Follow) -> mpsc::Receiver<Result<Piece>> {
     let (sender, receiver) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         if let Err(error) = run(live, query, follow, &sender).await {
@@ -44,7 +51,7 @@ async fn run(
     live: PathBuf,
     query: Query,
     follow: Follow,
-    sender: &mpsc::Sender<Result<Vec<Entry>>>,
+    sender: &mpsc::Sender<Result<Piece>>,
 ) -> Result<()> {
     // The watch is set before the first look, so nothing falls between.
     let mut follow = match follow {
@@ -65,10 +72,11 @@ async fn run(
         })
         .await?;
         reader = back;
-        if !batch.entries.is_empty() && sender.send(Ok(batch.entries)).await.is_err() {
+        let Batch { entries, cursor, state } = batch;
+        if !entries.is_empty() && sender.send(Ok(Piece { entries, cursor })).await.is_err() {
             return Ok(());
         }
-        match batch.state {
+        match state {
             Progress::More => {}
             Progress::Past => return Ok(()),
             Progress::CaughtUp if done => return Ok(()),
@@ -158,7 +166,11 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(batch) = lines.recv().await {
             seen.extend(
-                batch.unwrap().iter().map(|entry| String::from_utf8_lossy(&entry.line).trim().to_owned()),
+                batch
+                    .unwrap()
+                    .entries
+                    .iter()
+                    .map(|entry| String::from_utf8_lossy(&entry.line).trim().to_owned()),
             );
         }
         writer.await.unwrap();
@@ -172,7 +184,7 @@ mod tests {
         let live = dir.path().join("log");
         fs::write(&live, record(1)).unwrap();
         let mut lines = stream(live, Query::default(), Follow::No);
-        assert_eq!(lines.recv().await.unwrap().unwrap().len(), 1);
+        assert_eq!(lines.recv().await.unwrap().unwrap().entries.len(), 1);
         assert!(lines.recv().await.is_none());
     }
 }

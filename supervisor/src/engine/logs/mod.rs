@@ -2,11 +2,15 @@
 //! the line that was asked for, and on as they grow. Reading never disturbs writing; memory is bounded by one block
 //! and one record, however long the log.
 
+mod cursor;
+pub mod driver;
 mod files;
 mod follow;
 mod reader;
 mod record;
 
+pub use cursor::Cursor;
+pub use follow::Piece;
 use follow::{Follow, stream};
 use reader::Reader;
 pub use record::Entry as Line;
@@ -17,6 +21,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::Engine;
+use super::conflict::Conflict;
 use super::registry::Entry;
 use crate::error::Result;
 
@@ -28,6 +33,8 @@ pub struct Query {
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
     pub streams: Streams,
+    /// Go on behind this place; wins over `tail`.
+    pub after: Option<Cursor>,
 }
 
 /// Which of the two output streams.
@@ -56,13 +63,16 @@ impl Engine {
         entry: &Arc<Entry>,
         query: Query,
         follow: bool,
-    ) -> mpsc::Receiver<Result<Vec<record::Entry>>> {
+    ) -> Result<mpsc::Receiver<Result<Piece>>> {
+        if !entry.read(|record| driver::is_readable(&record.config.log)) {
+            return Err(Conflict::LogsNotReadable.into());
+        }
         let follow = if follow {
             let entry = entry.clone();
             Follow::Until(Box::pin(async move { entry.until_stopped().await }))
         } else {
             Follow::No
         };
-        stream(self.log_path(&entry.id), query, follow)
+        Ok(stream(self.log_path(&entry.id), query, follow))
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Query;
+use super::cursor::Cursor;
 use super::files::{self, Part};
 use super::record::{self, Entry};
 use crate::error::{Error, Result};
@@ -23,6 +24,8 @@ const HEAD: usize = 96;
 #[derive(Debug)]
 pub struct Batch {
     pub entries: Vec<Entry>,
+    /// The place behind them.
+    pub cursor: Option<Cursor>,
     pub state: Progress,
 }
 
@@ -65,6 +68,14 @@ impl Reader {
 
     fn seek(&mut self) -> io::Result<()> {
         let oldest = files::rotated(&self.live);
+        if let Some(cursor) = self.query.after {
+            // A file that was dropped meanwhile leaves the oldest one that there is.
+            let found = files::locate(&self.live, cursor.identity);
+            self.part = files::open(&self.live, found.unwrap_or(oldest))?;
+            let same = self.part.as_ref().is_some_and(|part| part.identity == cursor.identity);
+            self.offset = if same { cursor.offset } else { 0 };
+            return Ok(());
+        }
         match self.query.tail {
             Some(tail) => {
                 let mut count = 0;
@@ -94,32 +105,39 @@ impl Reader {
 
     /// Reads on, at most one block.
     pub fn next_batch(&mut self) -> Result<Batch> {
-        self.read_block().map_err(|source| Error::io("reading the log", &self.live, source))
+        let (entries, state) =
+            self.read_block().map_err(|source| Error::io("reading the log", &self.live, source))?;
+        Ok(Batch { entries, cursor: self.cursor(), state })
     }
 
-    fn read_block(&mut self) -> io::Result<Batch> {
+    fn cursor(&self) -> Option<Cursor> {
+        let identity = self.part.as_ref()?.identity;
+        Some(Cursor { identity, offset: self.offset - self.carry.len() as u64 })
+    }
+
+    fn read_block(&mut self) -> io::Result<(Vec<Entry>, Progress)> {
         let mut entries = Vec::new();
         if self.part.is_none() {
             self.part = files::open(&self.live, 0)?;
             self.offset = 0;
         }
-        let Some(part) = &self.part else { return Ok(Batch { entries, state: Progress::CaughtUp }) };
+        let Some(part) = &self.part else { return Ok((entries, Progress::CaughtUp)) };
         let mut block = vec![0; BLOCK];
         let mut got = part.file.read_at(&mut block, self.offset)?;
         if got == 0 {
             if files::open(&self.live, 0)?.is_none_or(|live| live.identity == part.identity) {
-                return Ok(Batch { entries, state: Progress::CaughtUp });
+                return Ok((entries, Progress::CaughtUp));
             }
             // It was rotated away: what was written between the read and the rotation comes first.
             got = part.file.read_at(&mut block, self.offset)?;
             if got == 0 {
                 self.advance()?;
-                return Ok(Batch { entries, state: Progress::More });
+                return Ok((entries, Progress::More));
             }
         }
         self.offset += got as u64;
         let state = self.take(&block[..got], &mut entries);
-        Ok(Batch { entries, state })
+        Ok((entries, state))
     }
 
     /// Goes to the next newer file.

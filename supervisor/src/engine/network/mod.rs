@@ -28,7 +28,7 @@ impl Engine {
         let event = Event {
             time: jiff::Timestamp::now(),
             subject: Subject::Network,
-            action,
+            action: action.into(),
             actor: network.id.clone(),
             attributes,
         };

@@ -140,7 +140,7 @@ impl Engine {
         self.history.record(Event {
             time: Timestamp::now(),
             subject: Subject::Volume,
-            action,
+            action: action.into(),
             actor: name.to_owned(),
             attributes: attributes.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
         });

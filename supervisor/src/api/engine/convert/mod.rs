@@ -9,6 +9,7 @@ use tonic::Status;
 
 use crate::engine::config::Access;
 use crate::engine::create::{Create, Created, Progress};
+use crate::engine::health::{Health, Report};
 use crate::engine::images::{Auth, LayerStep, Policy, PullEvent};
 use crate::engine::list::Summary;
 use crate::engine::start::{Join, Size, StartFailure};
@@ -79,6 +80,7 @@ fn state(state: State) -> wire::Status {
         State::Created => wire::Status::Created,
         State::Running => wire::Status::Running,
         State::Paused => wire::Status::Paused,
+        State::Restarting => wire::Status::Restarting,
         State::Exited => wire::Status::Exited,
         State::Removing => wire::Status::Removing,
         State::Dead => wire::Status::Dead,
@@ -95,6 +97,20 @@ pub fn mount_point(point: MountPoint) -> wire::MountPoint {
         mode: point.mode,
         read_write: point.access == Access::ReadWrite,
         propagation: point.propagation,
+    }
+}
+
+pub fn health(health: Health) -> wire::Health {
+    let report = |report: Report| wire::HealthReport {
+        start: Some(timestamp(report.start)),
+        end: Some(timestamp(report.end)),
+        exit_code: report.exit_code,
+        output: report.output,
+    };
+    wire::Health {
+        status: health.status.as_str().to_owned(),
+        failing_streak: health.failing_streak,
+        log: health.log.into_iter().map(report).collect(),
     }
 }
 
