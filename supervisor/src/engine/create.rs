@@ -300,7 +300,10 @@ impl Engine {
         let folder = self.folder(id);
         make_folder(&folder)?;
         let config = &record.config;
-        let hostname = etc::hostname(&config.hostname, id, &config.network);
+        let hostname = match &joined.hostname {
+            Some(shared) => shared.clone(),
+            None => etc::hostname(&config.hostname, id, &config.network),
+        };
         let own = network::own_lines(id, record, joined.endpoints());
         let hosts: Vec<String> = joined.hosts.iter().cloned().chain(own).collect();
         etc::write(&folder, &hostname, &config.network, &hosts)?;

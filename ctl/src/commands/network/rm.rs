@@ -30,7 +30,12 @@ impl Verb for Args {
             match removed.map_err(Failure::from) {
                 Ok(_) => print::line(&network)?,
                 Err(failure @ (Failure::Unreachable { .. } | Failure::Lost { .. })) => return Err(failure),
-                Err(failure) if self.force && failure.is_not_found() => {}
+                Err(failure) if failure.is_not_found() => {
+                    if !self.force {
+                        print::note(format!("Error: No such network: {network}"));
+                        code = 1;
+                    }
+                }
                 Err(failure) => {
                     print::note(failure.to_string());
                     code = 1;

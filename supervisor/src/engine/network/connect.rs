@@ -37,7 +37,12 @@ impl Engine {
         self.check_connect(&entry, &network)?;
         let wanted = self.wanted_of(&endpoint)?;
         let mut listed = entry.read(|record| super::normalised(&record.config));
-        if listed.iter().any(|other| self.is_same(other, &network)) {
+        // One that runs is on what it has, whatever it will be on at its next start.
+        let on_it = match entry.status().is_live() {
+            true => entry.read(|record| record.state.endpoints.iter().any(|e| e.network == network.id)),
+            false => listed.iter().any(|other| self.is_same(other, &network)),
+        };
+        if on_it {
             let (container, network) = (entry.name(), network.name.clone());
             return Err(Refusal::Connected { container, network }.into());
         }
@@ -52,6 +57,7 @@ impl Engine {
             entry.change(|record| record.state.endpoints.clone_from(&all));
             self.networks.firewall.endpoints_changed(&entry.id, &all).await?;
         }
+        listed.retain(|other| !self.is_same(other, &network));
         listed.push(endpoint);
         entry.change(|record| record.config.endpoints = listed);
         self.save_record(&entry).await?;

@@ -76,13 +76,19 @@ impl Engine {
             asked.push(Endpoint { network: mode, ..Endpoint::default() });
         }
         let short = id.get(..12).unwrap_or(id);
+        let live = record.state.status.is_live();
         asked
             .into_iter()
-            .map(|asked| {
+            .filter_map(|asked| {
                 let network = self.networks.find(&asked.network).ok();
                 let network_id = network.as_ref().map(|network| network.id.clone()).unwrap_or_default();
                 let state =
                     record.state.endpoints.iter().find(|endpoint| endpoint.network == network_id).cloned();
+                let has_places = network.as_ref().is_some_and(|network| network.driver == Driver::Bridge);
+                if live && has_places && state.is_none() {
+                    // It was taken off it, and will be on it at its next start.
+                    return None;
+                }
                 let mut names = Vec::new();
                 if network.as_ref().is_some_and(|network| network.has_names()) {
                     names.push(record.name.clone());
@@ -94,7 +100,7 @@ impl Engine {
                     }
                 }
                 let network = network.map_or_else(|| asked.network.clone(), |network| network.name.clone());
-                Attachment { network, network_id, state, names, asked }
+                Some(Attachment { network, network_id, state, names, asked })
             })
             .collect()
     }

@@ -40,6 +40,8 @@ pub struct Joined {
     pub namespace: Namespace,
     /// The folder of the container whose files of /etc are shared.
     pub files: Option<PathBuf>,
+    /// The hostname that is shared with them.
+    pub hostname: Option<String>,
     /// Lines for /etc/hosts.
     pub hosts: Vec<String>,
 }
@@ -230,6 +232,7 @@ impl Engine {
                 Ok(Joined {
                     namespace: Namespace::At(format!("/proc/{pid}/ns/net")),
                     files: Some(self.folder(&self.files_of(&target).id)),
+                    hostname: Some(self.hostname_of(&target)),
                     ..Joined::default()
                 })
             }
@@ -241,8 +244,8 @@ impl Engine {
                 Ok(Joined {
                     namespace: Namespace::At(sandbox.path()),
                     hosts: self.hosts_lines(record, sandbox.endpoints())?,
-                    files: None,
                     sandbox: Some(sandbox),
+                    ..Joined::default()
                 })
             }
         }
@@ -262,6 +265,14 @@ impl Engine {
             }
         }
         entry
+    }
+
+    /// The hostname of a container, which may be another's, too.
+    fn hostname_of(&self, entry: &Arc<Entry>) -> String {
+        let owner = self.files_of(entry);
+        owner.read(|record| {
+            crate::engine::etc::hostname(&record.config.hostname, &owner.id, &record.config.network)
+        })
     }
 
     /// A container has started with these; the world is told.
