@@ -99,7 +99,7 @@ impl Netlink {
         self.ask(Message::SetLink(message), 0)
     }
 
-    /// Gives an interface in its namespace another name; it must be down.
+    /// Removes a link; one that is gone already is fine.
     pub fn delete_link(&mut self, index: u32) -> io::Result<()> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -113,9 +113,9 @@ impl Netlink {
         gone_is_fine(self.ask(Message::DelLink(message), 0))
     }
 
-    /// Makes a pair, both ends up.
+    /// Makes a pair, the host's end up. The other cannot be before it has a peer: [`Netlink::configure`] does that.
     pub fn make_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
-        let mut peer = up();
+        let mut peer = LinkMessage::default();
         peer.attributes.push(LinkAttribute::IfName(pair.name.to_owned()));
         peer.attributes.push(LinkAttribute::Address(pair.mac.0.to_vec()));
         peer.attributes.push(LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()));
@@ -131,11 +131,13 @@ impl Netlink {
         self.ask(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    /// Sets addresses and default routes, and the loopback interface up, in one call.
+    /// Sets an interface and the loopback interface up, and addresses and default routes, in one call.
     pub fn configure(&mut self, addressing: &Addressing<'_>) -> io::Result<()> {
         let mut loopback = up();
         loopback.header.index = 1;
-        let mut messages = vec![(Message::SetLink(loopback), 0)];
+        let mut own = up();
+        own.header.index = addressing.index;
+        let mut messages = vec![(Message::SetLink(loopback), 0), (Message::SetLink(own), 0)];
         for (address, prefix) in addressing.addresses {
             messages.push((Message::NewAddress(address_message(addressing.index, *address, *prefix)), CREATE));
         }
