@@ -312,7 +312,10 @@ fn what_happens_to_networks_is_told() {
     d.ctl(&["run", "--rm", "--network", "told", &f.busybox, "true"]).ok();
     eventually("the container is gone", || d.ctl(&["ps", "-aq"]).stdout.is_empty());
     d.ctl(&["network", "rm", "told"]).ok();
-    let words = ["events", "--since", "10m", "--until", "0s", "--filter", "type=network", "--format", "{{.Action}}"];
+    // Until is a whole second.
+    std::thread::sleep(Duration::from_millis(1100));
+    let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs().to_string();
+    let words = ["events", "--since", "10m", "--until", &now, "--filter", "type=network", "--format", "{{.Action}}"];
     let told = d.ctl(&words).ok().stdout;
     assert_eq!(told.lines().collect::<Vec<_>>(), ["create", "connect", "disconnect", "destroy"]);
 }
