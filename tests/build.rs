@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const TOOLS: [&str; 19] = [
+const TOOLS: [&str; 20] = [
     "mkfs.ext4",
     "containerd",
     "ctr",
@@ -24,6 +24,7 @@ const TOOLS: [&str; 19] = [
     "nft",
     "ip",
     "qemu-system-x86_64",
+    "dpkg-deb",
 ];
 
 /// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folders of containerd and of

@@ -173,6 +173,9 @@ static HELP_WANTED: AtomicBool = AtomicBool::new(true);
 
 fn define<V: Verb>(command: Command) -> Command {
     let mut command = V::augment_args(command)
+        // What flags share may come with words of its own, which are not the verb's.
+        .about(V::ABOUT)
+        .long_about(None)
         // The last of two `--name` counts, as with docker.
         .args_override_self(true)
         .disable_help_flag(true)

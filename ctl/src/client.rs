@@ -4,9 +4,10 @@
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
-use std::process::Stdio;
+use std::process::Command;
 use std::task::{self, Poll};
 
 use http::{Request, Response, Uri};
@@ -118,24 +119,11 @@ impl Channel {
             Endpoint::Socket(path) => {
                 Channel::over(connect(path).await.map_err(unreachable)?).await.map_err(unreachable)
             }
-            Endpoint::Ssh(remote) => {
-                let mut child = ssh(remote).spawn().map_err(|error| {
-                    Failure::message(format!("starting ssh, by which {endpoint} is reached: {error}"))
-                })?;
-                let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-                    return Err(unreachable(io::ErrorKind::BrokenPipe.into()));
-                };
-                // It ends with its stdin, which is the connection's.
-                tokio::spawn(async move { drop(child.wait().await) });
-                Channel::over(tokio::io::join(stdout, stdin)).await.map_err(unreachable)
-            }
+            Endpoint::Ssh(remote) => Channel::over(ssh(remote, endpoint)?).await.map_err(unreachable),
         }
     }
 
-    async fn over<S>(stream: S) -> io::Result<Channel>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn over(stream: UnixStream) -> io::Result<Channel> {
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(4 * STREAM_WINDOW)
@@ -148,9 +136,15 @@ impl Channel {
     }
 }
 
-/// `ssh` with the other host's `longshore system dial-stdio` behind it. What it has to say it says on our stderr.
-fn ssh(remote: &Remote) -> tokio::process::Command {
-    let mut command = tokio::process::Command::new("ssh");
+/// One end of a pair of sockets whose other end `ssh` has for its stdin and stdout, with the other host's
+/// `longshore system dial-stdio` behind it. It ends when we do; what it has to say it says on our stderr.
+fn ssh(remote: &Remote, endpoint: &Endpoint) -> Result<UnixStream, Failure> {
+    let failed = |error: io::Error| {
+        Failure::message(format!("starting ssh, by which {endpoint} is reached: {error}: is ssh installed?"))
+    };
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(failed)?;
+    ours.set_nonblocking(true).map_err(failed)?;
+    let mut command = Command::new("ssh");
     command.arg("-T").arg("-o").arg(format!("ConnectTimeout={SSH_PATIENCE}"));
     if let Some(port) = remote.port {
         command.arg("-p").arg(port.to_string());
@@ -160,8 +154,10 @@ fn ssh(remote: &Remote) -> tokio::process::Command {
         command.arg("-H").arg(format!("unix://{socket}"));
     }
     command.args(["system", "dial-stdio"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    command
+    let stdout = OwnedFd::from(theirs.try_clone().map_err(failed)?);
+    command.stdin(OwnedFd::from(theirs)).stdout(stdout);
+    command.spawn().map_err(failed)?;
+    UnixStream::from_std(ours).map_err(failed)
 }
 
 /// Connects also where the path is too long for a socket address: by way of its folder's descriptor.

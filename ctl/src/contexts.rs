@@ -184,9 +184,9 @@ impl Store {
     /// The daemon to speak to.
     pub fn resolve(&self, choice: &Choice) -> Result<Chosen, Failure> {
         match (&choice.host, &choice.context) {
-            (Some(_), Some(_)) => Err(Failure::message(
-                "conflicting options: cannot specify both --host and --context",
-            )),
+            (Some(_), Some(_)) => {
+                Err(Failure::message("conflicting options: cannot specify both --host and --context"))
+            }
             (Some(host), None) if !host.is_empty() => {
                 Ok(Chosen { endpoint: Endpoint::parse(host)?, context: None })
             }
@@ -211,7 +211,11 @@ pub fn check_name(name: &str) -> Result<(), Failure> {
     let inner = |c: char| sound(c) || "_.+-".contains(c);
     match () {
         () if name == DEFAULT => Err(Failure::message(format!("{name:?} is a reserved context name"))),
-        () if name.len() >= 2 && name.len() <= NAME_MAX && name.starts_with(sound) && name.chars().all(inner) => {
+        () if name.len() >= 2
+            && name.len() <= NAME_MAX
+            && name.starts_with(sound)
+            && name.chars().all(inner) =>
+        {
             Ok(())
         }
         () => Err(Failure::message(format!(
@@ -252,8 +256,7 @@ mod tests {
         let store = Store::new(folder.path().to_str());
         assert_eq!(store.names().unwrap(), Vec::<String>::new());
         assert_eq!(store.in_use().unwrap(), DEFAULT);
-        let context =
-            Stored { name: "far".into(), description: "d".into(), host: "ssh://root@far".into() };
+        let context = Stored { name: "far".into(), description: "d".into(), host: "ssh://root@far".into() };
         store.put(&context).unwrap();
         assert_eq!(store.get("far").unwrap(), context);
         std::fs::write(folder.path().join("config.json"), r#"{"auths": {"r": {}}}"#).unwrap();

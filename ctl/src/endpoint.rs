@@ -98,12 +98,25 @@ mod tests {
     #[test]
     fn addresses_are_read() {
         for text in ["unix:///x.sock", "ssh://h", "ssh://me@h:2222", "ssh://me@h/run/other.sock"] {
-            assert_eq!(Endpoint::parse(text).map(|endpoint| endpoint.to_string()).ok(), Some(text.to_string()));
+            assert_eq!(
+                Endpoint::parse(text).map(|endpoint| endpoint.to_string()).ok(),
+                Some(text.to_string())
+            );
         }
         assert_eq!(Endpoint::parse("/x").ok(), Some(Endpoint::Socket("/x".into())));
         for wrong in [
-            "", "tcp://h:1", "relative", "unix://x", "ssh://", "ssh://-oProxyCommand=x", "ssh://me:secret@h",
-            "ssh://h:port", "ssh://h:1:2", "ssh://a b", "ssh://h/$(reboot)", "ssh://[::1]x",
+            "",
+            "tcp://h:1",
+            "relative",
+            "unix://x",
+            "ssh://",
+            "ssh://-oProxyCommand=x",
+            "ssh://me:secret@h",
+            "ssh://h:port",
+            "ssh://h:1:2",
+            "ssh://a b",
+            "ssh://h/$(reboot)",
+            "ssh://[::1]x",
         ] {
             assert!(Endpoint::parse(wrong).is_err(), "{wrong}");
         }

@@ -14,7 +14,14 @@ mkdir -p "$stage/usr/lib" "$stage/usr/share/doc/longshore" "$stage/DEBIAN"
 sed -i 's/^#group = /group = /' "$stage/etc/longshore/config.toml"
 find "$stage/usr/share/man" -type f -exec gzip -9n {} +
 cp "$here/debian/copyright" "$stage/usr/share/doc/longshore/"
-gzip -9nc "$here/../../CHANGELOG.md" > "$stage/usr/share/doc/longshore/changelog.gz"
+gzip -9nc "$here/../../CHANGELOG.md" > "$stage/usr/share/doc/longshore/CHANGELOG.md.gz"
+gzip -9nc > "$stage/usr/share/doc/longshore/changelog.gz" <<EOF
+longshore ($version) unstable; urgency=medium
+
+  * What changed is in CHANGELOG.md.gz.
+
+ -- longshore maintainers <longshore@localhost.localdomain>  $(LC_ALL=C date -u -R -r "$here/../../CHANGELOG.md")
+EOF
 strip --strip-unneeded --remove-section=.comment --remove-section=.note "$stage"/usr/bin/*
 
 # The libraries that the dynamic programs need, by the packages that have them here.

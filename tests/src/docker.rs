@@ -151,6 +151,11 @@ impl Dockerd {
         Ok(())
     }
 
+    /// The process, whose network namespace is the networks' own if it has one.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.folder.join("docker.sock")
     }

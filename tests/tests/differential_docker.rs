@@ -12,6 +12,7 @@ mod script;
 #[path = "differential/side.rs"]
 mod side;
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use longshore_tests::docker::{Dockerd, Networks};
@@ -44,10 +45,23 @@ fn images(registry: &Registry) {
     registry.put("library/entry", "latest", &entry.build().expect("an image"));
 }
 
+/// The same registry at the same address in dockerd's network namespace.
+fn registry_inside(pid: u32, address: SocketAddr) -> Registry {
+    let start = move || {
+        let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).expect("dockerd's network");
+        nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).expect("entering it");
+        Registry::start_on(address).expect("a registry")
+    };
+    // The thread is left there, the socket too.
+    let registry = std::thread::spawn(start).join().expect("a registry inside");
+    images(&registry);
+    registry
+}
+
 #[test]
 #[cfg_attr(
-    not(all(have_containerd, have_dockerd, have_runc)),
-    ignore = "needs docker, containerd and runc (packages docker.io, containerd, runc)"
+    not(all(have_containerd, have_dockerd, have_runc, have_ip)),
+    ignore = "needs docker, containerd, runc and ip (packages docker.io, containerd, runc, iproute2)"
 )]
 fn everyday_commands_do_what_docker_does() {
     let wanted = std::env::var("LONGSHORE_DIFFERENTIAL").ok();
@@ -61,13 +75,15 @@ fn everyday_commands_do_what_docker_does() {
     images(&registry);
     let daemon = Daemon::start();
     let containerd = Containerd::with_its_own_shim();
-    let dockerd = Dockerd::start_on(&containerd, Networks::None, &[]).expect("dockerd starts");
+    let dockerd = Dockerd::start_on(&containerd, Networks::Own, &[]).expect("dockerd starts");
+    let _theirs = registry_inside(dockerd.pid(), registry.address());
     let docker = Side::docker(&dockerd, registry.address());
     let ours = Side::longshore(&daemon, registry.address());
 
     let (theirs, ours) = std::thread::scope(|scope| {
         let theirs = scope.spawn(|| docker.play(&scenarios));
-        (ours.play(&scenarios), theirs.join().expect("docker's side"))
+        let ours = ours.play(&scenarios);
+        (theirs.join().expect("docker's side"), ours)
     });
     let report = compare(&scenarios, &theirs, &ours, &differences, wanted.is_some());
     assert!(report.is_empty(), "{} of {count} commands differ:\n{}", report.len(), report.join("\n"));
@@ -82,9 +98,13 @@ fn compare(
     show: bool,
 ) -> Vec<String> {
     let mut report = Vec::new();
+    let mut open = 0;
     for ((scenario, theirs), ours) in scenarios.iter().zip(theirs).zip(ours) {
-        for ((command, theirs), ours) in scenario.commands.iter().zip(theirs).zip(ours) {
-            let found = normal::differing(command, theirs, ours, &differences.json);
+        for (at, ((command, theirs), ours)) in scenario.commands.iter().zip(theirs).zip(ours).enumerate() {
+            let mut found = normal::differing(command, theirs, ours, &differences.json);
+            if at + 1 == scenario.commands.len() {
+                found.extend(normal::differing_files(theirs, ours));
+            }
             let named = command.differs.as_deref();
             if let Some(name) = named {
                 assert!(differences.known.contains_key(name), "{name:?} is not in differences.toml");
@@ -92,17 +112,24 @@ fn compare(
             if show {
                 eprintln!("{}: {}\n{theirs:#?}\n{ours:#?}", scenario.name, command.run);
             }
+            if command.open {
+                open += usize::from(!found.is_empty());
+                continue;
+            }
             match (found.is_empty(), named) {
                 (true, None) | (false, Some(_)) => {}
                 (true, Some(_)) if command.sometimes => {}
-                (true, Some(name)) => report
-                    .push(format!("--- {}: `{}` does not differ any more: take {name:?} away", scenario.name, command.run)),
+                (true, Some(name)) => report.push(format!(
+                    "--- {}: `{}` does not differ any more: take {name:?} away",
+                    scenario.name, command.run
+                )),
                 (false, None) => {
                     report.push(format!("--- {}: `{}`\n{}", scenario.name, command.run, found.join("\n")));
                 }
             }
         }
     }
+    eprintln!("{open} commands differ in ways that are known and not meant (open = true)");
     report
 }
 

@@ -56,7 +56,8 @@ fn pages(folder: &Path, command: &Command, name: &str, above: &[String]) -> io::
 fn page(command: &Command, name: &str, above: &[String]) -> io::Result<Vec<u8>> {
     let named = command.clone().name(name.to_string()).display_name(name.to_string());
     let version = format!("longshore {}", env!("CARGO_PKG_VERSION"));
-    let man = Man::new(named).title(name.to_uppercase()).section("1").source(version.clone()).manual("longshore");
+    let man =
+        Man::new(named).title(name.to_uppercase()).section("1").source(version.clone()).manual("longshore");
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
@@ -70,13 +71,17 @@ fn page(command: &Command, name: &str, above: &[String]) -> io::Result<Vec<u8>> 
         man.render_options_section(&mut text)?;
     }
     let mut roff = Roff::new();
-    let below: Vec<&Command> =
-        command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help").collect();
+    let below: Vec<&Command> = command
+        .get_subcommands()
+        .filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
+        .collect();
     if !below.is_empty() {
         roff.control("SH", ["COMMANDS"]);
         for inner in below {
             let about = inner.get_about().map(ToString::to_string).unwrap_or_default();
-            roff.control("TP", []).text([bold(format!("{name}-{}(1)", inner.get_name()))]).text([roman(about)]);
+            roff.control("TP", [])
+                .text([bold(format!("{name}-{}(1)", inner.get_name()))])
+                .text([roman(about)]);
         }
     }
     if let Some(after) = command.get_after_help().map(ToString::to_string) {

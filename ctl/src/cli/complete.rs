@@ -42,8 +42,7 @@ enum Names {
 
 const EVERY: Names = Names::Containers(&["-a"]);
 const RUNNING: Names = Names::Containers(&[]);
-const STOPPED: Names =
-    Names::Containers(&["-a", "--filter", "status=created", "--filter", "status=exited"]);
+const STOPPED: Names = Names::Containers(&["-a", "--filter", "status=created", "--filter", "status=exited"]);
 
 /// What a value can be.
 enum Values {
@@ -63,7 +62,8 @@ fn candidates(root: &Command, words: &[String], lookup: Lookup<'_>) -> Vec<Strin
     let mut positionals: usize = 0;
     let mut words = before.iter();
     while let Some(word) = words.next() {
-        let Some(flag) = word.strip_prefix('-').filter(|rest| !rest.is_empty() && positionals < free(command))
+        let Some(flag) =
+            word.strip_prefix('-').filter(|rest| !rest.is_empty() && positionals < free(command))
         else {
             match command.find_subcommand(word) {
                 Some(inner) if positionals == 0 => {
@@ -166,8 +166,8 @@ fn values_of(arg: Option<&Arg>, start: &str, globals: &[String], lookup: Lookup<
         "context" | "from" => Values::Of(Names::Contexts),
         "format" => Values::Words(vec!["json".into(), "table".into()]),
         "restart" => Values::Words(["no", "on-failure", "always", "unless-stopped"].map(String::from).into()),
-        "cidfile" | "env-file" | "label-file" | "volume" | "mount" | "device" | "config" | "input" | "output"
-        | "iidfile" => Values::Files,
+        "cidfile" | "env-file" | "label-file" | "volume" | "mount" | "device" | "config" | "input"
+        | "output" | "iidfile" => Values::Files,
         _ => words_of(arg),
     };
     shown(values, start, globals, lookup)
@@ -207,17 +207,23 @@ fn argument(command: &Command, path: &str, at: usize) -> Values {
         ("network", _) => Values::Of(Names::Networks),
         ("volume", _) => Values::Of(Names::Volumes),
         ("image", "inspect" | "history" | "push" | "rm" | "save" | "tag") => Values::Of(Names::Images),
-        (_, "run" | "create" | "images" | "rmi" | "history" | "push" | "save" | "tag") => Values::Of(Names::Images),
+        (_, "run" | "create" | "images" | "rmi" | "history" | "push" | "save" | "tag") => {
+            Values::Of(Names::Images)
+        }
         (_, "import" | "load") => Values::Files,
         (_, "start") => Values::Of(STOPPED),
-        (_, "stop" | "kill" | "exec" | "attach" | "top" | "pause" | "unpause" | "stats" | "port") if at == 0 || many => {
+        (_, "stop" | "kill" | "exec" | "attach" | "top" | "pause" | "unpause" | "stats" | "port")
+            if at == 0 || many =>
+        {
             Values::Of(RUNNING)
         }
         (_, "rename" | "commit") if at == 1 => Values::Nothing,
         (_, "cp") => Values::Files,
-        (_, "rm" | "logs" | "restart" | "wait" | "inspect" | "rename" | "diff" | "export" | "update" | "commit") => {
-            Values::Of(EVERY)
-        }
+        (
+            _,
+            "rm" | "logs" | "restart" | "wait" | "inspect" | "rename" | "diff" | "export" | "update"
+            | "commit",
+        ) => Values::Of(EVERY),
         _ => words_of(arg),
     }
 }
@@ -305,7 +311,10 @@ mod tests {
             ("--host unix:///x exec -it ", "Containers([])--hostunix:///x"),
             ("run --network ", "Networks"),
             ("context use ", "Contexts"),
-            ("container start ", "Containers([\"-a\", \"--filter\", \"status=created\", \"--filter\", \"status=exited\"])"),
+            (
+                "container start ",
+                "Containers([\"-a\", \"--filter\", \"status=created\", \"--filter\", \"status=exited\"])",
+            ),
             ("rmi ", "Images"),
         ] {
             assert_eq!(ask(line), [kind], "{line}");

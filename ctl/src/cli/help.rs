@@ -31,7 +31,10 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("kill", "longshore kill -s HUP web"),
     ("rm", "longshore rm -f web"),
     ("pull", "longshore pull debian:12\nlongshore pull registry.example.com:5000/team/app@sha256:…"),
-    ("image ls", "longshore images --filter dangling=true\nlongshore images --format '{{.Repository}}:{{.Tag}}'"),
+    (
+        "image ls",
+        "longshore images --filter dangling=true\nlongshore images --format '{{.Repository}}:{{.Tag}}'",
+    ),
     ("tag", "longshore tag app:latest registry.example.com/app:1.2"),
     ("prune", "longshore container prune --filter until=24h"),
     ("cp", "longshore cp web:/etc/nginx/nginx.conf .\nlongshore cp - web:/srv < site.tar"),
@@ -51,7 +54,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("volume create", "longshore volume create data\nlongshore run -v data:/var/lib/data app"),
 ];
 
-const VERB: &str = "Usage:  {usage}\n\n{about}{before-help}\n\n{all-args}{after-help}";
+const VERB: &str = "Usage:  {usage}\n\n{about}\n\n{before-help}{all-args}{after-help}";
 
 /// Docker's layout for a verb, with its other names and its examples.
 pub fn of_verb(command: Command, entry: &Entry, group: &str) -> Command {
@@ -67,7 +70,7 @@ pub fn of_verb(command: Command, entry: &Entry, group: &str) -> Command {
     }
     let mut command = command.help_template(VERB);
     if names.len() > 1 {
-        command = command.before_help(format!("\n\nAliases:\n  {}", names.join(", ")));
+        command = command.before_help(format!("Aliases:\n  {}", names.join(", ")));
     }
     let full = format!("{group}{}", entry.name);
     let known = |name: &str| EXAMPLES.iter().find(|(verb, _)| *verb == name).map(|(_, text)| *text);
@@ -93,7 +96,9 @@ fn plain_name(entry: &Entry) -> &'static str {
 pub fn of_noun(command: Command) -> Command {
     let name = command.get_name().to_string();
     command
-        .help_template("Usage:  {usage}\n\n{about}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}{after-help}")
+        .help_template(
+            "Usage:  {usage}\n\n{about}\n\nCommands:\n{subcommands}\n\nOptions:\n{options}{after-help}",
+        )
         .after_help(format!("Run 'longshore {name} COMMAND --help' for more information on a command."))
 }
 
@@ -101,8 +106,12 @@ pub fn of_noun(command: Command) -> Command {
 pub fn of_root(root: Command) -> Command {
     let line = |(name, about): (&str, &str)| format!("  {name:<12}{about}\n");
     let of = |entry: &Entry| (entry.name, entry.about);
-    let common: String =
-        COMMON.iter().filter_map(|name| TOP.iter().find(|entry| entry.name == *name)).map(of).map(line).collect();
+    let common: String = COMMON
+        .iter()
+        .filter_map(|name| TOP.iter().find(|entry| entry.name == *name))
+        .map(of)
+        .map(line)
+        .collect();
     let nouns: String = NOUNS.iter().map(|noun| line((noun.name, noun.about))).collect();
     let mut rest: Vec<_> = TOP.iter().filter(|entry| !COMMON.contains(&entry.name)).map(of).collect();
     rest.sort_unstable();

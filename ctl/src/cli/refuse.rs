@@ -146,6 +146,8 @@ fn unknown_command(path: &str, name: &str, error: &clap::Error) -> u8 {
     let near = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::String(near)) => format!("\n\nDid you mean '{near}'?"),
         Some(ContextValue::Strings(near)) if !near.is_empty() => {
+            // clap has the nearest last.
+            let near: Vec<&str> = near.iter().rev().map(String::as_str).collect();
             format!("\n\nDid you mean '{}'?", near.join("' or '"))
         }
         _ => String::new(),

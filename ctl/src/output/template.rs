@@ -121,14 +121,22 @@ mod tests {
             ("{{$x := 1}}{{range .Cmd}}{{$x = .}}{{end}}{{$x}}", "exit 7"),
             ("{{slice .ID 1}} {{slice .ID 0 2}} {{slice .Cmd 1 2}}", "bc ab [-c]"),
             ("{{pad .ID 1 2}}|{{title \"ab cd\"}}|{{index .ID 0}}", " abc  |Ab Cd|97"),
-            ("{{printf \"%5s|%-5d|%05d|%x|%X|%T|%.1f|%t\" .ID 3 7 255 .ID .Count 1.25 true}}",
-                "  abc|3    |00007|ff|616263|int|1.2|true"),
-            ("{{printf \"%d\" .ID}}{{printf \"%s\"}}{{printf \"x\" 1}}{{printf \"%\"}}",
-                "%!d(string=abc)%!s(MISSING)x%!(EXTRA int=1)%!(NOVERB)"),
-            ("{{print 1 2 \"a\" \"b\" 3}}|{{html \"<a>\"}}|{{js \"a\\\"b\"}}|{{urlquery \"a b\"}}",
-                "1 2a b3|&lt;a&gt;|a\\\"b|a+b"),
-            ("{{eq .Count 1 2 3}} {{ne .ID \"x\"}} {{ge 3 3}} {{lt 1.5 2.5}} {{eq 0x10 16}} {{'a'}}",
-                "true true true true true 97"),
+            (
+                "{{printf \"%5s|%-5d|%05d|%x|%X|%T|%.1f|%t\" .ID 3 7 255 .ID .Count 1.25 true}}",
+                "  abc|3    |00007|ff|616263|int|1.2|true",
+            ),
+            (
+                "{{printf \"%d\" .ID}}{{printf \"%s\"}}{{printf \"x\" 1}}{{printf \"%\"}}",
+                "%!d(string=abc)%!s(MISSING)x%!(EXTRA int=1)%!(NOVERB)",
+            ),
+            (
+                "{{print 1 2 \"a\" \"b\" 3}}|{{html \"<a>\"}}|{{js \"a\\\"b\"}}|{{urlquery \"a b\"}}",
+                "1 2a b3|&lt;a&gt;|a\\\"b|a+b",
+            ),
+            (
+                "{{eq .Count 1 2 3}} {{ne .ID \"x\"}} {{ge 3 3}} {{lt 1.5 2.5}} {{eq 0x10 16}} {{'a'}}",
+                "true true true true true 97",
+            ),
             ("{{and .Empty .Nope}}{{or .ID .Nope}}", "abc"),
             ("{{with $x := .State}}{{$x.Status}}{{else}}no{{end}}", "exited"),
             ("{{- /* c */ -}} x", "x"),
@@ -160,15 +168,24 @@ mod tests {
             ("{{.ID.Foo}}", at("5", ".ID.Foo>: can't evaluate field Foo in type interface {}")),
             ("{{index .Cmd 9}}", at("2", "index .Cmd 9>: error calling index: index out of range: 9")),
             ("{{join .Cmd}}", at("2", "join>: wrong number of args for join: want 2 got 1")),
-            ("{{join .Labels \",\"}}", at("7", ".Labels>: wrong type for value; expected []string; got map[string]interface {}")),
-            ("{{upper .State.ExitCode}}", at("14", ".State.ExitCode>: wrong type for value; expected string; got json.Number")),
+            (
+                "{{join .Labels \",\"}}",
+                at("7", ".Labels>: wrong type for value; expected []string; got map[string]interface {}"),
+            ),
+            (
+                "{{upper .State.ExitCode}}",
+                at("14", ".State.ExitCode>: wrong type for value; expected string; got json.Number"),
+            ),
             ("{{eq 1 \"a\"}}", at("2", "eq 1 \"a\">: error calling eq: incompatible types for comparison")),
             ("{{range .ID}}{{end}}", at("8", ".ID>: range can't iterate over abc")),
         ] {
             assert_eq!(show(template), format!("ERROR {text}"), "{template}");
         }
         let row = Template::parse("{{.Foo}}").unwrap().render_row(&sample(), "ContainerContext").unwrap_err();
-        assert_eq!(row.to_string(), at("2", ".Foo>: can't evaluate field Foo in type *formatter.ContainerContext"));
+        assert_eq!(
+            row.to_string(),
+            at("2", ".Foo>: can't evaluate field Foo in type *formatter.ContainerContext")
+        );
     }
 
     #[test]

@@ -154,7 +154,9 @@ fn help_and_completions_go_to_stdout() {
     assert!(said.out.starts_with("Usage:  longshore run [OPTIONS] IMAGE [COMMAND] [ARG...]"));
     assert!(said.out.contains("--publish") && said.out.contains("--security-opt"));
     assert!(
-        call(&engine, &["container", "ls", "--help"]).out.contains("longshore container ls, longshore container list, longshore container ps, longshore ps")
+        call(&engine, &["container", "ls", "--help"]).out.contains(
+            "longshore container ls, longshore container list, longshore container ps, longshore ps"
+        )
     );
     assert!(call(&engine, &["--help"]).out.contains("completion"));
     for shell in ["bash", "zsh", "fish"] {

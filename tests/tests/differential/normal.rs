@@ -1,6 +1,6 @@
 //! What is the same although it reads differently: ids, times, the program's name, the layout of tables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
@@ -12,6 +12,15 @@ use super::side::Said;
 /// Patterns and what stands for them, applied in this order.
 static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
+        // What the older client says of a wrong number of arguments.
+        (r#"(?ms)^"(docker [^"]*)" (requires|accepts) (exactly )?([^\n]*?)\.\n.*"#, "docker: '$1' $2 $4"),
+        // The chain of programs that docker names.
+        (r"failed to create shim task: |OCI runtime (create|exec) failed: |runc create failed: |exec failed: |unable to start container process: ", ""),
+        (r"(?m): unknown\.?$", ""),
+        (r#"(?m)^time="[^\n]*\n?"#, ""),
+        (r"(?m)\n?^Did you mean .*\n?", ""),
+        (r"(No such image: [^:\s]+):latest", "$1"),
+        (r"(?m)^((docker|Error)[^\n]*[^.])\.$", "$1"),
         // The newer client's words after a refusal, the older client's, and ours.
         (r"(?m)^See 'docker [^']*--help'( for more information)?\.?\n?", ""),
         (r"(?m)\n?^Usage:  docker .*\n?", ""),
@@ -30,11 +39,13 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .collect()
 });
 
-static IDS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{12}\b").expect("a pattern"));
+static IDS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{12}\b").expect("a pattern"));
 
 /// One text in normal form. Ids are numbered as they come.
 fn normal(text: &str) -> String {
-    let mut text = text.replace("longshored", "dockerd").replace("longshore", "docker").replace("Longshore", "Docker");
+    let mut text =
+        text.replace("longshored", "dockerd").replace("longshore", "docker").replace("Longshore", "Docker");
     let mut ids: Vec<String> = Vec::new();
     let numbered = |found: &Captures<'_>| {
         let id = &found[0];
@@ -53,7 +64,12 @@ fn normal(text: &str) -> String {
 }
 
 /// What of two answers differs, in words; nothing if nothing does.
-pub fn differing(command: &Command, theirs: &Said, ours: &Said, json: &BTreeMap<String, String>) -> Vec<String> {
+pub fn differing(
+    command: &Command,
+    theirs: &Said,
+    ours: &Said,
+    json: &BTreeMap<String, String>,
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut look = |what: &str, theirs: String, ours: String| {
         if theirs != ours {
@@ -61,9 +77,9 @@ pub fn differing(command: &Command, theirs: &Said, ours: &Said, json: &BTreeMap<
         }
     };
     look("exit code", theirs.code.to_string(), ours.code.to_string());
-    look("stderr", normal(&theirs.stderr), normal(&ours.stderr));
-    let files = |said: &Said| format!("{:#?}", said.files.iter().map(|(name, text)| (name, normal(text))).collect::<Vec<_>>());
-    look("files", files(theirs), files(ours));
+    if !has_their_words(&theirs.stderr, &ours.stderr) {
+        look("stderr", normal(&theirs.stderr), normal(&ours.stderr));
+    }
     match command.json {
         true => found.extend(differing_json(&theirs.stdout, &ours.stdout, json)),
         false => {
@@ -81,6 +97,41 @@ pub fn differing(command: &Command, theirs: &Said, ours: &Said, json: &BTreeMap<
     found
 }
 
+/// Files that differ when a scenario is over.
+pub fn differing_files(theirs: &Said, ours: &Said) -> Vec<String> {
+    let names: BTreeSet<&String> = theirs.files.keys().chain(ours.files.keys()).collect();
+    let of = |said: &Said, name: &String| said.files.get(name).map(|text| normal(text));
+    names
+        .into_iter()
+        .filter(|name| of(theirs, name) != of(ours, name))
+        .map(|name| {
+            format!(
+                "  file {name}\n    docker:    {:?}\n    longshore: {:?}",
+                of(theirs, name),
+                of(ours, name)
+            )
+        })
+        .collect()
+}
+
+/// Whether ours is silent where theirs is, and otherwise has each of their lines' words, whatever their case and whatever
+/// else it says: errors may say more, and newer clients and engines begin them otherwise.
+fn has_their_words(theirs: &str, ours: &str) -> bool {
+    const BEGINNINGS: [&str; 4] =
+        ["docker: ", "error response from daemon: ", "error: ", "invalid argument "];
+    let (theirs, ours) = (normal(theirs).to_lowercase(), normal(ours).to_lowercase());
+    if theirs.is_empty() || ours.is_empty() {
+        return theirs.is_empty() && ours.is_empty();
+    }
+    theirs.lines().all(|line| {
+        let mut core = line;
+        while let Some(rest) = BEGINNINGS.iter().find_map(|beginning| core.strip_prefix(beginning)) {
+            core = rest;
+        }
+        ours.contains(core.trim_end_matches('.'))
+    })
+}
+
 fn differing_json(theirs: &str, ours: &str, meant: &BTreeMap<String, String>) -> Vec<String> {
     let parse = |text: &str| serde_json::from_str::<Value>(text);
     let (theirs, ours) = match (parse(theirs), parse(ours)) {
@@ -93,7 +144,13 @@ fn differing_json(theirs: &str, ours: &str, meant: &BTreeMap<String, String>) ->
 }
 
 /// Every field of docker's, with ours.
-fn walk(path: &str, theirs: &Value, ours: Option<&Value>, meant: &BTreeMap<String, String>, found: &mut Vec<String>) {
+fn walk(
+    path: &str,
+    theirs: &Value,
+    ours: Option<&Value>,
+    meant: &BTreeMap<String, String>,
+    found: &mut Vec<String>,
+) {
     if meant.contains_key(path) {
         return;
     }
@@ -111,6 +168,8 @@ fn walk(path: &str, theirs: &Value, ours: Option<&Value>, meant: &BTreeMap<Strin
         }
         (theirs, None) => found.push(format!("  {path} is missing; docker has {theirs}")),
         (theirs, Some(ours)) if normal(&theirs.to_string()) == normal(&ours.to_string()) => {}
-        (theirs, Some(ours)) => found.push(format!("  {path}\n    docker:    {theirs}\n    longshore: {ours}")),
+        (theirs, Some(ours)) => {
+            found.push(format!("  {path}\n    docker:    {theirs}\n    longshore: {ours}"))
+        }
     }
 }

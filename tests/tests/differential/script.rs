@@ -15,6 +15,8 @@ pub struct Command {
     pub differs: Option<String>,
     /// The difference does not show each time.
     pub sometimes: bool,
+    /// It differs, and is not meant to: what is still to be done.
+    pub open: bool,
     /// Both print JSON: every field of docker's is in ours, with the same value.
     pub json: bool,
     /// Lines come in no order.
@@ -36,6 +38,8 @@ struct Detailed {
     #[serde(default)]
     sometimes: bool,
     #[serde(default)]
+    open: bool,
+    #[serde(default)]
     json: bool,
     #[serde(default)]
     unordered: bool,
@@ -45,8 +49,8 @@ impl From<Line> for Command {
     fn from(line: Line) -> Command {
         match line {
             Line::Plain(run) => Command { run, ..Command::default() },
-            Line::Detailed(Detailed { run, differs, sometimes, json, unordered }) => {
-                Command { run, differs, sometimes, json, unordered }
+            Line::Detailed(Detailed { run, differs, sometimes, open, json, unordered }) => {
+                Command { run, differs, sometimes, open, json, unordered }
             }
         }
     }
@@ -72,13 +76,16 @@ impl Scenario {
         let mut paths: Vec<_> = fs::read_dir(folder)
             .expect("tests/differential")
             .map(|entry| entry.expect("an entry").path())
-            .filter(|path| path.extension().is_some_and(|end| end == "toml") && !path.ends_with("differences.toml"))
+            .filter(|path| {
+                path.extension().is_some_and(|end| end == "toml") && !path.ends_with("differences.toml")
+            })
             .collect();
         paths.sort();
         let mut scenarios = Vec::new();
         for path in paths {
             let text = fs::read_to_string(&path).expect("a script");
-            let file: File = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let file: File =
+                toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             scenarios.extend(file.scenario);
         }
         scenarios.retain(|scenario| wanted.is_none_or(|wanted| scenario.name.contains(wanted)));

@@ -68,7 +68,9 @@ impl Side {
     /// Plays everything; the answers stand in the scripts' order.
     pub fn play(&self, scenarios: &[Scenario]) -> Vec<Vec<Said>> {
         for image in ["busybox:latest", "settings:1.0", "entry:latest"] {
-            let line = format!("docker pull -q $REGISTRY/library/{image} && docker tag $REGISTRY/library/{image} {image}");
+            let line = format!(
+                "docker pull -q $REGISTRY/library/{image} && docker tag $REGISTRY/library/{image} {image}"
+            );
             let said = self.line(&line, self.folder.path());
             assert_eq!(said.code, 0, "{said:?}");
         }

@@ -49,7 +49,7 @@ impl Verb for Args {
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         list::check(self.format.as_deref())?;
         let last = if self.latest { 1 } else { self.last.unwrap_or(0).max(0) };
-        let wants_size = self.size || self.format.as_deref().is_some_and(|format| format.contains(".Size"));
+        let wants_size = self.size || self.format.as_deref().is_some_and(shows_size);
         let request = ListRequest {
             all: self.all || last > 0,
             filters: self.filter.clone(),
@@ -73,6 +73,11 @@ impl Verb for Args {
         list::print(self.format.as_deref(), &layout, &rows)?;
         Ok(0)
     }
+}
+
+/// Whether a format needs the sizes, which cost a walk.
+fn shows_size(format: &str) -> bool {
+    format == "json" || format.contains(".Size") || format.contains("json .}}")
 }
 
 const HEADINGS: &[(&str, &str)] = &[

@@ -34,7 +34,9 @@ impl Verb for Args {
         let path = self.file.unwrap_or_else(|| format!("{}.longshorecontext", self.name).into());
         if path.as_os_str() == "-" {
             if std::io::stdout().is_terminal() {
-                return Err(Failure::message("cowardly refusing to export to a terminal, specify a file path"));
+                return Err(Failure::message(
+                    "cowardly refusing to export to a terminal, specify a file path",
+                ));
             }
             print::out(&text)?;
             return Ok(0);

@@ -40,7 +40,9 @@ impl Verb for Args {
             return Err(Failure::message(format!("invalid context: it has more than {MAX_FILE} bytes")));
         }
         let stored: Stored = serde_json::from_slice(&text).map_err(|error| {
-            Failure::message(format!("invalid context: {error}: a file of 'longshore context export' is expected"))
+            Failure::message(format!(
+                "invalid context: {error}: a file of 'longshore context export' is expected"
+            ))
         })?;
         context.store().put(&Stored { name: self.name.clone(), ..stored })?;
         print::line(&self.name)?;

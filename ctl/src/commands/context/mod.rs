@@ -28,10 +28,14 @@ fn address(store: &Store, pairs: &str) -> Result<String, Failure> {
                 )));
             }
             Some((key, _)) => {
-                return Err(Failure::message(format!("unrecognized config key: {key:?}: host and from are known")));
+                return Err(Failure::message(format!(
+                    "unrecognized config key: {key:?}: host and from are known"
+                )));
             }
             None => {
-                return Err(Failure::message(format!("{pair:?} must be formatted as key=value, as in host=unix:///x.sock")));
+                return Err(Failure::message(format!(
+                    "{pair:?} must be formatted as key=value, as in host=unix:///x.sock"
+                )));
             }
         }
     }

@@ -26,12 +26,10 @@ impl Verb for Args {
         let current = store.in_use()?;
         each(&self.names, |name| {
             let result = match () {
-                () if name == DEFAULT => {
-                    Err(Failure::message(format!("context {name:?} cannot be removed")))
+                () if name == DEFAULT => Err(Failure::message(format!("context {name:?} cannot be removed"))),
+                () if name == current && !self.force => {
+                    Err(Failure::message(format!("context {name:?} is in use, set -f flag to force remove")))
                 }
-                () if name == current && !self.force => Err(Failure::message(format!(
-                    "context {name:?} is in use, set -f flag to force remove"
-                ))),
                 () if self.force && !store.exists(&name) => Ok(()),
                 () => store.remove(&name).and_then(|()| match name == current {
                     true => store.choose(DEFAULT),

@@ -114,7 +114,7 @@ impl Args {
             "CreatedSince" => human::ago(image.created_at.as_ref()),
             "CreatedAt" => human::local(image.created_at.as_ref()),
             "Size" => size.as_str(),
-            "Containers" => image.containers.to_string(),
+            "Containers" => "N/A",
             "VirtualSize" => size.as_str(),
             "SharedSize" => "N/A",
             "UniqueSize" => "N/A",

@@ -24,7 +24,9 @@ impl Verb for Args {
         let Endpoint::Socket(path) = &endpoint else {
             return Err(Failure::message(format!("dial-stdio reaches Unix sockets only, not {endpoint}")));
         };
-        let stream = connect(path).await.map_err(|source| Failure::Unreachable { endpoint: endpoint.clone(), source })?;
+        let stream = connect(path)
+            .await
+            .map_err(|source| Failure::Unreachable { endpoint: endpoint.clone(), source })?;
         // Plain files: the buffers of std's own stdin and stdout would hold answers back.
         let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let mut stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -33,8 +35,8 @@ impl Verb for Args {
         let mut to = from.try_clone()?;
         std::thread::spawn(move || {
             let _ = copy(&mut stdin, &mut to);
-            // The daemon ends the connection then, and with it the loop below.
-            let _ = to.shutdown(Shutdown::Write);
+            // Nobody is there any more to read what the daemon would still say: the loop below ends, too.
+            let _ = to.shutdown(Shutdown::Both);
         });
         let received = tokio::task::spawn_blocking(move || copy(&mut from, &mut stdout)).await;
         received.map_err(|error| Failure::message(format!("the connection to {endpoint}: {error}")))??;

@@ -30,6 +30,7 @@ impl Verb for Args {
             Err(failure) => (Value::Null, Some(failure)),
         };
         let client = fields! {
+            "Platform" => fields! { "Name" => "longshore" },
             "Version" => env!("CARGO_PKG_VERSION"),
             "Os" => std::env::consts::OS,
             "Arch" => arch(std::env::consts::ARCH),
@@ -53,7 +54,10 @@ impl Verb for Args {
 
 async fn server(context: &Context) -> Result<Value, Failure> {
     let version = context.system().await?.version(VersionRequest {}).await?.into_inner();
+    let component = fields! { "Name" => "Engine", "Version" => version.version.as_str() };
     Ok(fields! {
+        "Platform" => fields! { "Name" => "longshore" },
+        "Components" => Value::List(vec![component]),
         "Version" => version.version,
         "ApiVersion" => version.api_version,
         "GitCommit" => version.revision,

@@ -154,7 +154,9 @@ fn index(value: &Value, key: &Value) -> Result<Value, String> {
             .and_then(|at| text.as_bytes().get(at))
             .map(|byte| Value::Int(i64::from(*byte)))
             .ok_or_else(|| format!("index out of range: {at}")),
-        (Value::List(_) | Value::Text(_), _) => Err(format!("cannot index slice/array with type {}", kind(key))),
+        (Value::List(_) | Value::Text(_), _) => {
+            Err(format!("cannot index slice/array with type {}", kind(key)))
+        }
         (Value::Map(_) | Value::Struct(_), Value::Text(name)) => {
             Ok(value.field(name).cloned().unwrap_or(Value::Null))
         }

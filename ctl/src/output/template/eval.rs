@@ -220,7 +220,13 @@ impl<'a> Evaluation<'a> {
             (false, _) => {
                 let name = match &first.kind {
                     Kind::Fields(_, names) => names.last().cloned().unwrap_or_default(),
-                    _ => return Err(self.error(first.at, first, format!("can't give argument to non-function {first}"))),
+                    _ => {
+                        return Err(self.error(
+                            first.at,
+                            first,
+                            format!("can't give argument to non-function {first}"),
+                        ));
+                    }
                 };
                 // A field that is not there is said to be missing first.
                 self.operand(first, dot)?;
@@ -247,9 +253,7 @@ impl<'a> Evaluation<'a> {
             Kind::Fields(base, names) => {
                 let mut value = self.operand(base, dot)?;
                 for name in names {
-                    value = self
-                        .field(&value, name)
-                        .map_err(|what| self.error(operand.at, operand, what))?;
+                    value = self.field(&value, name).map_err(|what| self.error(operand.at, operand, what))?;
                 }
                 Ok(value)
             }

@@ -11,8 +11,9 @@ const MAX_DEPTH: usize = 64;
 
 /// Functions that there are, docker's and Go's.
 pub const FUNCTIONS: &[&str] = &[
-    "and", "call", "eq", "ge", "gt", "html", "index", "join", "js", "json", "le", "len", "lower", "lt", "ne", "not",
-    "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate", "upper", "urlquery",
+    "and", "call", "eq", "ge", "gt", "html", "index", "join", "js", "json", "le", "len", "lower", "lt", "ne",
+    "not", "or", "pad", "print", "printf", "println", "slice", "split", "title", "truncate", "upper",
+    "urlquery",
 ];
 
 #[derive(Debug)]
@@ -97,8 +98,7 @@ impl fmt::Display for Pipeline {
 
 pub fn parse(text: &str, pieces: Vec<Piece>) -> Result<Vec<Node>, TemplateError> {
     let source = Source { text };
-    let mut parser =
-        Parser { source, pieces: pieces.into_iter(), variables: vec!["$".into()], ranges: 0 };
+    let mut parser = Parser { source, pieces: pieces.into_iter(), variables: vec!["$".into()], ranges: 0 };
     match parser.block(0)? {
         (nodes, Closed::Eof) => Ok(nodes),
         (_, Closed::Else(_, at)) => Err(source.error(at, "unexpected {{else}}")),
@@ -200,7 +200,9 @@ impl Parser<'_> {
         depth: usize,
     ) -> Result<Pipeline, TemplateError> {
         if depth > MAX_DEPTH {
-            return Err(self.source.error(at, format!("more than {MAX_DEPTH} parentheses within one another")));
+            return Err(self
+                .source
+                .error(at, format!("more than {MAX_DEPTH} parentheses within one another")));
         }
         let (variables, assigns, tokens) = match tokens {
             [(Token::Variable(one), _), (mark @ (Token::Declare | Token::Assign), _), rest @ ..] => {
@@ -308,9 +310,7 @@ impl Parser<'_> {
                 self.known(name, *at)?;
                 Kind::Variable(name.clone())
             }
-            Token::Text(text) => {
-                Kind::Literal(Value::Text(text.clone()), Value::Text(text.clone()).json())
-            }
+            Token::Text(text) => Kind::Literal(Value::Text(text.clone()), Value::Text(text.clone()).json()),
             Token::Int(number) => Kind::Literal(Value::Int(*number), number.to_string()),
             Token::Float(number) => Kind::Literal(Value::Float(*number), number.to_string()),
             Token::Word(word) => match word.as_str() {

@@ -140,7 +140,11 @@ pub struct Record {
 impl Record {
     /// Entrypoint and arguments as `ps` shows them.
     pub fn command(&self) -> String {
-        self.process_args.join(" ")
+        let quoted = |(at, word): (usize, &String)| match at > 0 && word.contains(' ') {
+            true => format!("'{word}'"),
+            false => word.clone(),
+        };
+        self.process_args.iter().enumerate().map(quoted).collect::<Vec<_>>().join(" ")
     }
 
     /// What is mounted beside what every container has.
