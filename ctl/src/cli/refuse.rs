@@ -30,7 +30,7 @@ pub fn refuse(error: &clap::Error, arguments: &[OsString]) -> u8 {
         ));
         return OWN_FAULT;
     }
-    if let Some(said) = entry.is_none().then(|| globals::refuse_tls(&invalid)).flatten() {
+    if let Some(said) = globals::refuse_tls(&invalid) {
         print::note(said);
         return OWN_FAULT;
     }
