@@ -111,6 +111,24 @@ fn what_nothing_needs_is_pruned() {
 }
 
 #[test]
+fn volumes_are_counted_and_pruned_where_that_is_asked_for() {
+    let Fixture { daemon, busybox, .. } = &Fixture::pulled();
+    daemon.ctl(&["volume", "create", "named"]).ok();
+    let anonymous = daemon.ctl(&["volume", "create"]).ok().line().to_owned();
+    daemon.ctl(&["create", "--name", "has", "-v", "named:/data", busybox, "true"]).ok();
+    let row = daemon.ctl(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().stdout;
+    assert!(row.contains("Local Volumes 2 1\n"), "{row}");
+    let verbose = daemon.ctl(&["system", "df", "-v"]).ok().stdout;
+    let line = |name: &str| verbose.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    assert!(line("named ").is_some_and(|line| line.contains(" 1 ")), "{verbose}");
+    let refused = daemon.ctl(&["system", "prune", "--volumes", "--filter", "until=1h"]).expect(1);
+    assert_eq!(refused.stderr, "ERROR: The \"until\" filter is not supported with \"--volumes\"\n");
+    let pruned = daemon.ctl(&["system", "prune", "-f", "--volumes"]).ok().stdout;
+    assert!(pruned.contains(&format!("Deleted Volumes:\n{anonymous}\n\n")), "{pruned}");
+    assert_eq!(daemon.ctl(&["volume", "ls", "-q"]).ok().line(), "named");
+}
+
+#[test]
 fn info_has_docker_s_lines() {
     let Fixture { daemon, .. } = &Fixture::pulled();
     let info = daemon.ctl(&["info"]).ok().stdout;

@@ -1,7 +1,8 @@
 //! `longshore system df`: what takes how much of the disk, and why it is kept.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerSummary, DiskUsageRequest, DiskUsageResponse, ImageUsage, Status, StoredObject,
+    ContainerSummary, DiskUsageRequest, DiskUsageResponse, ImageUsage, ListVolumesRequest, MountKind, Status,
+    StoredObject, Volume,
 };
 
 use crate::cli::{Arguments, Verb};
@@ -36,12 +37,19 @@ impl Verb for Args {
         list::check(self.format.as_deref())?;
         let request = DiskUsageRequest { objects: self.why };
         let usage = context.system().await?.disk_usage(request).await?.into_inner();
+        let volumes = match self.why {
+            true => Vec::new(),
+            false => {
+                let request = ListVolumesRequest { filters: Vec::new(), size: true };
+                context.volumes().await?.list(request).await?.into_inner().volumes
+            }
+        };
         match (self.why, self.verbose) {
             (true, _) => why(&usage)?,
-            (false, false) => summary(self.format.as_deref(), &usage)?,
+            (false, false) => summary(self.format.as_deref(), &usage, &volumes)?,
             (false, true) => match self.format.as_deref() {
-                None | Some("" | "table") => verbose(&usage)?,
-                Some(format) => print::line(inspect::formatted(format, &everything(&usage))?)?,
+                None | Some("" | "table") => verbose(&usage, &volumes)?,
+                Some(format) => print::line(inspect::formatted(format, &everything(&usage, &volumes))?)?,
             },
         }
         Ok(0)
@@ -76,10 +84,10 @@ fn line(kind: &str, total: usize, active: usize, size: i64, reclaimable: i64) ->
     }
 }
 
-fn summary(format: Option<&str>, usage: &DiskUsageResponse) -> Result<(), Failure> {
+fn summary(format: Option<&str>, usage: &DiskUsageResponse, volumes: &[Volume]) -> Result<(), Failure> {
     let images =
         || usage.images.iter().filter_map(|image| Some((image.summary.as_ref()?, image.shared_size)));
-    let used: i64 =
+    let in_images: i64 =
         images().filter(|(image, _)| image.containers > 0).map(|(image, shared)| image.size - shared).sum();
     let live = |one: &&ContainerSummary| {
         matches!(one.status(), Status::Running | Status::Paused | Status::Restarting)
@@ -87,16 +95,19 @@ fn summary(format: Option<&str>, usage: &DiskUsageResponse) -> Result<(), Failur
     let containers = &usage.containers;
     let size: i64 = containers.iter().map(|one| one.size_rw).sum();
     let in_use: i64 = containers.iter().filter(live).map(|one| one.size_rw).sum();
+    let used: Vec<&Volume> = volumes.iter().filter(|volume| !volume.containers.is_empty()).collect();
+    let kept: i64 = volumes.iter().map(|volume| volume.size.max(0)).sum();
+    let needed: i64 = used.iter().map(|volume| volume.size.max(0)).sum();
     let rows = [
         line(
             "Images",
             usage.images.len(),
             images().filter(|(image, _)| image.containers > 0).count(),
             usage.layers_size,
-            usage.layers_size - used,
+            usage.layers_size - in_images,
         ),
         line("Containers", containers.len(), containers.iter().filter(live).count(), size, size - in_use),
-        line("Local Volumes", 0, 0, 0, 0),
+        line("Local Volumes", volumes.len(), used.len(), kept, kept - needed),
         line("Build Cache", 0, 0, 0, 0),
     ];
     list::print(format, &SUMMARY, &rows)
@@ -152,7 +163,8 @@ const CACHE: Layout<'static> = Layout {
     ],
 };
 
-fn verbose(usage: &DiskUsageResponse) -> Result<(), Failure> {
+fn verbose(usage: &DiskUsageResponse, volumes: &[Volume]) -> Result<(), Failure> {
+    let rows: Vec<Value> = volumes.iter().map(volume_row).collect();
     let images: Vec<Value> = usage.images.iter().map(|image| image_row(image, Ids::Short)).collect();
     let containers: Vec<Value> = usage.containers.iter().map(container_row).collect();
     print::line("Images space usage:\n")?;
@@ -160,16 +172,16 @@ fn verbose(usage: &DiskUsageResponse) -> Result<(), Failure> {
     print::line("\nContainers space usage:\n")?;
     list::print(None, &CONTAINERS, &containers)?;
     print::line("\nLocal Volumes space usage:\n")?;
-    list::print(None, &VOLUMES, &[])?;
+    list::print(None, &VOLUMES, &rows)?;
     print::line("\nBuild cache usage: 0B\n")?;
     list::print(None, &CACHE, &[])
 }
 
-fn everything(usage: &DiskUsageResponse) -> Value {
+fn everything(usage: &DiskUsageResponse, volumes: &[Volume]) -> Value {
     fields! {
         "Images" => Value::List(usage.images.iter().map(|image| image_row(image, Ids::Whole)).collect()),
         "Containers" => Value::List(usage.containers.iter().map(container_row).collect()),
-        "Volumes" => Value::List(Vec::new()),
+        "Volumes" => Value::List(volumes.iter().map(volume_row).collect()),
         "BuildCache" => Value::List(Vec::new()),
     }
 }
@@ -200,13 +212,24 @@ fn image_row(usage: &ImageUsage, ids: Ids) -> Value {
     }
 }
 
+fn volume_row(volume: &Volume) -> Value {
+    fields! {
+        "Driver" => volume.driver.as_str(),
+        "Links" => volume.containers.len().to_string(),
+        "Mountpoint" => volume.mountpoint.as_str(),
+        "Name" => volume.name.as_str(),
+        "Size" => human::size_precise(volume.size.max(0) as f64),
+    }
+}
+
 fn container_row(container: &ContainerSummary) -> Value {
+    let volumes = container.mounts.iter().filter(|mount| mount.kind() == MountKind::Volume).count();
     fields! {
         "Command" => human::ellipsis(&container.command, 20),
         "CreatedAt" => human::local(container.created_at.as_ref()),
         "ID" => human::short_id(&container.id),
         "Image" => container.image.as_str(),
-        "LocalVolumes" => "0",
+        "LocalVolumes" => volumes.to_string(),
         "Names" => container.name.as_str(),
         "RunningFor" => human::ago(container.created_at.as_ref()),
         "Size" => human::size(container.size_rw as f64),

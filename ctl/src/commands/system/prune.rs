@@ -1,6 +1,8 @@
 //! `longshore system prune`: remove what nothing needs, of every kind.
 
-use longshore_proto::longshore::engine::v1::{PruneImagesRequest, PruneNetworksRequest, PruneRequest};
+use longshore_proto::longshore::engine::v1::{
+    PruneImagesRequest, PruneNetworksRequest, PruneRequest, PruneVolumesRequest,
+};
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
@@ -21,6 +23,9 @@ pub struct Args {
     /// Do not prompt for confirmation
     #[arg(short, long)]
     force: bool,
+    /// Prune anonymous volumes
+    #[arg(long)]
+    volumes: bool,
 }
 
 impl Verb for Args {
@@ -29,6 +34,9 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        if self.volumes && self.filter.iter().any(|filter| filter.starts_with("until=")) {
+            return Err(Failure::message("ERROR: The \"until\" filter is not supported with \"--volumes\""));
+        }
         if !self.force {
             confirm(&self.warning(), "system prune")?;
         }
@@ -42,10 +50,19 @@ impl Verb for Args {
         if !networks.removed.is_empty() {
             print::line(format!("Deleted Networks:\n{}\n", networks.removed.join("\n")))?;
         }
+        let mut reclaimed = containers.reclaimed_bytes;
+        if self.volumes {
+            let request = PruneVolumesRequest { all: false, filters: self.filter.clone() };
+            let volumes = context.volumes().await?.prune(request).await?.into_inner();
+            if !volumes.removed.is_empty() {
+                print::line(format!("Deleted Volumes:\n{}\n", volumes.removed.join("\n")))?;
+            }
+            reclaimed = reclaimed.saturating_add(volumes.reclaimed_bytes);
+        }
         let request = PruneImagesRequest { all: self.all, filters: self.filter };
         let images = context.images().await?.prune(request).await?.into_inner();
         deleted(&images)?;
-        let reclaimed = containers.reclaimed_bytes.saturating_add(images.reclaimed_bytes);
+        let reclaimed = reclaimed.saturating_add(images.reclaimed_bytes);
         print::line(format!("Total reclaimed space: {}", human::size(reclaimed as f64)))?;
         Ok(0)
     }
@@ -53,13 +70,16 @@ impl Verb for Args {
 
 impl Args {
     fn warning(&self) -> String {
+        let volumes = self.volumes.then_some("all anonymous volumes not used by at least one container");
         let images = match self.all {
             true => "all images without at least one container associated to them",
             false => "all dangling images",
         };
-        let mut text = format!(
-            "This will remove:\n  - all stopped containers\n  - all networks not used by at least one container\n  - {images}\n"
-        );
+        let always = ["all stopped containers", "all networks not used by at least one container"];
+        let mut text = "This will remove:\n".to_owned();
+        for what in always.into_iter().chain(volumes).chain([images]) {
+            text.push_str(&format!("  - {what}\n"));
+        }
         if !self.filter.is_empty() {
             text.push_str("\n  Items to be pruned will be filtered with:\n");
             let mut filters = self.filter.clone();
