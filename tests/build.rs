@@ -59,6 +59,11 @@ fn main() {
             None => println!("cargo::rerun-if-changed=/nonexistent/{tool}"),
         }
     }
+    println!("cargo::rustc-check-cfg=cfg(have_cni_plugins)");
+    println!("cargo::rerun-if-changed=/usr/lib/cni/bridge");
+    if ["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"].iter().any(|path| std::path::Path::new(path).exists()) {
+        println!("cargo::rustc-cfg=have_cni_plugins");
+    }
     find_clients();
     find_buildkit_client(&folders);
 }

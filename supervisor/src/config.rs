@@ -398,7 +398,7 @@ impl Config {
     }
 }
 
-pub use network::Network;
+pub use network::{Network, PublishMode};
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]

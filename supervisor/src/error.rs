@@ -98,6 +98,13 @@ pub enum Error {
     #[error("{doing} {what}: {source}")]
     Network { doing: &'static str, what: String, source: io::Error },
 
+    /// In docker's words.
+    #[error("driver failed programming external connectivity on endpoint {endpoint}: {source}")]
+    Port { endpoint: String, source: crate::network::ports::PortError },
+
+    #[error(transparent)]
+    Cni(#[from] crate::network::cni::CniError),
+
     #[error(transparent)]
     NetworkRefused(#[from] crate::network::refusal::Refusal),
 
@@ -211,7 +218,7 @@ impl Error {
             Self::Conflict(conflict) if conflict.is_absence() => Code::NotFound,
             Self::Conflict(conflict) if conflict.is_bad_request() => Code::InvalidArgument,
             Self::Name(_) | Self::Reference(_) | Self::Platform(_) => Code::InvalidArgument,
-            Self::Conflict(_) => Code::FailedPrecondition,
+            Self::Conflict(_) | Self::Port { .. } | Self::Cni(_) => Code::FailedPrecondition,
             Self::NetworkRefused(refusal) => refusal.code(),
             Self::Io { .. }
             | Self::Network { .. }

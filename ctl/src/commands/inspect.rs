@@ -301,7 +301,7 @@ fn container(found: &InspectResponse) -> Value {
         },
         "Mounts" => Value::List(mounts),
         "Config" => container_config(found),
-        "NetworkSettings" => networks::settings(&found.sandbox, &found.networks, Value::Map(Vec::new())),
+        "NetworkSettings" => networks::settings(&found.sandbox, &found.networks, super::container::port::settings(&summary.ports)),
         "Runtime" => found.runtime.as_str(),
         "Bundle" => found.bundle.as_str(),
         "MadeBy" => config.made_by.as_str(),

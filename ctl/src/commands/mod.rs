@@ -54,6 +54,7 @@ pub const TOP: &[Entry] = &[
     Entry::of::<container::logs::Args>("logs", &[]),
     Entry::of::<container::pause::Args>("pause", &[]),
     Entry::of::<image::push::Args>("push", &[]),
+    Entry::of::<container::port::Args>("port", &[]),
     Entry::of::<container::rename::Args>("rename", &[]),
     Entry::of::<container::restart::Args>("restart", &[]),
     Entry::of::<container::rm::Args>("rm", &[]),
@@ -84,6 +85,7 @@ pub const CONTAINER: &[Entry] = &[
     Entry::of::<container::logs::Args>("logs", &[]),
     Entry::of::<container::ls::Args>("ls", &["list", "ps"]),
     Entry::of::<container::pause::Args>("pause", &[]),
+    Entry::of::<container::port::Args>("port", &[]),
     Entry::of::<container::prune::Args>("prune", &[]),
     Entry::of::<container::rename::Args>("rename", &[]),
     Entry::of::<container::restart::Args>("restart", &[]),
@@ -156,8 +158,8 @@ pub const VOLUME: &[Entry] = &[
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "port", "search", "secret",
-    "service", "stack", "swarm", "trust", "update",
+    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "port", "search",
+    "secret", "service", "stack", "swarm", "trust", "update",
 ];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,

@@ -233,10 +233,13 @@ fn is_passing(error: &std::io::Error) -> bool {
 impl Shim {
     /// Says which ports of the host are held from now on.
     pub fn publish_ports(&mut self, request: PublishRequest) -> Result<()> {
-        if !self.tasks.values().any(|task| self.processes.get(&task.init).is_some_and(|p| p.is_alive())) {
-            return Err(Error::Finished);
+        let inits = self.tasks.values().filter_map(|task| self.processes.get(&task.init));
+        let pid = inits.filter(|init| init.is_alive()).map(|init| init.pid).next().ok_or(Error::Finished)?;
+        self.hold_ports(&request.ports)?;
+        if self.dns.is_none() {
+            self.open_dns(pid, &request.dns)?;
         }
-        self.hold_ports(&request.ports)
+        Ok(())
     }
 
     /// Holds these ports and no others.

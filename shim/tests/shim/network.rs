@@ -94,39 +94,97 @@ fn a_server_that_is_away_is_followed_by_the_next() {
     assert!(out.contains("192.0.2.7"), "{out}");
 }
 
+/// Does something in the network namespace of a process.
+fn inside<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        });
+        thread.join().unwrap()
+    })
+}
+
+const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
+
+/// A question for `web`.
+const WEB: &[u8] = b"\x01\x02\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
+
+fn ask_tcp() -> Vec<u8> {
+    let mut stream = TcpStream::connect(SERVER).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(&[&[0, WEB.len() as u8], WEB].concat()).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut answer).unwrap();
+    answer
+}
+
+fn ask_udp() -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.send_to(WEB, SERVER).unwrap();
+    let mut buffer = [0; 512];
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, SERVER.into());
+    buffer[..length].to_vec()
+}
+
+/// A running container with names, and its first process.
+fn running(folder: &Path) -> (Shim, u32) {
+    let mut want = Want::sh("sleep 100");
+    let dns = write_names(folder, Vec::new());
+    want.options = Some(proto::CreateOptions { dns, ..Default::default() });
+    let mut shim = Shim::created(&want);
+    let pid = shim.start().unwrap().pid;
+    (shim, pid)
+}
+
 #[test]
-fn names_are_answered_over_tcp_and_beside_a_container_that_has_port_53() {
-    let script = r"
-        busybox nc -l -p 53 -s 0.0.0.0 >/dev/null & busybox nc -u -l -p 53 >/dev/null & sleep 0.2
-        busybox nslookup web 127.0.0.11 2>&1
-        printf '\0\25\1\2\1\0\0\1\0\0\0\0\0\0\3web\0\0\1\0\1' | busybox nc -w 2 127.0.0.11 53 | busybox od -An -tx1";
-    let out = with_names(Vec::new(), script);
-    assert!(out.contains("Address: 10.1.0.2"), "{out}");
-    assert!(out.contains("0a 01 00 02"), "{out}");
+fn names_are_answered_over_both_protocols_to_a_container_that_has_port_53_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut shim, pid) = running(folder.path());
+    inside(pid, || {
+        let _tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        let _udp = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
+        for answer in [ask_tcp(), ask_udp()] {
+            assert!(answer.ends_with(&[10, 1, 0, 2]), "{answer:?}");
+        }
+    });
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.finish();
 }
 
 #[test]
 fn hostile_questions_end_nothing() {
-    let script = "for i in 1 2 3 4 5 6 7 8; do
-          head -c 600 /dev/urandom | busybox nc -u -w 1 127.0.0.11 53 >/dev/null &
-          head -c 70000 /dev/urandom | busybox nc -w 1 127.0.0.11 53 >/dev/null &
-        done
-        sleep 1.5; busybox nslookup web 127.0.0.11 2>&1";
-    fn with_random(config: &mut serde_json::Value) {
-        let devices = serde_json::json!([{"path": "/dev/urandom", "type": "c", "major": 1, "minor": 9}]);
-        config["linux"]["devices"] = devices;
-    }
     let folder = tempfile::tempdir().unwrap();
-    let mut want = Want::sh(script);
-    let dns = write_names(folder.path(), Vec::new());
-    want.options = Some(proto::CreateOptions { dns, ..Default::default() });
-    want.stdout = format!("file://{}", folder.path().join("out").display());
-    want.adjust = Some(with_random);
-    let mut shim = Shim::created(&want);
-    shim.start().unwrap();
+    let (mut shim, pid) = running(folder.path());
+    inside(pid, || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut noise = fs::File::open("/dev/urandom").unwrap();
+        let mut bytes = vec![0; 1400];
+        for round in 0..2000 {
+            noise.read_exact(&mut bytes).unwrap();
+            if round % 2 == 0 {
+                // Nearly a question.
+                bytes[2..12].copy_from_slice(&WEB[2..12]);
+            }
+            let _ = socket.send_to(&bytes[..round % 1400], SERVER);
+        }
+        // More connections than there may be, with half a message each and with nonsense.
+        let mut streams: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(SERVER).unwrap()).collect();
+        for stream in &mut streams {
+            let _ = stream.write_all(&bytes);
+        }
+        drop(streams);
+        assert!(ask_udp().ends_with(&[10, 1, 0, 2]));
+        assert!(ask_tcp().ends_with(&[10, 1, 0, 2]));
+    });
+    shim.kill("", libc::SIGKILL).unwrap();
     shim.wait("").unwrap();
-    let out = fs::read_to_string(folder.path().join("out")).unwrap();
-    assert!(out.contains("Address: 10.1.0.2"), "{out}");
     shim.finish();
 }
 

@@ -200,6 +200,7 @@ impl Engine {
             health_shell: if config.health.is_shell() { of_image.shell.clone() } else { Vec::new() },
             volumes: Vec::new(),
             mounts: None,
+            exposed: of_image.exposed_ports.keys().cloned().collect(),
             created_at: Timestamp::now(),
             state: State::created(),
             config,
@@ -244,6 +245,7 @@ impl Engine {
             Err(error) => (Joined::default(), Some(error)),
         };
         record.state.endpoints = joined.endpoints().to_vec();
+        record.state.ports = joined.published().to_vec();
         self.populate_volumes(&id, record.mounts(), &mounts).await?;
         let bundle = self.bundle(&id, &record, &mounts, First::Yes, joined).await?;
         undo.id = None;
@@ -306,7 +308,9 @@ impl Engine {
         };
         let own = network::own_lines(id, record, joined.endpoints());
         let hosts: Vec<String> = joined.hosts.iter().cloned().chain(own).collect();
-        etc::write(&folder, &hostname, &config.network, &hosts)?;
+        let mut resolver = self.resolver(record, joined.endpoints());
+        resolver.or_else(&joined.dns);
+        etc::write(&folder, &hostname, &hosts, &resolver)?;
         let mut folders = Vec::new();
         let binds = mounts::prepare(record.mounts(), |name| self.volumes.data(name), &mut folders)?;
         if matches!(first, First::Yes) {

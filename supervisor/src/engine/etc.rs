@@ -14,18 +14,85 @@ const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loop
                      ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
 /// Writes the files into `folder`, with more lines for hosts. Nothing is synced: they are made again at every start.
-pub fn write(folder: &Path, hostname: &str, network: &NetworkMode, lines: &[String]) -> Result<()> {
-    let (mut hosts, resolv) = match network {
-        NetworkMode::Host => (host_file("/etc/hosts"), host_file("/etc/resolv.conf")),
-        _ => (HOSTS.to_owned(), without_loopback(&host_file("/etc/resolv.conf"))),
-    };
+pub fn write(folder: &Path, hostname: &str, lines: &[String], resolver: &Resolver<'_>) -> Result<()> {
+    let mut hosts = if resolver.of_host { host_file("/etc/hosts") } else { HOSTS.to_owned() };
     for line in lines {
         hosts.push_str(line);
         hosts.push('\n');
     }
     put(&folder.join("hosts"), &hosts)?;
     put(&folder.join("hostname"), &format!("{hostname}\n"))?;
-    put(&folder.join("resolv.conf"), &resolv)
+    rewrite_resolver(folder, resolver)
+}
+
+/// Who answers a container's questions for names.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Resolver<'a> {
+    /// It is in the host's network.
+    pub of_host: bool,
+    /// Its shim does.
+    pub own: bool,
+    pub servers: &'a [String],
+    pub search: &'a [String],
+    pub options: &'a [String],
+}
+
+impl<'a> Resolver<'a> {
+    /// What the user did not say is as the network has it.
+    pub fn or_else(&mut self, dns: &'a crate::network::cni::Dns) {
+        let fill = |own: &mut &'a [String], other: &'a [String]| {
+            if own.is_empty() {
+                *own = other;
+            }
+        };
+        fill(&mut self.servers, &dns.nameservers);
+        fill(&mut self.search, &dns.search);
+        fill(&mut self.options, &dns.options);
+    }
+}
+
+impl Resolver<'_> {
+    /// The text of resolv.conf. What the user did not say is as in the host's.
+    fn text(&self, of_host: &str) -> String {
+        let asked = !(self.servers.is_empty() && self.search.is_empty() && self.options.is_empty());
+        let passed_on = if self.of_host { of_host.to_owned() } else { without_loopback(of_host) };
+        if !asked && !self.own {
+            return passed_on;
+        }
+        let words = |key: &str| -> Vec<String> {
+            let lines = passed_on.lines().filter_map(|line| {
+                let mut words = line.split_whitespace();
+                (words.next() == Some(key)).then(|| words.map(str::to_owned).collect::<Vec<_>>())
+            });
+            lines.flatten().collect()
+        };
+        let or_host = |own: &[String], key| if own.is_empty() { words(key) } else { own.to_vec() };
+        let servers = match self.own {
+            true => vec![crate::network::dns::ADDRESS.to_owned()],
+            false => or_host(self.servers, "nameserver"),
+        };
+        let mut search = or_host(self.search, "search");
+        // A dot alone: no domain at all.
+        search.retain(|domain| domain != ".");
+        let mut options = or_host(self.options, "options");
+        if self.own && !options.iter().any(|option| option.starts_with("ndots:")) {
+            options.push("ndots:0".to_owned());
+        }
+        let mut out = String::new();
+        if !search.is_empty() {
+            out.push_str(&format!("search {}\n", search.join(" ")));
+        }
+        servers.iter().for_each(|server| out.push_str(&format!("nameserver {server}\n")));
+        if !options.is_empty() {
+            out.push_str(&format!("options {}\n", options.join(" ")));
+        }
+        out
+    }
+}
+
+/// Writes resolv.conf again, in place.
+pub fn rewrite_resolver(folder: &Path, resolver: &Resolver<'_>) -> Result<()> {
+    put(&folder.join("resolv.conf"), &resolver.text(&host_file("/etc/resolv.conf")))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
@@ -38,7 +105,7 @@ fn put(path: &Path, text: &str) -> Result<()> {
 }
 
 /// A host without the file has nothing to say in it.
-fn host_file(path: &str) -> String {
+pub fn host_file(path: &str) -> String {
     let mut text = std::fs::read_to_string(path).unwrap_or_default();
     if text.len() > MAX_HOST_FILE {
         text.clear();
@@ -98,10 +165,29 @@ mod tests {
     }
 
     #[test]
+    fn name_servers_are_the_shims_the_users_or_the_hosts() {
+        let host = "search lan\nnameserver 127.0.0.53\nnameserver 9.9.9.9\noptions edns0\n";
+        let none = Resolver::default();
+        assert_eq!(none.text(host), "search lan\nnameserver 9.9.9.9\noptions edns0\n");
+        let own = Resolver { own: true, ..none };
+        assert_eq!(own.text(host), "search lan\nnameserver 127.0.0.11\noptions edns0 ndots:0\n");
+        let servers = ["1.1.1.1".to_owned()];
+        let asked = Resolver { servers: &servers, ..none };
+        assert_eq!(asked.text(host), "search lan\nnameserver 1.1.1.1\noptions edns0\n");
+        let search = [".".to_owned()];
+        assert_eq!(
+            Resolver { search: &search, ..own }.text(host),
+            "nameserver 127.0.0.11\noptions edns0 ndots:0\n"
+        );
+        assert_eq!(Resolver { of_host: true, ..none }.text(host), host);
+    }
+
+    #[test]
     fn files_are_written_in_place() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "one", &NetworkMode::None, &[]).unwrap();
-        write(dir.path(), "b", &NetworkMode::None, &["10.0.0.2\tb".to_owned()]).unwrap();
+        let resolver = Resolver::default();
+        write(dir.path(), "one", &[], &resolver).unwrap();
+        write(dir.path(), "b", &["10.0.0.2\tb".to_owned()], &resolver).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("hostname")).unwrap(), "b\n");
         assert!(std::fs::read_to_string(dir.path().join("hosts")).unwrap().ends_with("\n10.0.0.2\tb\n"));
     }

@@ -144,6 +144,7 @@ impl Engine {
         );
         self.leave_networks(entry);
         self.unmount_volumes(&entry.id, &entry.record()).await;
+        self.leave_cni(entry).await;
         if entry.read(|record| record.config.auto_remove) {
             self.erase(entry);
             return;

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::Engine;
 use super::config::{Mount, Record};
 use super::filters::{Filters, ago};
+use super::network::publish::{self, ShownPort};
 use super::registry::Entry;
 use super::state::{State, Status};
 use crate::error::{Error, Result};
@@ -57,6 +58,7 @@ pub struct Summary {
     pub labels: BTreeMap<String, String>,
     pub network: String,
     pub mounts: Vec<Mount>,
+    pub ports: Vec<ShownPort>,
     /// Bytes of the writable layer.
     pub size_rw: u64,
     /// Bytes of all layers.
@@ -179,8 +181,12 @@ impl Selection<'_> {
         self.before.iter().all(|moment| record.created_at < *moment)
             && self.since.iter().all(|moment| record.created_at > *moment)
             && (self.names.is_empty()
-                || self.names.iter().any(|name| name.is_match(&record.name) || name.is_match(&format!("/{}", record.name))))
-            && (self.exited.is_empty() || (state.status == Status::Exited && self.exited.contains(&state.exit_code)))
+                || self
+                    .names
+                    .iter()
+                    .any(|name| name.is_match(&record.name) || name.is_match(&format!("/{}", record.name))))
+            && (self.exited.is_empty()
+                || (state.status == Status::Exited && self.exited.contains(&state.exit_code)))
             && filters.any("id", |id| entry.id.starts_with(id))
             && filters.any("status", |status| state.status.as_str() == status)
             && filters.any("network", |text| {
@@ -189,14 +195,18 @@ impl Selection<'_> {
             && filters.any("volume", |volume| {
                 record.mounts().iter().any(|mount| mount.source == volume || mount.target == volume)
             })
-            && filters.any("health", |health| health == state.health.as_ref().map_or("none", |health| health.status.as_str()))
+            && filters.any("health", |health| {
+                health == state.health.as_ref().map_or("none", |health| health.status.as_str())
+            })
             && filters.any("ancestor", |image| {
                 record.config.image == image
-                    || self.ancestors.get(image).is_some_and(|id| id.as_deref() == Some(record.image_id.as_str()))
+                    || self
+                        .ancestors
+                        .get(image)
+                        .is_some_and(|id| id.as_deref() == Some(record.image_id.as_str()))
             })
-            // Nothing is published yet.
-            && !filters.has("publish")
-            && !filters.has("expose")
+            && filters.any("publish", |text| publish::filter_takes(text, publish::host_ports(&state.ports)))
+            && filters.any("expose", |text| publish::filter_takes(text, publish::exposed(record).into_iter()))
             && filters.any("is-task", |task| task == "false")
             && filters.any("isolation", |isolation| isolation == "default")
             && filters.labels(|key| record.config.labels.get(key))
@@ -227,6 +237,7 @@ fn summary(entry: &Entry, record: &Record, networks: Vec<String>, now: Timestamp
         labels: record.config.labels.clone(),
         network: networks.join(","),
         mounts: record.mounts().to_vec(),
+        ports: publish::shown(record),
         size_rw: 0,
         size_root_fs: 0,
     }

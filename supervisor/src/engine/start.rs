@@ -108,8 +108,10 @@ impl Engine {
                     engine.join_networks(&entry.id, &record)
                 );
                 let ((mounts, first), joined) = (mounts?, joined?);
-                let endpoints = joined.endpoints().to_vec();
-                entry.change(|record| record.state.endpoints = endpoints);
+                entry.change(|record| {
+                    record.state.endpoints = joined.endpoints().to_vec();
+                    record.state.ports = joined.published().to_vec();
+                });
                 let bundle = engine.bundle(&entry.id, &record, &mounts, first, joined).await?;
                 engine.launch(&entry, &record, bundle, join).await
             };
@@ -117,6 +119,11 @@ impl Engine {
             match &started {
                 Ok(_) => {}
                 Err(error) if by != Starter::User => {
+                    // They were given back with what the container was to be started from.
+                    entry.change(|record| {
+                        record.state.endpoints.clear();
+                        record.state.ports.clear();
+                    });
                     engine.restart_failed(&entry, &StartFailure::from(error));
                 }
                 Err(error) => engine.note_failure(&entry, error).await,
@@ -182,7 +189,7 @@ impl Engine {
             spec: bundle.spec,
             rootfs: bundle.rootfs,
             stdio: self.stdio(&entry.id, record),
-            options: Some(self.shim_options(record, join)),
+            options: Some(entry.read(|record| self.shim_options(&entry.id, record, join))),
             runtime: String::new(),
             checkpoint: None,
             join: None,
@@ -253,6 +260,7 @@ impl Engine {
             record.state.start_failed(failure.exit_code, &failure.message);
             // They were given back with what the container was to be started from.
             record.state.endpoints.clear();
+            record.state.ports.clear();
         });
         self.save_state_soon(entry);
     }
@@ -279,8 +287,9 @@ impl Engine {
         }
     }
 
-    fn shim_options(&self, record: &Record, join: Option<Join>) -> Any {
+    fn shim_options(&self, id: &str, record: &Record, join: Option<Join>) -> Any {
         let console = join.and_then(|join| join.console);
+        let network = self.network_options(id, record);
         let options = shim::CreateOptions {
             console: console.map(|size| shim::WindowSize { columns: size.columns, rows: size.rows }),
             seccomp_cache: self.seccomp_cache().display().to_string(),
@@ -288,6 +297,8 @@ impl Engine {
             // Not on a terminal: who detaches from it comes back to a shell that still reads.
             stdin_once: record.stdin_once && !record.config.tty,
             init: record.config.init.unwrap_or(self.config.engine.init),
+            dns: network.dns,
+            ports: network.ports,
             ..shim::CreateOptions::default()
         };
         Any::pack("longshore.shim.v1.CreateOptions", &options)

@@ -116,6 +116,9 @@ pub struct State {
     /// What the health check says; `None`: the container has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Box<Health>>,
+    /// The host's ports that lead to it meanwhile.
+    #[serde(default)]
+    pub ports: Vec<crate::network::ports::Published>,
 }
 
 impl State {
@@ -135,6 +138,7 @@ impl State {
             stop_asked: false,
             backoff_ms: 0,
             health: None,
+            ports: Vec::new(),
         }
     }
 

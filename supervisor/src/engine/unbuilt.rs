@@ -1,15 +1,11 @@
 //! What a container may be asked for and this version does not do: refused by name, never ignored.
 
-use super::config::{ContainerConfig, MountKind, NetworkMode};
+use super::config::{ContainerConfig, MountKind};
 use crate::error::{Error, Result};
 
 /// Refuses the first wish that would not be fulfilled.
 pub fn check(config: &ContainerConfig) -> Result<()> {
     let wishes = [
-        ("CNI networks", matches!(config.network, NetworkMode::Cni(_))),
-        ("published ports", config.publish_all || !config.publish.is_empty()),
-        ("exposed ports", !config.expose.is_empty()),
-        ("dns", !(config.dns.is_empty() && config.dns_search.is_empty() && config.dns_options.is_empty())),
         ("mounts of images", config.mounts.iter().any(|mount| mount.kind == MountKind::Image)),
         ("runtimes", !config.runtime.is_empty()),
         ("storage options", !config.storage_opt.is_empty()),

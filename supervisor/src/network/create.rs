@@ -70,7 +70,13 @@ impl Networks {
             config: config.clone(),
             db: db.clone(),
             kernel: Default::default(),
-            firewall: Default::default(),
+            firewall: super::firewall::Firewall::new(&config.network),
+            dns: super::dns::Dns::new(&config.state),
+            cni: super::cni::Cni::new(
+                config.network.cni_configurations.clone(),
+                config.network.cni_plugins.clone(),
+                config.root.join("cni"),
+            ),
             prefix,
             runtime: tokio::runtime::Handle::current(),
             table: Mutex::new(table),
@@ -92,8 +98,8 @@ impl Networks {
         let old = self.find(BRIDGE).ok();
         if let Some(old) = &old {
             let subnet = old.ipv4.as_ref();
-            let same = own.subnet.is_empty()
-                || subnet.is_some_and(|subnet| own.subnet.parse() == Ok(subnet.net));
+            let same =
+                own.subnet.is_empty() || subnet.is_some_and(|subnet| own.subnet.parse() == Ok(subnet.net));
             if same && old.bridge == own.bridge {
                 return Ok(());
             }
@@ -134,14 +140,10 @@ impl Networks {
         let driver = match wanted.driver.as_str() {
             "" | "default" | "bridge" => Driver::Bridge,
             "host" => {
-                return Err(
-                    Refusal::Conflicting("only one instance of \"host\" network is allowed").into()
-                );
+                return Err(Refusal::Conflicting("only one instance of \"host\" network is allowed").into());
             }
             "null" => {
-                return Err(
-                    Refusal::Conflicting("only one instance of \"null\" network is allowed").into()
-                );
+                return Err(Refusal::Conflicting("only one instance of \"null\" network is allowed").into());
             }
             other => return Err(Refusal::NoDriver(other.to_owned()).into()),
         };
@@ -240,8 +242,7 @@ impl Networks {
         let inside = |what: &'static str, text: &str| -> Result<IpAddr> {
             let refuse = || Refusal::NoSubnet { what, address: text.to_owned() };
             // docker takes a gateway with a prefix, too.
-            let address: IpAddr =
-                text.split('/').next().unwrap_or_default().parse().map_err(|_| refuse())?;
+            let address: IpAddr = text.split('/').next().unwrap_or_default().parse().map_err(|_| refuse())?;
             Ok(net.contains(&address).then_some(address).ok_or_else(refuse)?)
         };
         let range = match wanted.range.as_str() {
@@ -389,7 +390,10 @@ fn check_options(network: &Network) -> Result<()> {
             _ => true,
         };
         if !good {
-            return Err(Error::invalid(format!("option {key}"), format!("{value}: not a value that it takes")));
+            return Err(Error::invalid(
+                format!("option {key}"),
+                format!("{value}: not a value that it takes"),
+            ));
         }
     }
     Ok(())

@@ -139,7 +139,8 @@ impl Netlink {
         own.header.index = addressing.index;
         let mut messages = vec![(Message::SetLink(loopback), 0), (Message::SetLink(own), 0)];
         for (address, prefix) in addressing.addresses {
-            messages.push((Message::NewAddress(address_message(addressing.index, *address, *prefix)), CREATE));
+            messages
+                .push((Message::NewAddress(address_message(addressing.index, *address, *prefix)), CREATE));
         }
         for gateway in addressing.gateways {
             messages.push((Message::NewRoute(default_route(addressing.index, *gateway)), REPLACE));
@@ -267,8 +268,7 @@ fn link_state(message: &LinkMessage) -> LinkState {
             LinkAttribute::Address(mac) => state.mac.clone_from(mac),
             LinkAttribute::Link(index) => state.peer = *index,
             LinkAttribute::LinkInfo(infos) => {
-                state.is_bridge =
-                    infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
+                state.is_bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
             }
             _ => {}
         }

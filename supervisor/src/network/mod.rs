@@ -10,16 +10,19 @@
 pub mod addresses;
 pub mod choose;
 pub mod cidr;
+pub mod cni;
 pub mod create;
+pub mod dns;
 pub mod endpoint;
 pub mod firewall;
 pub mod kernel;
 mod links;
 mod netlink;
 mod plug;
+pub mod ports;
 mod ready;
-mod recover;
 pub mod record;
+mod recover;
 pub mod refusal;
 mod remove;
 pub mod sandbox;
@@ -35,6 +38,8 @@ use crate::metadata::Db;
 use crate::namespaces::Namespace;
 use addresses::Addresses;
 use cidr::Family;
+use cni::Cni;
+use dns::Dns;
 use endpoint::EndpointState;
 use firewall::Firewall;
 use kernel::Kernel;
@@ -48,6 +53,8 @@ pub struct Networks {
     db: Arc<Db>,
     kernel: Kernel,
     pub firewall: Firewall,
+    pub dns: Dns,
+    pub cni: Cni,
     /// First bits of IPv6 subnets of the daemon's choice: its own for as long as its root is.
     prefix: cidr::Cidr,
     runtime: tokio::runtime::Handle,
@@ -170,7 +177,29 @@ impl Networks {
     }
 
     /// The names or addresses of a network's containers are others than before.
-    fn names_changed(&self, _network: &str) {}
+    pub(crate) fn names_changed(&self, network: &str) {
+        let (network, members) = {
+            let table = self.table();
+            let Some(place) = table.places.get(network).filter(|place| place.network.has_names()) else {
+                return;
+            };
+            (place.network.clone(), place.members.values().cloned().collect::<Vec<_>>())
+        };
+        let names = members.into_iter().map(|member| {
+            let short = member.container.get(..12).unwrap_or(&member.container).to_owned();
+            let mut names = vec![member.name.clone(), short];
+            names.extend(member.endpoint.aliases);
+            dns::Name {
+                names,
+                canonical: member.name,
+                ipv4: member.endpoint.ipv4.map(|v4| v4.address),
+                ipv6: member.endpoint.ipv6.map(|v6| v6.address),
+            }
+        });
+        if let Err(error) = self.dns.network(&network.id, &network.name, names.collect()) {
+            tracing::error!(network = network.name, %error, "names of the network are not what they should be");
+        }
+    }
 
     /// Gives back what a container had; the kernel removes the interfaces with its namespace.
     pub fn release(self: &Arc<Self>, endpoints: &[EndpointState]) {

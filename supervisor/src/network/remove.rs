@@ -41,6 +41,7 @@ impl Networks {
             })
             .await?;
         self.table().places.remove(&network.id);
+        self.dns.forget_network(&network.id);
         Ok(())
     }
 

@@ -1,14 +1,18 @@
 //! A container's namespace on its way to the container, and what is changed of it while the container runs.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use super::Networks;
 use super::cidr::Family;
-use super::endpoint::EndpointState;
+use super::cni::{Attachment, CniResult, Dns};
+use super::endpoint::{Address, EndpointState, Mac};
 use super::kernel::Host;
 use super::netlink::Netlink;
 use super::plug::{self, Plan, failed, gateways, plug, way_out};
-use super::Networks;
+use super::ports::Published;
+use crate::engine::config::PortBinding;
 use crate::error::{Error, Result};
 
 pub use super::plug::{Owner, Wanted};
@@ -18,16 +22,23 @@ pub struct Sandbox {
     networks: Arc<Networks>,
     namespace: Arc<OwnedFd>,
     endpoints: Vec<EndpointState>,
+    /// The container that ports were published for, and these.
+    published: Option<(String, Vec<Published>)>,
+    /// The container that CNI plugins have set it up for, and the attachment's number.
+    attached: Option<(String, u64)>,
     kept: bool,
 }
 
 impl Sandbox {
-    pub(super) fn new(
-        networks: Arc<Networks>,
-        namespace: OwnedFd,
-        endpoints: Vec<EndpointState>,
-    ) -> Sandbox {
-        Sandbox { networks, namespace: Arc::new(namespace), endpoints, kept: false }
+    pub(super) fn new(networks: Arc<Networks>, namespace: OwnedFd, endpoints: Vec<EndpointState>) -> Sandbox {
+        Sandbox {
+            networks,
+            namespace: Arc::new(namespace),
+            endpoints,
+            published: None,
+            attached: None,
+            kept: false,
+        }
     }
 
     /// Where another process finds the namespace for as long as this lives.
@@ -37,6 +48,45 @@ impl Sandbox {
 
     pub fn endpoints(&self) -> &[EndpointState] {
         &self.endpoints
+    }
+
+    /// Lets the plugins of a CNI configuration set it up; what they say of names.
+    pub async fn attach(&mut self, network: &str, attachment: Attachment) -> Result<Dns> {
+        let made = (attachment.container.clone(), attachment.serial);
+        let result = self.networks.cni.add(network, attachment).await?;
+        self.attached = Some(made);
+        self.endpoints = vec![endpoint_of(network, &result)];
+        Ok(result.dns)
+    }
+
+    /// Finds ports of the host that somebody else leads here.
+    pub async fn reserve(&mut self, owner: &Owner, wishes: &[PortBinding]) -> Result<()> {
+        let Owner { container, name } = owner;
+        let published = self.networks.firewall.publish(container, name, wishes, None, &[]).await?;
+        self.published = Some((container.clone(), published));
+        Ok(())
+    }
+
+    /// Opens ports of the host that lead here.
+    pub async fn publish(&mut self, owner: &Owner, wishes: &[PortBinding]) -> Result<()> {
+        let leads_out = |endpoint: &&EndpointState| {
+            endpoint.ipv4.is_some_and(|v4| v4.gateway.is_some())
+                || endpoint.ipv6.is_some_and(|v6| v6.gateway.is_some())
+        };
+        // Nobody from outside comes to an internal network.
+        let Some(endpoint) = self.endpoints.iter().find(leads_out) else { return Ok(()) };
+        let binding = self.networks.find(&endpoint.network).ok().and_then(|network| network.host_binding());
+        // The default network is said to bind everywhere, which means IPv6, too.
+        let binding = binding.filter(|address| !address.is_unspecified());
+        let Owner { container, name } = owner;
+        let firewall = &self.networks.firewall;
+        let published = firewall.publish(container, name, wishes, binding, &self.endpoints).await?;
+        self.published = Some((container.clone(), published));
+        Ok(())
+    }
+
+    pub fn published(&self) -> &[Published] {
+        self.published.as_ref().map_or(&[], |(_, published)| published)
     }
 
     /// The container runs: its processes have the namespace now.
@@ -49,6 +99,17 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         if !self.kept {
             self.networks.release(&self.endpoints);
+            if let Some((container, _)) = &self.published {
+                self.networks.firewall.unpublish(container);
+            }
+            if let Some((container, serial)) = self.attached.take() {
+                let networks = self.networks.clone();
+                self.networks.runtime.spawn(async move {
+                    if let Err(error) = networks.cni.del_made(&container, CNI_INTERFACE, serial).await {
+                        tracing::warn!(%container, "its CNI network is not taken back yet: {error}");
+                    }
+                });
+            }
         }
     }
 }
@@ -202,4 +263,40 @@ fn route_by(endpoints: &[EndpointState]) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The interface that CNI plugins make.
+pub const CNI_INTERFACE: &str = "eth0";
+
+/// What a CNI network has given, in the form of our own networks.
+fn endpoint_of(network: &str, result: &CniResult) -> EndpointState {
+    let (mut ipv4, mut ipv6) = (None, None);
+    for given in &result.addresses {
+        let prefix = given.prefix;
+        match (given.address, given.gateway) {
+            (IpAddr::V4(address), gateway) => {
+                let gateway = gateway.and_then(|g| if let IpAddr::V4(g) = g { Some(g) } else { None });
+                ipv4 = ipv4.or(Some(Address { address, prefix, gateway }));
+            }
+            (IpAddr::V6(address), gateway) => {
+                let gateway = gateway.and_then(|g| if let IpAddr::V6(g) = g { Some(g) } else { None });
+                ipv6 = ipv6.or(Some(Address { address, prefix, gateway }));
+            }
+        }
+    }
+    EndpointState {
+        id: super::new_id(),
+        // It is none of ours.
+        network: String::new(),
+        name: format!("cni:{network}"),
+        interface: CNI_INTERFACE.to_owned(),
+        host_interface: String::new(),
+        mac: result.mac.parse().unwrap_or(Mac([0; 6])),
+        ipv4,
+        ipv6,
+        aliases: Vec::new(),
+        links: Vec::new(),
+        priority: 0,
+        driver_options: Default::default(),
+    }
 }

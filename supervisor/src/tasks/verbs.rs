@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use longshore_proto::containerd::task::v3 as task;
+use longshore_proto::longshore::shim::v1 as shim;
 use prost::Message;
 
 use super::attach::AttachStream;
@@ -126,6 +127,21 @@ impl TaskManager {
         found.ask::<_, ()>("pause", "Pause", &request, limits::REQUEST).await?;
         found.state().init.paused();
         Ok(())
+    }
+
+    /// Says which ports of the host the container's shim holds, and where it finds names.
+    ///
+    /// # Errors
+    /// NotFound; a port cannot be had: then nothing has changed.
+    pub async fn publish(
+        &self,
+        namespace: &Namespace,
+        id: &str,
+        request: shim::PublishRequest,
+    ) -> Result<()> {
+        let found = self.inner.task(namespace, id)?;
+        let answer = found.control()?.unary(wire::SHIM, "Publish", &request, limits::REQUEST).await;
+        answer.map_err(|failure| wire::failure(id, "publish ports", &failure))
     }
 
     /// Thaws a paused container.

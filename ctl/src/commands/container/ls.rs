@@ -118,7 +118,7 @@ impl Args {
             "RunningFor" => human::ago(container.created_at.as_ref()),
             "Status" => container.status_text.as_str(),
             "State" => state(container.status()),
-            "Ports" => "",
+            "Ports" => super::port::summary(&container.ports),
             "Names" => container.name.as_str(),
             "Size" => size,
             "Labels" => labels(&container.labels),

@@ -132,6 +132,9 @@ pub struct Record {
     /// All that is mounted, volumes by their names; `None` in records of an earlier version.
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
+    /// The image's ports, `80/tcp`.
+    #[serde(default)]
+    pub exposed: Vec<String>,
     #[serde(with = "stamp")]
     pub created_at: Timestamp,
     pub state: State,

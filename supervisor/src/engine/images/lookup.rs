@@ -44,6 +44,8 @@ pub struct RunConfig {
     pub stop_signal: String,
     #[serde(rename = "Labels", deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
+    #[serde(rename = "ExposedPorts", deserialize_with = "nullable")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
     #[serde(rename = "Volumes", deserialize_with = "nullable")]
     pub volumes: BTreeMap<String, serde_json::Value>,
     #[serde(rename = "Healthcheck", deserialize_with = "healthcheck")]

@@ -56,6 +56,7 @@ impl Engine {
             self.change_hosts(&entry, lines.unwrap_or_default(), Vec::new()).await;
             entry.change(|record| record.state.endpoints.clone_from(&all));
             self.networks.firewall.endpoints_changed(&entry.id, &all).await?;
+            self.names_moved(&entry.id, &entry.record()).await?;
         }
         listed.retain(|other| !self.is_same(other, &network));
         listed.push(endpoint);
@@ -96,12 +97,7 @@ impl Engine {
         self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "disconnecting a container" }))
     }
 
-    async fn disconnect_now(
-        self: &Arc<Self>,
-        network: &str,
-        text: &str,
-        missing: Missing,
-    ) -> Result<()> {
+    async fn disconnect_now(self: &Arc<Self>, network: &str, text: &str, missing: Missing) -> Result<()> {
         let network = self.networks.find(network)?;
         let entry = match self.find(text) {
             Err(error) if error.is_not_found() && missing == Missing::Ignore => return Ok(()),
@@ -139,6 +135,7 @@ impl Engine {
         });
         if !mine.is_empty() {
             self.networks.firewall.endpoints_changed(&entry.id, &others).await?;
+            self.names_moved(&entry.id, &entry.record()).await?;
         }
         self.save_record(&entry).await?;
         self.save_state(&entry).await?;

@@ -72,7 +72,7 @@ impl Engine {
     pub(in crate::engine) fn attachments(&self, id: &str, record: &Record) -> Vec<Attachment> {
         let mut asked = super::normalised(&record.config);
         let mode = record.config.network.to_string();
-        if asked.is_empty() && matches!(mode.as_str(), "host" | "none") {
+        if asked.is_empty() && (matches!(mode.as_str(), "host" | "none") || mode.starts_with("cni:")) {
             asked.push(Endpoint { network: mode, ..Endpoint::default() });
         }
         let short = id.get(..12).unwrap_or(id);

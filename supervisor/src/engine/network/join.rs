@@ -44,9 +44,15 @@ pub struct Joined {
     pub hostname: Option<String>,
     /// Lines for /etc/hosts.
     pub hosts: Vec<String>,
+    /// What its network says of names.
+    pub dns: crate::network::cni::Dns,
 }
 
 impl Joined {
+    pub fn published(&self) -> &[crate::network::ports::Published] {
+        self.sandbox.as_ref().map_or(&[], Sandbox::published)
+    }
+
     pub fn endpoints(&self) -> &[EndpointState] {
         self.sandbox.as_ref().map_or(&[], Sandbox::endpoints)
     }
@@ -136,6 +142,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
             "network is specified multiple times",
         ));
     }
+    super::publish::check(&config.expose)?;
     config.endpoints.iter().try_for_each(|endpoint| parse(endpoint).map(drop))?;
     super::hosts::check(&config.extra_hosts)
 }
@@ -157,11 +164,14 @@ pub fn parse(endpoint: &Endpoint) -> Result<Wanted> {
     let mac = match endpoint.mac.as_str() {
         "" => None,
         text => {
-            let mac: Mac = text
-                .parse()
-                .map_err(|error: crate::network::endpoint::NoMac| Error::invalid("mac-address", error.to_string()))?;
+            let mac: Mac = text.parse().map_err(|error: crate::network::endpoint::NoMac| {
+                Error::invalid("mac-address", error.to_string())
+            })?;
             if !mac.is_usable() {
-                return Err(Error::invalid("mac-address", format!("{text} is of a group, not of an interface")));
+                return Err(Error::invalid(
+                    "mac-address",
+                    format!("{text} is of a group, not of an interface"),
+                ));
             }
             Some(mac)
         }
@@ -214,7 +224,11 @@ impl Engine {
     }
 
     /// Makes what a container needs to start.
-    pub(in crate::engine) async fn join_networks(self: &Arc<Self>, id: &str, record: &Record) -> Result<Joined> {
+    pub(in crate::engine) async fn join_networks(
+        self: &Arc<Self>,
+        id: &str,
+        record: &Record,
+    ) -> Result<Joined> {
         match &record.config.network {
             NetworkMode::None => Ok(Joined { hosts: self.hosts_lines(record, &[])?, ..Joined::default() }),
             NetworkMode::Host => Ok(Joined {
@@ -224,8 +238,7 @@ impl Engine {
             }),
             NetworkMode::Container(name) => {
                 let target = self.find(name)?;
-                let (running, pid) =
-                    target.read(|record| (record.state.status.is_live(), record.state.pid));
+                let (running, pid) = target.read(|record| (record.state.status.is_live(), record.state.pid));
                 if !running || pid == 0 || target.id == id {
                     return Err(Refusal::TargetStopped(target.id.clone()).into());
                 }
@@ -236,11 +249,13 @@ impl Engine {
                     ..Joined::default()
                 })
             }
-            NetworkMode::Cni(_) => Err(Error::invalid("CNI networks", "not built yet in this version")),
+            NetworkMode::Cni(name) => self.join_cni(id, record, name).await,
             NetworkMode::Default | NetworkMode::Named(_) => {
                 let wanted = self.wanted(&record.config)?;
                 let owner = Owner { container: id.to_owned(), name: record.name.clone() };
-                let sandbox = self.networks.sandbox(&owner, &wanted).await?;
+                let mut sandbox = self.networks.sandbox(&owner, &wanted).await?;
+                self.open_ports(&owner, record, &mut sandbox).await?;
+                self.write_names(id, record, sandbox.endpoints())?;
                 Ok(Joined {
                     namespace: Namespace::At(sandbox.path()),
                     hosts: self.hosts_lines(record, sandbox.endpoints())?,
@@ -286,7 +301,12 @@ impl Engine {
 
     /// A container has ended: what it had of networks is given back.
     pub(in crate::engine) fn leave_networks(self: &Arc<Self>, entry: &Entry) {
-        let endpoints = entry.change(|record| std::mem::take(&mut record.state.endpoints));
+        let endpoints = entry.change(|record| {
+            record.state.ports.clear();
+            std::mem::take(&mut record.state.endpoints)
+        });
+        self.networks.firewall.unpublish(&entry.id);
+        self.networks.dns.forget_container(&entry.id);
         for endpoint in &endpoints {
             if let Ok(network) = self.networks.find(&endpoint.network) {
                 self.network_happened(&network, "disconnect", Some(entry));
@@ -297,9 +317,11 @@ impl Engine {
 
     /// After a start of the daemon: the addresses of containers that run are theirs.
     pub(in crate::engine) async fn recover_networks(self: &Arc<Self>) {
+        let mut live = std::collections::HashSet::new();
         for entry in self.registry.all().into_iter().filter(|entry| entry.status().is_live()) {
             let record = entry.record();
             if !matches!(record.config.network, NetworkMode::Default | NetworkMode::Named(_)) {
+                self.networks.firewall.recovered(&entry.id, &record.state.ports, &[]);
                 continue;
             }
             let owner = Owner { container: entry.id.clone(), name: record.name.clone() };
@@ -315,10 +337,18 @@ impl Engine {
                 self.save_state_soon(&entry);
             }
             self.networks.is_there(&owner, &endpoints);
+            self.networks.firewall.recovered(&entry.id, &record.state.ports, &endpoints);
+            live.insert(entry.id.clone());
         }
         if let Err(error) = self.networks.reconcile().await {
             tracing::warn!("networks are not reconciled with the kernel: {error}");
         }
+        if let Err(error) = self.networks.firewall.settle().await {
+            tracing::warn!("published ports are not reconciled with the packet filter: {error}");
+        }
+        self.recover_cni().await;
+        self.networks.dns.keep_containers(&live);
+        self.networks.all().iter().for_each(|network| self.networks.names_changed(&network.id));
     }
 
     async fn look_at_networks(&self, record: &Record) -> Result<Vec<EndpointState>> {

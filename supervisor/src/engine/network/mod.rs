@@ -1,15 +1,18 @@
 //! What docker's users expect of networks, over [`crate::network`]: which networks a container is on is kept with its
 //! configuration; what it has of them while it runs, with its state.
 
+mod cni;
 pub mod connect;
 mod hosts;
 mod inspect;
 mod join;
 mod list;
 mod manage;
+mod names;
+pub mod publish;
 
-pub use inspect::{Attachment, NetworkMember};
 pub(super) use hosts::own as own_lines;
+pub use inspect::{Attachment, NetworkMember};
 pub(super) use join::{Joined, Namespace, check, normalised};
 
 use super::Engine;

@@ -245,6 +245,16 @@ fn port(port: wire::PortBinding) -> Result<PortBinding> {
     })
 }
 
+pub fn shown_port(port: crate::engine::network::publish::ShownPort) -> wire::PublishedPort {
+    let (host_ip, host_port) = port.host.map(|(ip, port)| (ip.to_string(), port)).unwrap_or_default();
+    wire::PublishedPort {
+        container_port: port.container_port.into(),
+        protocol: port.protocol.name().to_owned(),
+        host_ip,
+        host_port: host_port.into(),
+    }
+}
+
 fn port_to_wire(port: PortBinding) -> wire::PortBinding {
     wire::PortBinding {
         container_port: port.container_port.into(),

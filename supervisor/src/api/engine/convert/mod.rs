@@ -70,6 +70,7 @@ pub fn summary(summary: Summary) -> wire::ContainerSummary {
         labels: summary.labels.into_iter().collect(),
         network: summary.network,
         mounts: summary.mounts.into_iter().map(config::mount_to_wire).collect(),
+        ports: summary.ports.into_iter().map(config::shown_port).collect(),
         size_rw: i64::try_from(summary.size_rw).unwrap_or(i64::MAX),
         size_root_fs: i64::try_from(summary.size_root_fs).unwrap_or(i64::MAX),
     }

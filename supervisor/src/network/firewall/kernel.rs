@@ -1,0 +1,194 @@
+//! Talking to nftables: rules by the program `nft`, elements of maps, which come and go with containers, over netlink.
+
+use std::io;
+use std::net::IpAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use longshore_proto::nfnetlink::{self, BaseChain, Batch, Family, Verdict};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use tokio::io::AsyncWriteExt;
+
+use super::ruleset::{ANY, EXACT};
+use crate::error::{Error, Result};
+
+/// How long `nft` may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take for elements: it answers at once.
+const KERNEL: Duration = Duration::from_secs(5);
+/// Most base chains that are looked at.
+const CHAINS: usize = 4096;
+const LOCAL_IN: u32 = 1;
+const MISSING: i32 = libc::ENOENT;
+
+/// A port that is translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    pub protocol: u8,
+    /// Unspecified: all of the family.
+    pub host: IpAddr,
+    pub port: u16,
+    /// Of the same family.
+    pub target: IpAddr,
+    pub target_port: u16,
+}
+
+impl Element {
+    fn key(&self, visit: impl FnOnce(&str, &[&[u8]])) {
+        let (protocol, port) = ([self.protocol], self.port.to_be_bytes());
+        let family = usize::from(self.host.is_ipv6());
+        let address = octets(&self.host);
+        if self.host.is_unspecified() {
+            visit(ANY[family], &[&protocol, &port]);
+        } else {
+            visit(EXACT[family], &[&address, &protocol, &port]);
+        }
+    }
+}
+
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// Runs one transaction of `nft`.
+pub async fn run(text: &str) -> Result<()> {
+    let failed = |source| Error::network("changing the packet filter by", "nft -f -", source);
+    let talk = async {
+        let mut child = tokio::process::Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(text.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = match tokio::time::timeout(PATIENCE, talk).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            let why = "the program nft is not there: install the package nftables";
+            return Err(Error::precondition("networks", why));
+        }
+        Ok(output) => output.map_err(failed)?,
+        Err(_) => return Err(Error::Timeout { what: "nft -f -".to_owned(), seconds: PATIENCE.as_secs() }),
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let first = said.lines().next().unwrap_or("it says nothing").to_owned();
+    Err(failed(io::Error::other(first)))
+}
+
+/// Removes and adds elements, all or none.
+pub fn change(table: &str, remove: &[Element], add: &[Element]) -> Result<()> {
+    let mut batch = Batch::default();
+    for element in remove {
+        element.key(|map, key| batch.delete_element(Family::Inet, table, map, key));
+    }
+    for element in add {
+        let (target, port) = (octets(&element.target), element.target_port.to_be_bytes());
+        element.key(|map, key| batch.add_element(Family::Inet, table, map, key, &[&target, &port]));
+    }
+    if batch.is_empty() {
+        return Ok(());
+    }
+    commit(&batch.finish())
+        .map_err(|source| Error::network("publishing ports in the packet filter's table", table, source))
+}
+
+/// Removes elements of which some may be gone already.
+pub fn remove(table: &str, elements: &[Element]) -> Result<()> {
+    let gone = |error: &Error| matches!(error, Error::Network { source, .. } if source.raw_os_error() == Some(MISSING));
+    match change(table, elements, &[]) {
+        Err(error) if gone(&error) => {}
+        result => return result,
+    }
+    for element in elements {
+        match change(table, &[*element], &[]) {
+            Err(error) if !gone(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Removes the table; one that is not there is fine.
+pub fn remove_table(table: &str) -> Result<()> {
+    let mut batch = Batch::default();
+    batch.delete_table(Family::Inet, table);
+    match commit(&batch.finish()) {
+        Err(error) if error.raw_os_error() != Some(MISSING) => {
+            Err(Error::network("removing the packet filter's table", table, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether somebody else's rules keep the host's own ports from other machines: a base chain at the input hook drops what it does
+/// not allow. What iptables-legacy does is not seen here.
+pub fn input_is_filtered(own: &str) -> Result<bool> {
+    let ask = || {
+        let socket = open()?;
+        send(&socket, &nfnetlink::list_chains())?;
+        let (mut found, mut buffer) = (Vec::new(), vec![0; nfnetlink::ANSWER]);
+        loop {
+            let length = receive(&socket, &mut buffer)?;
+            let is_last = nfnetlink::take_chains(buffer.get(..length).unwrap_or_default(), &mut found);
+            if is_last || found.len() > CHAINS {
+                return Ok(found);
+            }
+        }
+    };
+    let found: Vec<BaseChain> =
+        ask().map_err(|source| Error::network("looking at", "the packet filter's chains", source))?;
+    let filters = |chain: &&BaseChain| {
+        let of_ip = [Family::Inet, Family::Ipv4, Family::Ipv6].iter().any(|f| *f as u8 == chain.family);
+        // firewalld accepts by policy and refuses by its last rule.
+        let refuses = chain.drops || chain.table == "firewalld";
+        of_ip && chain.hook == LOCAL_IN && refuses && chain.table != own
+    };
+    Ok(found.iter().any(|chain| filters(&chain)))
+}
+
+fn commit(batch: &[u8]) -> io::Result<()> {
+    let socket = open()?;
+    send(&socket, batch)?;
+    let mut buffer = vec![0; nfnetlink::ANSWER];
+    let mut missing = nfnetlink::answers_to(batch);
+    while missing > 0 {
+        let length = receive(&socket, &mut buffer)?;
+        match nfnetlink::verdict(buffer.get(..length).unwrap_or_default()) {
+            Verdict::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
+            Verdict::Done(count) => missing = missing.saturating_sub(count.max(1)),
+        }
+    }
+    Ok(())
+}
+
+fn open() -> io::Result<rustix::fd::OwnedFd> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::NETFILTER),
+    )?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(KERNEL))?;
+    Ok(socket)
+}
+
+fn send(socket: &rustix::fd::OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    rustix::net::sendto(socket, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+    Ok(())
+}
+
+fn receive(socket: &rustix::fd::OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (length, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
+    Ok(length)
+}
