@@ -1,13 +1,14 @@
 //! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerRequest, ContainerSummary, Health, HealthReport, ImageRequest, InspectResponse, LogConfig,
+    ContainerRequest, ContainerSummary, Health, HealthReport, ImageRequest, InspectResponse,
     MountPoint, NetworkRequest, Status, Volume, VolumeRequest,
 };
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
 use crate::commands::container::ls::state;
+use crate::commands::host_config;
 use crate::commands::network::inspect as networks;
 use crate::failure::Failure;
 use crate::fields;
@@ -294,13 +295,13 @@ fn container(found: &InspectResponse) -> Value {
         "RestartCount" => found.restart_count,
         "Driver" => found.snapshotter.as_str(),
         "Platform" => "linux",
-        "HostConfig" => host_config(found),
+        "HostConfig" => host_config::host_config(found),
         "GraphDriver" => fields! {
             "Name" => found.snapshotter.as_str(),
             "Data" => fields! { "SnapshotKey" => found.snapshot_key.as_str() },
         },
         "Mounts" => Value::List(mounts),
-        "Config" => container_config(found),
+        "Config" => host_config::container_config(found),
         "NetworkSettings" => networks::settings(&found.sandbox, &found.networks, super::container::port::settings(&summary.ports)),
         "Runtime" => found.runtime.as_str(),
         "Bundle" => found.bundle.as_str(),
@@ -347,69 +348,5 @@ fn running_state(found: &InspectResponse, summary: &ContainerSummary) -> Value {
         "Error" => found.error.as_str(),
         "StartedAt" => human::rfc3339(found.started_at.as_ref()),
         "FinishedAt" => human::rfc3339(found.finished_at.as_ref()),
-    }
-}
-
-fn host_config(found: &InspectResponse) -> Value {
-    let config = found.config.clone().unwrap_or_default();
-    let resources = config.resources.unwrap_or_default();
-    let binds: Vec<String> = config
-        .mounts
-        .iter()
-        .map(|mount| format!("{}:{}{}", mount.source, mount.target, if mount.read_only { ":ro" } else { "" }))
-        .collect();
-    let network = match config.network_mode.as_str() {
-        "" => "default",
-        mode => mode,
-    };
-    fields! {
-        "Binds" => binds,
-        "LogConfig" => fields! { "Type" => "json-file", "Config" => log_options(config.log.as_ref()) },
-        "NetworkMode" => network,
-        "RestartPolicy" => fields! { "Name" => "no", "MaximumRetryCount" => 0_i64 },
-        "AutoRemove" => config.auto_remove,
-        "CapAdd" => config.cap_add.clone(),
-        "CapDrop" => config.cap_drop.clone(),
-        "Privileged" => config.privileged,
-        "ReadonlyRootfs" => config.read_only_rootfs,
-        "Memory" => resources.memory,
-        "NanoCpus" => resources.nano_cpus,
-        "PidsLimit" => (resources.pids > 0).then_some(resources.pids),
-    }
-}
-
-fn log_options(log: Option<&LogConfig>) -> Value {
-    let mut options = Vec::new();
-    if let Some(log) = log {
-        if log.max_files != 0 {
-            options.push(("max-file".to_string(), Value::Text(log.max_files.to_string())));
-        }
-        if log.max_size != 0 {
-            options.push(("max-size".to_string(), Value::Text(log.max_size.to_string())));
-        }
-    }
-    Value::Map(options)
-}
-
-fn container_config(found: &InspectResponse) -> Value {
-    let config = found.config.clone().unwrap_or_default();
-    let summary = found.summary.clone().unwrap_or_default();
-    let hostname = match config.hostname.as_str() {
-        "" => human::short_id(&summary.id).to_string(),
-        name => name.to_string(),
-    };
-    fields! {
-        "Hostname" => hostname,
-        "User" => config.user.as_str(),
-        "Tty" => config.tty,
-        "OpenStdin" => config.open_stdin,
-        "Env" => found.process_env.clone(),
-        "Cmd" => config.args.clone(),
-        "Image" => config.image.as_str(),
-        "WorkingDir" => found.process_cwd.as_str(),
-        "Entrypoint" => config.entrypoint_set.then(|| config.entrypoint.clone()),
-        "Labels" => &summary.labels,
-        "StopSignal" => config.stop_signal.as_str(),
-        "StopTimeout" => config.stop_timeout,
     }
 }

@@ -4,6 +4,7 @@
 pub mod completion;
 pub mod container;
 pub mod context;
+mod host_config;
 pub mod image;
 pub mod inspect;
 pub mod network;
@@ -66,6 +67,7 @@ pub const TOP: &[Entry] = &[
     Entry::of::<image::tag::Args>("tag", &[]),
     Entry::of::<container::top::Args>("top", &[]),
     Entry::of::<container::unpause::Args>("unpause", &[]),
+    Entry::of::<container::update::Args>("update", &[]),
     Entry::of::<system::version::Args>("version", &[]),
     Entry::of::<container::wait::Args>("wait", &[]),
     Entry::of::<completion::Args>("completion", &[]),
@@ -96,6 +98,7 @@ pub const CONTAINER: &[Entry] = &[
     Entry::of::<container::stop::Args>("stop", &[]),
     Entry::of::<container::top::Args>("top", &[]),
     Entry::of::<container::unpause::Args>("unpause", &[]),
+    Entry::of::<container::update::Args>("update", &[]),
     Entry::of::<container::wait::Args>("wait", &[]),
 ];
 
@@ -158,8 +161,8 @@ pub const VOLUME: &[Entry] = &[
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "port", "search",
-    "secret", "service", "stack", "swarm", "trust", "update",
+    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "search", "secret", "service",
+    "stack", "swarm", "trust",
 ];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,

@@ -560,6 +560,22 @@ impl Containers for Fake {
         self.done(&format!("remove force={}", request.force), &request.container)
     }
 
+    async fn update(&self, request: Request<UpdateRequest>) -> Reply<UpdateResponse> {
+        let request = request.into_inner();
+        let limits = request.resources.unwrap_or_default();
+        self.note(format!(
+            "update {} memory={} pids={} publish={} unmount={} env={}",
+            request.container,
+            limits.memory,
+            limits.pids,
+            request.publish.len(),
+            request.unmount.join(","),
+            request.env.join(","),
+        ));
+        let at_next_start = !request.publish.is_empty();
+        Ok(Response::new(UpdateResponse { warnings: Vec::new(), at_next_start }))
+    }
+
     async fn rename(&self, request: Request<RenameRequest>) -> Reply<()> {
         self.done("rename", &request.into_inner().container)
     }

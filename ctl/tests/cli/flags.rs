@@ -213,3 +213,32 @@ fn every_flag_arrives() {
     assert_eq!((resources.device_write_bps[0].value, resources.device_write_iops[0].value), (2, 4));
     assert_eq!(config.attach, ["stdout"]);
 }
+
+#[test]
+fn update_sends_what_is_to_be_another() {
+    let engine = Engine::start();
+    let said =
+        call(&engine, &["update", "-m", "64m", "--pids-limit", "-1", "-e", "A=1", "--unmount", "/x", "c"]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "c\n", ""));
+    assert_eq!(
+        engine.calls().last().unwrap(),
+        "update c memory=67108864 pids=-1 publish=0 unmount=/x env=A=1"
+    );
+    let said = call(&engine, &["update", "-p", "80:80", "c"]);
+    assert!(
+        said.code == 0 && said.err.contains("count from the next start on ('longshore restart c'"),
+        "{said:?}"
+    );
+    let said = call(&engine, &["update", "--restart-now", "-p", "80:80", "c"]);
+    assert_eq!((said.code, said.err.as_str(), engine.calls().last().unwrap().as_str()), (0, "", "restart c"));
+    for (line, code, words) in [
+        ("update c", 1, "you must provide one or more flags when using this command"),
+        ("update", 1, "'longshore update' requires at least 1 argument"),
+        ("update --memory x c", 125, "invalid argument \"x\" for \"-m, --memory\" flag: invalid size: 'x'"),
+        ("update --restart foo c", 1, "invalid restart policy: unknown policy 'foo'"),
+        ("update --kernel-memory 5m c", 125, "--kernel-memory is not supported"),
+    ] {
+        let said = call(&engine, &line.split(' ').collect::<Vec<_>>());
+        assert!(said.code == code && said.err.contains(words), "{line}: {said:?}");
+    }
+}

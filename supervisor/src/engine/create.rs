@@ -113,6 +113,7 @@ impl Engine {
         purpose: Purpose,
     ) -> Result<Making> {
         check(&request.config)?;
+        self.runtime_for(&request.config.runtime)?;
         let name = if request.name.is_empty() { None } else { Some(names::validate(&request.name)?) };
         // Looked at before anything is pulled for nothing.
         if let Some(name) = name {
@@ -192,6 +193,7 @@ impl Engine {
             image_ref,
             snapshotter: self.snapshotter()?.name().to_owned(),
             process_env: env::merge(&base, &config.env),
+            entrypoint_words: env::entrypoint(config.entrypoint.as_deref(), &of_image.entrypoint).len(),
             process_args,
             process_cwd: absolute(&cwd)?,
             user: first_set(&config.user, &of_image.user),

@@ -3,9 +3,9 @@
 use super::Engine;
 use super::config::Record;
 use super::list::Summary;
+use super::spec::{env, mounts, security::Security};
 use super::state::Status;
 use super::volumes::MountPoint;
-use super::{RUNTIME, spec::env};
 use crate::error::Result;
 
 /// What `inspect` shows.
@@ -16,7 +16,10 @@ pub struct Inspected {
     pub networks: Vec<super::network::Attachment>,
     pub log_path: String,
     pub snapshotter: String,
-    pub runtime: &'static str,
+    pub runtime: String,
+    /// What of /proc and /sys is hidden, and what cannot be written.
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<String>,
     /// Empty while no task exists.
     pub bundle: String,
     /// With HOME as far as it is known without looking into the container.
@@ -29,11 +32,15 @@ impl Engine {
         let entry = self.find(text)?;
         let record = entry.record();
         let bundle = self.config.state.join("tasks").join(self.namespace.as_str()).join(&entry.id);
+        let security = Security::parse(&record.config)?;
+        let bare = record.config.privileged || security.bare_system_paths;
         Ok(Inspected {
+            masked_paths: if bare { Vec::new() } else { mounts::masked_paths() },
+            readonly_paths: if bare { Vec::new() } else { mounts::readonly_paths() },
             summary: self.summary(&entry),
             log_path: self.log_path(&entry.id).display().to_string(),
             snapshotter: self.snapshotter_of(&record)?.name().to_owned(),
-            runtime: RUNTIME,
+            runtime: self.runtime_for(&record.config.runtime)?,
             bundle: if record.state.status.is_live() { bundle.display().to_string() } else { String::new() },
             networks: self.attachments(&entry.id, &record),
             mounts: self.mount_points(&record),

@@ -53,6 +53,7 @@ mod sys;
 pub mod system;
 pub mod top;
 mod unbuilt;
+pub mod update;
 pub mod usage;
 pub mod volumes;
 pub mod wait;
@@ -214,6 +215,27 @@ impl Engine {
                 format!(
                     "its default runtime {name} runs containers of containerd's clients only; take the label containerd.io/defaults/runtime off it"
                 ),
+            )),
+        }
+    }
+
+    /// The runtime's name for a container that asks for `asked`; empty: the default.
+    fn runtime_for(&self, asked: &str) -> Result<String> {
+        if asked.is_empty() {
+            return self.runtime();
+        }
+        let unknown =
+            |why: String| Err(Error::invalid(format!("unknown or invalid runtime name: {asked}"), why));
+        match self.tasks.runtime(asked) {
+            Ok(crate::tasks::Runtime::Own) => Ok(asked.to_owned()),
+            Ok(crate::tasks::Runtime::Foreign(_)) => unknown(
+                "it is another shim's, which runs containers of containerd's clients only; runtimes of type \
+                 io.containerd.longshore.v1 can be named"
+                    .into(),
+            ),
+            Err(error) => unknown(format!(
+                "{}; configure it as [runtime.runtimes.\"{asked}\"] with type = \"{RUNTIME}\"",
+                error.for_people()
             )),
         }
     }

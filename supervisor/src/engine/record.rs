@@ -18,7 +18,7 @@ const SPEC_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 impl Engine {
     /// The container record for a new container.
     pub(super) fn container(&self, id: &str, record: &Record, spec: bytes::Bytes) -> Result<Container> {
-        let runtime = Runtime { name: self.runtime()?, options: None };
+        let runtime = Runtime { name: self.runtime_for(&record.config.runtime)?, options: None };
         let mut container = Container::new(id, runtime);
         container.image.clone_from(&record.image_ref);
         container.labels = labels_for_containerd(&record.config.labels);

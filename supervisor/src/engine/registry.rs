@@ -275,6 +275,7 @@ mod tests {
             image_ref: String::new(),
             snapshotter: String::new(),
             process_args: Vec::new(),
+            entrypoint_words: 0,
             process_env: Vec::new(),
             process_cwd: "/".to_owned(),
             user: String::new(),

@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 pub fn check(config: &ContainerConfig) -> Result<()> {
     let wishes = [
         ("mounts of images", config.mounts.iter().any(|mount| mount.kind == MountKind::Image)),
-        ("runtimes", !config.runtime.is_empty()),
         ("storage options", !config.storage_opt.is_empty()),
     ];
     match wishes.iter().find(|(_, wished)| *wished) {

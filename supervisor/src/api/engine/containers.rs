@@ -213,7 +213,12 @@ impl Containers for ContainersService {
             process_args: record.process_args,
             log_path: found.log_path,
             snapshotter: found.snapshotter,
-            runtime: found.runtime.to_owned(),
+            runtime: found.runtime,
+            entrypoint_words: u32::try_from(record.entrypoint_words).unwrap_or(u32::MAX),
+            user: record.user,
+            volumes: record.volumes,
+            masked_paths: found.masked_paths,
+            readonly_paths: found.readonly_paths,
             restart_count: record.state.restart_count,
             bundle: found.bundle,
             process_env: found.process_env,
@@ -234,6 +239,15 @@ impl Containers for ContainersService {
         let anonymous = if request.volumes { Anonymous::Removed } else { Anonymous::Kept };
         self.engine.remove(&request.container, running, anonymous).await.map_err(status)?;
         empty()
+    }
+
+    async fn update(&self, request: Request<wire::UpdateRequest>) -> Answer<wire::UpdateResponse> {
+        let (container, update) = convert::update(request.into_inner())?;
+        let updated = self.engine.update(&container, update).await.map_err(status)?;
+        Ok(Response::new(wire::UpdateResponse {
+            warnings: updated.warnings,
+            at_next_start: updated.at_next_start,
+        }))
     }
 
     async fn rename(&self, request: Request<wire::RenameRequest>) -> Answer<()> {

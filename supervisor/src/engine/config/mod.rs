@@ -113,6 +113,9 @@ pub struct Record {
     pub snapshotter: String,
     /// The path of the executable and its arguments, as they run.
     pub process_args: Vec<String>,
+    /// How many of them are the entrypoint's.
+    #[serde(default)]
+    pub entrypoint_words: usize,
     /// The image's entrypoint and Cmd or what replaced them: what `ps` shows is [`Record::process_args`].
     pub process_env: Vec<String>,
     pub process_cwd: String,

@@ -56,7 +56,20 @@ pub fn words(
     if entrypoint.is_none() && args.is_empty() {
         rest = image_cmd;
     }
-    program.iter().filter(|word| !(program.len() == 1 && word.is_empty())).chain(rest).cloned().collect()
+    entrypoint_of(program).iter().chain(rest).cloned().collect()
+}
+
+/// The first of those words: the user's entrypoint, or the image's.
+pub fn entrypoint<'a>(own: Option<&'a [String]>, images: &'a [String]) -> &'a [String] {
+    entrypoint_of(own.unwrap_or(images))
+}
+
+/// One empty word is none.
+fn entrypoint_of(program: &[String]) -> &[String] {
+    match program {
+        [word] if word.is_empty() => &[],
+        words => words,
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! docker's defaults. Nothing here touches the container's files: who the process is was resolved before.
 
 pub mod capabilities;
+mod cdi;
 pub mod devices;
 pub mod env;
 pub mod kernel;
@@ -19,11 +20,11 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{
-    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
+    Hooks, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use crate::engine::config::{Access, ContainerConfig, Record, Ulimit};
+use crate::engine::config::{Access, ContainerConfig, Device, Record, Ulimit};
 use crate::engine::network;
 use crate::error::{Error, Result};
 use namespaces::{Ipc, Joins};
@@ -56,9 +57,12 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
     let privileged = config.privileged;
     let security = Security::parse(config)?;
     let bounding = capabilities::resolve(&config.cap_add, &config.cap_drop, privileged)?;
+    let names =
+        config.devices.iter().map(|device| device.host_path.as_str()).filter(|name| cdi::is_name(name));
+    let vendors = cdi::edits(&names.collect::<Vec<_>>())?;
     let process = process(&ProcessInput {
         args: &input.record.process_args,
-        env: env::with_home(input.record.process_env.clone(), &input.identity.home),
+        env: env::with_home(env::merge(&input.record.process_env, &vendors.env), &input.identity.home),
         cwd: &input.record.process_cwd,
         tty: config.tty,
         identity: input.identity,
@@ -85,11 +89,14 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
         .version("1.2.0")
         .root(root)
         .hostname(input.hostname)
-        .mounts(mounts)
+        .mounts([mounts, vendors.mounts.clone()].concat())
         .process(process)
-        .linux(linux(input, &security, &bounding)?)
+        .linux(linux(input, &security, &bounding, &vendors)?)
         .build()
         .map_err(Error::oci)?;
+    if vendors.hooks != Hooks::default() {
+        spec.set_hooks(Some(vendors.hooks));
+    }
     if config.uts_mode == "host" {
         // The names are the host's.
         spec.set_hostname(None);
@@ -222,13 +229,17 @@ fn linux(
     input: &Input<'_>,
     security: &Security,
     bounding: &oci_spec::runtime::Capabilities,
+    vendors: &cdi::Edits,
 ) -> Result<Linux> {
     let config = &input.record.config;
     let privileged = config.privileged;
     let mut rules = if privileged { devices::privileged_rules()? } else { devices::default_rules()? };
     let mut nodes = if privileged { devices::host_devices(Path::new("/dev"))? } else { Vec::new() };
-    for device in &config.devices {
-        let (own, own_rules) = devices::of_host(device)?;
+    let named = |device: &&Device| !cdi::is_name(&device.host_path);
+    let asked = config.devices.iter().filter(named).map(devices::of_host);
+    for (own, own_rules) in
+        asked.chain([Ok((vendors.nodes.clone(), vendors.rules.clone()))]).collect::<Result<Vec<_>>>()?
+    {
         nodes.retain(|node| !own.iter().any(|own| own.path() == node.path()));
         nodes.extend(own);
         rules.extend(own_rules);

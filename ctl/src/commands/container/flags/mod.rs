@@ -15,6 +15,8 @@ use crate::cli::{Unbuilt, refused};
 use crate::failure::Failure;
 use crate::parse::{environment, number, pairs};
 
+pub use limits::Live;
+
 /// The most of a command line that is kept with a container.
 const MAX_MADE_BY: usize = 4096;
 

@@ -137,7 +137,7 @@ pub fn to_wire(config: ContainerConfig) -> wire::ContainerConfig {
     }
 }
 
-fn mount(mount: wire::Mount) -> Result<Mount> {
+pub fn mount(mount: wire::Mount) -> Result<Mount> {
     let kind = match wire::MountKind::try_from(mount.kind) {
         Ok(wire::MountKind::Bind) => MountKind::Bind,
         Ok(wire::MountKind::Volume) => MountKind::Volume,
@@ -225,7 +225,7 @@ pub fn endpoint_to_wire(endpoint: Endpoint) -> wire::Endpoint {
     }
 }
 
-fn port(port: wire::PortBinding) -> Result<PortBinding> {
+pub fn port(port: wire::PortBinding) -> Result<PortBinding> {
     let number = |number: u32| {
         u16::try_from(number)
             .map_err(|_| Error::invalid("published port", format!("{number}: ports end at 65535")))
@@ -265,7 +265,7 @@ fn port_to_wire(port: PortBinding) -> wire::PortBinding {
     }
 }
 
-fn restart(policy: wire::RestartPolicy) -> Result<RestartPolicy> {
+pub fn restart(policy: wire::RestartPolicy) -> Result<RestartPolicy> {
     let condition = match wire::RestartCondition::try_from(policy.condition) {
         Ok(wire::RestartCondition::No) => RestartCondition::No,
         Ok(wire::RestartCondition::OnFailure) => RestartCondition::OnFailure,

@@ -14,6 +14,7 @@ use crate::engine::images::{Auth, LayerStep, Policy, PullEvent};
 use crate::engine::list::Summary;
 use crate::engine::start::{Join, Size, StartFailure};
 use crate::engine::state::{Exit, Status as State};
+use crate::engine::update::Update;
 use crate::engine::volumes::MountPoint;
 use crate::error::Result;
 use crate::tasks::AttachStreams;
@@ -51,6 +52,24 @@ pub fn create(request: Option<wire::CreateRequest>) -> Result<Create, Status> {
         pull,
         auth: request.auth.map(auth),
     })
+}
+
+/// The container's name, and what is to be changed.
+pub fn update(request: wire::UpdateRequest) -> Result<(String, Update), Status> {
+    let unlimited_pids = request.resources.as_ref().is_some_and(|resources| resources.pids == -1);
+    let update = || {
+        Ok(Update {
+            limits: config::limits(request.resources.unwrap_or_default())?,
+            unlimited_pids,
+            restart: request.restart.map(config::restart).transpose()?,
+            publish: request.publish.into_iter().map(config::port).collect::<Result<_>>()?,
+            unpublish: request.unpublish.into_iter().map(config::port).collect::<Result<_>>()?,
+            mounts: request.mounts.into_iter().map(config::mount).collect::<Result<_>>()?,
+            unmount: request.unmount,
+            env: request.env,
+        })
+    };
+    Ok((request.container, update().map_err(super::status)?))
 }
 
 pub fn auth(auth: wire::RegistryAuth) -> Auth {
