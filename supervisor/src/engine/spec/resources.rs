@@ -212,7 +212,7 @@ fn memory_settings(limits: &Limits) -> Result<Option<LinuxMemory>> {
         memory = memory.limit(limit);
     }
     let swap = match (limits.memory_swap, limits.memory) {
-        (0, Some(limit)) => limit.saturating_mul(2),
+        (0, Some(limit)) if kernel().has_swap() => limit.saturating_mul(2),
         (swap, _) => swap,
     };
     if swap > 0 || (swap == -1 && limits.memory.is_some() && kernel().has_swap()) {
