@@ -84,10 +84,9 @@ impl Args {
     fn into_request(self) -> Result<(Vec<String>, UpdateRequest), Failure> {
         let mut mounts = self.mount;
         for text in &self.volume {
-            mounts.push(
-                volume::volume(text)
-                    .map_err(|Wrong::Spec(text)| Wrong::Volume(text) | Failure::message(text))?,
-            );
+            mounts.push(volume::volume(text).map_err(|wrong| match wrong {
+                Wrong::Spec(text) | Wrong::Volume(text) => Failure::message(text),
+            })?);
         }
         let restart: Option<RestartPolicy> =
             self.restart.as_deref().map(restart::policy).transpose().map_err(Failure::message)?;
