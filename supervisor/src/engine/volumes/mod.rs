@@ -117,7 +117,7 @@ impl Volumes {
     }
 
     /// A container has it no more.
-    fn let_go(&self, name: &str, user: &str) {
+    pub(super) fn let_go(&self, name: &str, user: &str) {
         if let Some(kept) = self.lock().get_mut(name) {
             kept.users.remove(user);
         }
