@@ -46,13 +46,20 @@ impl Engine {
     /// Changes a container; durable when this returns. If the kernel refuses the new limits, nothing is changed.
     pub async fn update(self: &Arc<Self>, text: &str, update: Update) -> Result<Updated> {
         let entry = self.find(text)?;
-        let _turn = entry.turn.lock().await;
-        self.change(&entry, update).await.map_err(|error| match error {
+        let policy = update.restart.clone();
+        let turn = entry.turn.lock().await;
+        let updated = self.change(&entry, update).await.map_err(|error| match error {
             Error::InvalidArgument { what, why } => {
                 Error::invalid(format!("Cannot update container {}", entry.id), format!("{what}: {why}"))
             }
             other => other,
-        })
+        })?;
+        drop(turn);
+        if let Some(policy) = policy {
+            // One that waits to be started again may not wait any more.
+            self.set_restart_policy(&entry.id, policy).await?;
+        }
+        Ok(updated)
     }
 
     async fn change(self: &Arc<Self>, entry: &Arc<Entry>, mut update: Update) -> Result<Updated> {
