@@ -77,9 +77,6 @@ impl Engine {
         merge(&mut after.limits, &update)?;
         change_config(&mut after, &update)?;
         super::create::check(&after)?;
-        if live && after.limits != before.limits {
-            self.limit(&entry.id, &after.limits).await?;
-        }
         let (left, mut mounts) = self.parted(entry, &update, live)?;
         let wanted = ContainerConfig {
             mounts: update.mounts.clone(),
@@ -88,6 +85,9 @@ impl Engine {
         };
         let acquired = self.resolve_mounts(&entry.id, &wanted, std::iter::empty()).await?;
         mounts.extend(acquired.mounts.iter().cloned());
+        if live && after.limits != before.limits {
+            self.limit(&entry.id, &after.limits).await?;
+        }
         let next = after.publish != before.publish || after.mounts != before.mounts || !update.env.is_empty();
         entry.change(|record| {
             record.process_env = env::merge(&record.process_env, &update.env);
