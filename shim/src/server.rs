@@ -1,7 +1,7 @@
 //! The shim itself: its state and its one loop.
 //!
-//! What always holds: one thread, and nothing in the loop waits for anybody but the kernel (epoll) and the runtime
-//! library's own steps; answers go out together at the end of a turn; the loss of any connection changes nothing for the
+//! What always holds: the loop is one thread, and nothing in it waits for anybody but the kernel (epoll) and the runtime
+//! library's own steps, which go to a thread of their own where they run hooks or criu; answers go out together at the end of a turn; the loss of any connection changes nothing for the
 //! container.
 
 use std::collections::BTreeMap;

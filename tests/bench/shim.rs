@@ -18,6 +18,8 @@ use crate::place::Place;
 
 const TASK: &str = "containerd.task.v3.Task";
 const NAMESPACE: &str = "bench";
+/// Pause between a shim's start and the measurement.
+const SETTLE: Duration = Duration::from_millis(30);
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,8 @@ impl ShimPath {
         std::fs::copy(&self.config, bundle.join("config.json"))?;
         let taken = self.place.run(move || {
             let mut client = Client::connect(&start(&bundle, &id)?)?;
+            // Its own start is over.
+            std::thread::sleep(SETTLE);
             let taken = one(&mut client, &bundle, &id);
             let ended = client.call::<_, ()>("Shutdown", &task::ShutdownRequest { id, now: true });
             std::fs::remove_dir_all(&bundle)?;

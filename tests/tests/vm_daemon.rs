@@ -20,7 +20,12 @@ fn limits_are_the_kernels() {
     let f = Fixture::pulled();
     let d = &f.daemon;
     let limits = ["--memory", "64m", "--pids-limit", "33", "--cpus", "0.5"];
-    let words = [&["run", "-d", "--name", "limited"][..], &limits, &[&f.busybox, "sleep", "1000"]].concat();
+    let words = [
+        &["run", "-d", "--network", "none", "--name", "limited"][..],
+        &limits,
+        &[&f.busybox, "sleep", "1000"],
+    ]
+    .concat();
     d.ctl(&words).ok();
     let group = cgroup(d, "limited");
     assert!(group.to_string_lossy().contains(d.cgroup_parent()), "{group:?}");
@@ -43,8 +48,20 @@ fn limits_are_the_kernels() {
 fn a_container_without_memory_is_killed_and_says_so() {
     let f = Fixture::pulled();
     let d = &f.daemon;
-    let hungry =
-        ["run", "--name", "hungry", "-m", "24m", &f.busybox, "dd", "if=/dev/zero", "of=/dev/null", "bs=96M"];
+    let hungry = [
+        "run",
+        "--network",
+        "none",
+        "--name",
+        "hungry",
+        "-m",
+        "24m",
+        &f.busybox,
+        "dd",
+        "if=/dev/zero",
+        "of=/dev/null",
+        "bs=96M",
+    ];
     d.ctl(&hungry).expect(137);
     let told = d.ctl(&["inspect", "--format", "{{.State.OOMKilled}}", "hungry"]).ok();
     assert_eq!(told.line(), "true");
@@ -54,7 +71,7 @@ fn a_container_without_memory_is_killed_and_says_so() {
 #[ignore = "needs a pure cgroup v2 host: make test-vm"]
 fn containers_outlive_the_daemon() {
     let mut f = Fixture::pulled();
-    f.daemon.ctl(&["run", "-d", "--name", "stays", &f.busybox, "sleep", "1000"]).ok();
+    f.daemon.ctl(&["run", "-d", "--network", "none", "--name", "stays", &f.busybox, "sleep", "1000"]).ok();
     let group = cgroup(&f.daemon, "stays");
     f.daemon.kill();
     assert!(group.exists());

@@ -92,7 +92,10 @@ fn works_until_the_power_is_cut() {
             say(&format!("KEPT image {reference}"));
         }
         let container = format!("c{number}");
-        if daemon.ctl(&["create", "--name", &container, &reference, "cat", "/marker"]).is_some() {
+        if daemon
+            .ctl(&["create", "--network", "none", "--name", &container, &reference, "cat", "/marker"])
+            .is_some()
+        {
             say(&format!("KEPT container {container} {number}"));
         }
     }
@@ -108,6 +111,8 @@ fn finds_what_was_acknowledged() {
         let number = reference.rsplit(':').next().expect("a tag");
         let told = daemon.ctl(&[
             "run",
+            "--network",
+            "none",
             "--rm",
             reference,
             "sh",
