@@ -317,7 +317,8 @@ const CASES: &[(&str, i32, &str)] = &[
 ];
 
 /// docker, too, keeps a container that was made and could not be started.
-const KEEPS_THE_CONTAINER: [&str; 3] = ["--network no-such", "--network container:absent", "--runtime no-such"];
+const KEEPS_THE_CONTAINER: [&str; 3] =
+    ["--network no-such", "--network container:absent", "--runtime no-such"];
 
 #[test]
 fn every_command_refuses_what_makes_no_sense() {

@@ -90,14 +90,20 @@ fn none_has_loopback_alone_and_a_container_may_share_anothers() {
     assert!(host.stdout.lines().count() >= 3);
     sleeper(&f, "owner", &["--hostname", "shared"]);
     let mine = address(d, "owner", "bridge");
-    let words = ["run", "--rm", "--network", "container:owner", &f.busybox, "ip", "-4", "addr", "show", "eth0"];
+    let words =
+        ["run", "--rm", "--network", "container:owner", &f.busybox, "ip", "-4", "addr", "show", "eth0"];
     let shown = d.ctl(&words).ok().stdout;
     assert!(shown.contains(&format!("inet {mine}/")), "{shown}");
     let words = ["run", "--rm", "--network", "container:owner", &f.busybox, "cat", "/etc/hosts"];
     let hosts = d.ctl(&words).ok().stdout;
     assert!(hosts.contains(&mine) && hosts.contains("shared"), "{hosts}");
-    let refused = d.ctl(&["run", "--rm", "--network", "container:owner", "-h", "x", &f.busybox, "true"]).expect(125);
-    assert!(refused.stderr.contains("conflicting options: hostname and the network mode"), "{}", refused.stderr);
+    let refused =
+        d.ctl(&["run", "--rm", "--network", "container:owner", "-h", "x", &f.busybox, "true"]).expect(125);
+    assert!(
+        refused.stderr.contains("conflicting options: hostname and the network mode"),
+        "{}",
+        refused.stderr
+    );
     d.ctl(&["stop", "-t", "0", "owner"]).ok();
     let refused = d.ctl(&["run", "--rm", "--network", "container:owner", &f.busybox, "true"]).expect(125);
     assert!(refused.stderr.contains("cannot join network of a non running container"), "{}", refused.stderr);
@@ -108,8 +114,14 @@ fn none_has_loopback_alone_and_a_container_may_share_anothers() {
 fn a_network_has_the_addresses_that_were_asked_for() {
     let f = Fixture::pulled();
     let d = &f.daemon;
-    let words = ["network", "create", "--subnet", "10.33.7.0/24", "--ip-range", "10.33.7.128/25", "--gateway"];
-    let id = d.ctl(&[&words[..], &["10.33.7.254", "--label", "a=b", "--aux-address", "x=10.33.7.129", "fixed"]].concat()).ok();
+    let words =
+        ["network", "create", "--subnet", "10.33.7.0/24", "--ip-range", "10.33.7.128/25", "--gateway"];
+    let id = d
+        .ctl(
+            &[&words[..], &["10.33.7.254", "--label", "a=b", "--aux-address", "x=10.33.7.129", "fixed"]]
+                .concat(),
+        )
+        .ok();
     assert_eq!(id.line().len(), 64);
     let found = inspect(d, "network", "fixed");
     assert_eq!(found["Id"], id.line());
@@ -120,7 +132,10 @@ fn a_network_has_the_addresses_that_were_asked_for() {
     sleeper(&f, "own", &["--network", "fixed", "--ip", "10.33.7.9", "--mac-address", "02:00:00:00:00:07"]);
     assert_eq!(address(d, "any", "fixed"), "10.33.7.128");
     assert_eq!(address(d, "own", "fixed"), "10.33.7.9");
-    assert_eq!(d.ctl(&["exec", "own", "cat", "/sys/class/net/eth0/address"]).ok().line(), "02:00:00:00:00:07");
+    assert_eq!(
+        d.ctl(&["exec", "own", "cat", "/sys/class/net/eth0/address"]).ok().line(),
+        "02:00:00:00:00:07"
+    );
     assert!(reaches(d, "own", "10.33.7.128"));
     let members = inspect(d, "network", "fixed")["Containers"].as_object().expect("a map").len();
     assert_eq!(members, 2);
@@ -129,7 +144,11 @@ fn a_network_has_the_addresses_that_were_asked_for() {
     let busy = d.ctl(&["network", "rm", "fixed"]).expect(1);
     assert!(busy.stderr.contains("has active endpoints"), "{}", busy.stderr);
     let overlap = d.ctl(&["network", "create", "--subnet", "10.33.0.0/16", "other"]).expect(1);
-    assert!(overlap.stderr.contains("Pool overlaps with other one on this address space"), "{}", overlap.stderr);
+    assert!(
+        overlap.stderr.contains("Pool overlaps with other one on this address space"),
+        "{}",
+        overlap.stderr
+    );
     let double = d.ctl(&["network", "create", "fixed"]).expect(1);
     assert!(double.stderr.contains("network with name fixed already exists"), "{}", double.stderr);
     let default = d.ctl(&["run", "--rm", "--ip", "10.33.7.9", &f.busybox, "true"]).expect(125);
@@ -146,7 +165,11 @@ fn a_network_has_the_addresses_that_were_asked_for() {
     assert_eq!(lines, ["any fixed", "own fixed"]);
     for text in ["bridge", "host", "none"] {
         let refused = d.ctl(&["network", "rm", text]).expect(1);
-        assert!(refused.stderr.contains("is a pre-defined network and cannot be removed"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("is a pre-defined network and cannot be removed"),
+            "{}",
+            refused.stderr
+        );
     }
     d.ctl(&["rm", "-f", "any", "own"]).ok();
     let containers = d.ctl(&["ps", "-aq"]).ok().stdout;
@@ -186,7 +209,8 @@ fn connected_and_disconnected_under_traffic() {
     sleeper(&f, "server", &["--network", "front"]);
     sleeper(&f, "db", &["--network", "back"]);
     let server = address(d, "server", "front");
-    let script = format!("while true; do ping -c 1 -W 1 {server} >/dev/null && echo y || echo n; sleep 0.1; done");
+    let script =
+        format!("while true; do ping -c 1 -W 1 {server} >/dev/null && echo y || echo n; sleep 0.1; done");
     d.ctl(&["run", "-d", "--name", "client", "--network", "front", &f.busybox, "sh", "-c", &script]).ok();
     let db = address(d, "db", "back");
     for _ in 0..3 {
@@ -199,7 +223,11 @@ fn connected_and_disconnected_under_traffic() {
         assert_eq!(names.split_whitespace().collect::<Vec<_>>(), ["eth0", "lo"]);
     }
     let again = d.ctl(&["network", "connect", "front", "client"]).expect(1);
-    assert!(again.stderr.contains("endpoint with name client already exists in network front"), "{}", again.stderr);
+    assert!(
+        again.stderr.contains("endpoint with name client already exists in network front"),
+        "{}",
+        again.stderr
+    );
     let not = d.ctl(&["network", "disconnect", "back", "client"]).expect(1);
     assert!(not.stderr.contains("is not connected to"), "{}", not.stderr);
     let log = d.ctl(&["logs", "client"]).ok().stdout;
@@ -315,7 +343,8 @@ fn what_happens_to_networks_is_told() {
     // Until is a whole second.
     std::thread::sleep(Duration::from_millis(1100));
     let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs().to_string();
-    let words = ["events", "--since", "10m", "--until", &now, "--filter", "type=network", "--format", "{{.Action}}"];
+    let words =
+        ["events", "--since", "10m", "--until", &now, "--filter", "type=network", "--format", "{{.Action}}"];
     let told = d.ctl(&words).ok().stdout;
     assert_eq!(told.lines().collect::<Vec<_>>(), ["create", "connect", "disconnect", "destroy"]);
 }
@@ -326,7 +355,8 @@ fn hosts_of_the_users_and_links() {
     let d = &f.daemon;
     sleeper(&f, "db", &[]);
     let db = address(d, "db", "bridge");
-    let words = ["run", "--rm", "--link", "db:base", "--add-host", "a:10.9.8.7", "--add-host", "h:host-gateway"];
+    let words =
+        ["run", "--rm", "--link", "db:base", "--add-host", "a:10.9.8.7", "--add-host", "h:host-gateway"];
     let hosts = d.ctl(&[&words[..], &[&f.busybox, "cat", "/etc/hosts"]].concat()).ok().stdout;
     assert!(hosts.contains("10.9.8.7\ta\n"), "{hosts}");
     assert!(hosts.contains(&format!("{db}\tbase ")), "{hosts}");

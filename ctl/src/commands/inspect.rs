@@ -1,8 +1,8 @@
 //! `longshore inspect`: everything about containers and images, in the shape that docker's users know.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerRequest, ContainerSummary, Health, HealthReport, ImageRequest, InspectResponse,
-    MountPoint, NetworkRequest, Status, Volume, VolumeRequest,
+    ContainerRequest, ContainerSummary, Health, HealthReport, ImageRequest, InspectResponse, MountPoint,
+    NetworkRequest, Status, Volume, VolumeRequest,
 };
 
 use crate::cli::{Arguments, Verb};

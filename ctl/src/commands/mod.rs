@@ -161,8 +161,8 @@ pub const VOLUME: &[Entry] = &[
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "search", "secret", "service",
-    "stack", "swarm", "trust",
+    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "search", "secret",
+    "service", "stack", "swarm", "trust",
 ];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,

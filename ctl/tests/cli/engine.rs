@@ -622,11 +622,20 @@ impl Containers for Fake {
         let (out, stream) = mpsc::channel(8);
         let entries = vec![entry(1, false, "one\n"), entry(2, true, "two\n"), entry(3, false, "cut ")];
         out.send(Ok(LogsResponse { entries, ..LogsResponse::default() })).await.unwrap();
-        out.send(Ok(LogsResponse { entries: vec![entry(4, false, "line\n")], ..LogsResponse::default() })).await.unwrap();
+        out.send(Ok(LogsResponse { entries: vec![entry(4, false, "line\n")], ..LogsResponse::default() }))
+            .await
+            .unwrap();
         if request.follow {
             let fake = self.clone();
             tokio::spawn(async move {
-                while out.send(Ok(LogsResponse { entries: vec![entry(5, false, "more\n")], ..LogsResponse::default() })).await.is_ok() {
+                while out
+                    .send(Ok(LogsResponse {
+                        entries: vec![entry(5, false, "more\n")],
+                        ..LogsResponse::default()
+                    }))
+                    .await
+                    .is_ok()
+                {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 fake.note("reader left");

@@ -269,7 +269,9 @@ fn ports_are_changed_while_the_container_runs_or_not_at_all() {
     let mut shim = Shim::created(&Want::sh("sleep 100"));
     shim.start().unwrap();
     let tcp = proto::held_port::Protocol::Tcp;
-    let mut publish = |ports| shim.client.call::<_, ()>(SHIM, "Publish", &proto::PublishRequest { ports });
+    let mut publish = |ports| {
+        shim.client.call::<_, ()>(SHIM, "Publish", &proto::PublishRequest { ports, ..Default::default() })
+    };
     let answers = |port| {
         let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
         stream.write_all(b"x").unwrap();

@@ -171,7 +171,9 @@ mod tests {
         assert_eq!(cidr("fd00::1/64").to_string(), "fd00::/64");
         assert_eq!(cidr("0.0.0.0/0").last().to_string(), "255.255.255.255");
         assert_eq!(cidr("::/0").last_number(), u128::MAX);
-        for bad in ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "a/8", "10.0.0.0/+8", "10.0.0.0/"] {
+        for bad in
+            ["", "10.0.0.0", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "a/8", "10.0.0.0/+8", "10.0.0.0/"]
+        {
             assert_eq!(bad.parse::<Cidr>(), Err(NoCidr(bad.to_owned())), "{bad}");
         }
     }

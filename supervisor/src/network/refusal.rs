@@ -17,7 +17,9 @@ pub enum Refusal {
     Active { name: String, id: String },
     #[error("Pool overlaps with other one on this address space")]
     Overlap,
-    #[error("could not find an available, non-overlapping {family} address pool among the defaults to assign to the network")]
+    #[error(
+        "could not find an available, non-overlapping {family} address pool among the defaults to assign to the network"
+    )]
     NoPool { family: &'static str },
     #[error("no matching subnet for {what} {address}")]
     NoSubnet { what: &'static str, address: String },

@@ -56,8 +56,7 @@ impl Networks {
                     }
                 }
                 // Those that came to rest meanwhile were not looked for.
-                let gone: HashSet<String> =
-                    resting.into_iter().filter(|name| !left.contains(name)).collect();
+                let gone: HashSet<String> = resting.into_iter().filter(|name| !left.contains(name)).collect();
                 Ok(gone)
             })
             .await?;

@@ -120,8 +120,8 @@ impl Args {
         }
         for (name, text) in &self.aux_address {
             let subnet = address(text).and_then(|address| holder(&mut subnets, &address));
-            let subnet =
-                subnet.ok_or_else(|| Failure::message(format!("no matching subnet for aux-address {text}")))?;
+            let subnet = subnet
+                .ok_or_else(|| Failure::message(format!("no matching subnet for aux-address {text}")))?;
             subnet.auxiliary.insert(name.clone(), text.clone());
         }
         Ok(subnets)

@@ -32,7 +32,8 @@ impl Networks for NetworksService {
         let network = self.engine.create_network(&wanted).await.map_err(status)?;
         let warnings = match wanted.attachable {
             true => vec![
-                "attachable means something to swarms only: containers can always be connected here".to_owned(),
+                "attachable means something to swarms only: containers can always be connected here"
+                    .to_owned(),
             ],
             false => Vec::new(),
         };
@@ -69,7 +70,10 @@ impl Networks for NetworksService {
         empty()
     }
 
-    async fn prune(&self, request: Request<wire::PruneNetworksRequest>) -> Answer<wire::PruneNetworksResponse> {
+    async fn prune(
+        &self,
+        request: Request<wire::PruneNetworksRequest>,
+    ) -> Answer<wire::PruneNetworksResponse> {
         let removed = self.engine.prune_networks(&request.into_inner().filters).await.map_err(status)?;
         Ok(Response::new(wire::PruneNetworksResponse { removed }))
     }

@@ -22,7 +22,8 @@ fn split(text: &str) -> Option<(&str, &str)> {
 
 pub fn check(extra: &[String]) -> Result<()> {
     for text in extra {
-        let Some((name, address)) = split(text).filter(|(name, _)| !name.contains(char::is_whitespace)) else {
+        let Some((name, address)) = split(text).filter(|(name, _)| !name.contains(char::is_whitespace))
+        else {
             return Err(Error::invalid(format!("bad format for add-host: \"{text}\""), "write NAME:ADDRESS"));
         };
         if address != HOST_GATEWAY && address.parse::<IpAddr>().is_err() {
@@ -94,11 +95,7 @@ impl Engine {
 /// The container's own lines: one for each of its addresses.
 pub fn own(id: &str, record: &Record, endpoints: &[EndpointState]) -> Vec<String> {
     let names = own_names(id, record);
-    endpoints
-        .iter()
-        .flat_map(EndpointState::addresses)
-        .map(|address| format!("{address}\t{names}"))
-        .collect()
+    endpoints.iter().flat_map(EndpointState::addresses).map(|address| format!("{address}\t{names}")).collect()
 }
 
 /// Adds and takes lines of a running container's file, which it may have written to itself.

@@ -9,15 +9,15 @@ use crate::engine::filters::Filters;
 use crate::error::{Error, Result};
 use crate::network::record::Network;
 
-const FILTERS: [&str; 9] =
-    ["dangling", "driver", "id", "label", "label!", "name", "scope", "type", "until"];
+const FILTERS: [&str; 9] = ["dangling", "driver", "id", "label", "label!", "name", "scope", "type", "until"];
 
 impl Engine {
     /// By name.
     pub fn list_networks(&self, filters: &[String]) -> Result<Vec<Arc<Network>>> {
         let filters = Filters::parse(filters, &FILTERS)?;
         let dangling = filters.flag("dangling")?;
-        if let Some(bad) = filters.values("type").iter().find(|kind| !["custom", "builtin"].contains(&kind.as_str()))
+        if let Some(bad) =
+            filters.values("type").iter().find(|kind| !["custom", "builtin"].contains(&kind.as_str()))
         {
             return Err(Error::invalid(
                 format!("invalid filter 'type={bad}'"),

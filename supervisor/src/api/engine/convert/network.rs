@@ -52,7 +52,11 @@ fn subnet(subnet: &Subnet) -> wire::Subnet {
         subnet: subnet.net.to_string(),
         gateway: subnet.gateway.to_string(),
         ip_range: subnet.range.map(|range| range.to_string()).unwrap_or_default(),
-        auxiliary: subnet.auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
+        auxiliary: subnet
+            .auxiliary
+            .iter()
+            .map(|(name, address)| (name.clone(), address.to_string()))
+            .collect(),
     }
 }
 
