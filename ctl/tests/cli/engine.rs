@@ -378,6 +378,32 @@ impl Containers for Fake {
     type ExecStream = ReceiverStream<Result<ExecOutput, Status>>;
     type StatsStream = ReceiverStream<Result<StatsResponse, Status>>;
     type LogsStream = ReceiverStream<Result<LogsResponse, Status>>;
+    type CopyFromStream = ReceiverStream<Result<CopyFromResponse, Status>>;
+    type ExportStream = ReceiverStream<Result<ExportResponse, Status>>;
+
+    async fn stat_path(&self, _: Request<StatPathRequest>) -> Reply<PathStat> {
+        Err(Status::unimplemented("stat_path"))
+    }
+
+    async fn copy_from(&self, _: Request<StatPathRequest>) -> Reply<Self::CopyFromStream> {
+        Err(Status::unimplemented("copy_from"))
+    }
+
+    async fn copy_to(&self, _: Request<Streaming<CopyToRequest>>) -> Reply<()> {
+        Err(Status::unimplemented("copy_to"))
+    }
+
+    async fn diff(&self, _: Request<ContainerRequest>) -> Reply<DiffResponse> {
+        Err(Status::unimplemented("diff"))
+    }
+
+    async fn export(&self, _: Request<ContainerRequest>) -> Reply<Self::ExportStream> {
+        Err(Status::unimplemented("export"))
+    }
+
+    async fn commit(&self, _: Request<CommitRequest>) -> Reply<CommitResponse> {
+        Err(Status::unimplemented("commit"))
+    }
 
     async fn create(&self, request: Request<CreateRequest>) -> Reply<Self::CreateStream> {
         let request = request.into_inner();
@@ -736,6 +762,10 @@ impl Images for Fake {
 
     async fn save(&self, _: Request<SaveRequest>) -> Reply<Self::SaveStream> {
         Err(Status::not_found("No such image: nosuch"))
+    }
+
+    async fn import(&self, _: Request<Streaming<ImportRequest>>) -> Reply<ImportResponse> {
+        Err(Status::unimplemented("import"))
     }
 
     async fn load(&self, _: Request<Streaming<LoadRequest>>) -> Reply<Self::LoadStream> {

@@ -283,6 +283,7 @@ mod tests {
             stdin_once: false,
             health_shell: Vec::new(),
             volumes: Vec::new(),
+            exposed: Vec::new(),
             mounts: None,
             created_at: jiff::Timestamp::UNIX_EPOCH,
             state: State::created(),

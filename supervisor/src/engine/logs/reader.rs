@@ -369,7 +369,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let live = logs(dir.path(), &[10]);
         let at = |nanos: u32| format!("2026-01-02T03:04:05.{nanos:09}Z").parse().unwrap();
-        let query = Query { since: Some(at(3)), until: Some(at(6)), streams: Streams::Stderr, tail: None };
+        let query = Query {
+            since: Some(at(3)),
+            until: Some(at(6)),
+            streams: Streams::Stderr,
+            tail: None,
+            after: None,
+        };
         assert_eq!(read(&live, query), ["line 3\n", "line 5\n"]);
     }
 
