@@ -1,5 +1,5 @@
 //! One HTTP/2 connection to the daemon, by its Unix socket or through `ssh`, opened when the first request needs it.
-//! Requests share it; there is no pool and no reconnecting: a command lives as long as its connection.
+//! Requests share it; there is no pool. A verb that outlives the connection, as `logs -f` does, asks again and gets a new one.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -20,7 +20,7 @@ use longshore_proto::longshore::engine::v1::networks_client::NetworksClient;
 use longshore_proto::longshore::engine::v1::system_client::SystemClient;
 use longshore_proto::longshore::engine::v1::volumes_client::VolumesClient;
 use tokio::net::UnixStream;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tonic::body::Body;
 
 use crate::contexts::{Choice, Store};
@@ -42,13 +42,13 @@ const SSH_PATIENCE: u32 = 30;
 pub struct Context {
     store: Store,
     choice: Choice,
-    channel: OnceCell<Channel>,
+    channel: Mutex<Option<Channel>>,
 }
 
 impl Context {
     /// Which daemon it is comes out when one is needed: a verb on contexts works also where none can be told.
     pub fn new(store: Store, choice: Choice) -> Context {
-        Context { store, choice, channel: OnceCell::new() }
+        Context { store, choice, channel: Mutex::default() }
     }
 
     /// Where named contexts are kept.
@@ -97,12 +97,15 @@ impl Context {
     }
 
     async fn channel(&self) -> Result<Channel, Failure> {
-        let open = || async {
-            let endpoint = self.endpoint()?;
-            print::debug(|| format!("connecting to {endpoint}"));
-            Channel::open(&endpoint).await
-        };
-        self.channel.get_or_try_init(open).await.cloned()
+        let mut held = self.channel.lock().await;
+        if let Some(channel) = held.as_ref().filter(|channel| !channel.requests.is_closed()) {
+            return Ok(channel.clone());
+        }
+        let endpoint = self.endpoint()?;
+        print::debug(|| format!("connecting to {endpoint}"));
+        let channel = Channel::open(&endpoint).await?;
+        *held = Some(channel.clone());
+        Ok(channel)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -147,15 +148,23 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 /// Of each daemon's own: the name of its default bridge, and 4096 addresses of 10.64.0.0 to 10.255.255.255.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Addresses {
     bridge: String,
     config: String,
+    /// Nobody else on this host has them while this is bound.
+    _claim: UnixListener,
 }
 
 impl Addresses {
     fn new(number: u32) -> Addresses {
-        let slot = (std::process::id().wrapping_add(number.wrapping_mul(977))) % 3072;
+        let first = std::process::id().wrapping_add(number.wrapping_mul(977));
+        let claim = |slot: u32| {
+            let name = SocketAddr::from_abstract_name(format!("longshore-test-addresses-{slot}")).ok()?;
+            Some((slot, UnixListener::bind_addr(&name).ok()?))
+        };
+        let claimed = (0..3072).find_map(|more| claim(first.wrapping_add(more) % 3072));
+        let (slot, claim) = claimed.expect("addresses that no other test has");
         let at = |offset: u32| std::net::Ipv4Addr::from(0x0a40_0000 + slot * 4096 + offset);
         let bridge = format!("lst{slot:04x}");
         let config = format!(
@@ -163,7 +172,7 @@ impl Addresses {
             at(1),
             at(2048)
         );
-        Addresses { bridge, config }
+        Addresses { bridge, config, _claim: claim }
     }
 }
 

@@ -291,7 +291,7 @@ mod tests {
         for (line, expected) in [
             ("vers", &["version"][..]),
             ("container st", &["start", "stats", "stop"]),
-            ("run --ne", &["--network"]),
+            ("run --ne", &["--network", "--network-alias"]),
             ("run --pull ", &["always", "missing", "never"]),
             ("run --pull=n", &["--pull=never"]),
             ("run --env-file ", &[":files"]),

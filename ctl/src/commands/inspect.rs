@@ -202,9 +202,11 @@ async fn look_up(context: &Context, name: &str, kinds: &[Kind], sizes: Sizes) ->
     }))
 }
 
+/// Also where the daemon is older than this kind of thing.
 fn could_be_other(failure: &Failure) -> bool {
-    failure.is_not_found()
-        || matches!(failure, Failure::Daemon(status) if status.code() == tonic::Code::InvalidArgument)
+    use tonic::Code::{InvalidArgument, Unimplemented};
+    let other = |code| matches!(code, InvalidArgument | Unimplemented);
+    failure.is_not_found() || matches!(failure, Failure::Daemon(status) if other(status.code()))
 }
 
 async fn look_up_container(context: &Context, name: &str, sizes: Sizes) -> Result<Value, Failure> {

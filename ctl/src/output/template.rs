@@ -69,7 +69,7 @@ mod tests {
 
     fn sample() -> Value {
         fields! {
-            "ID" => "abc", "Names" => "web", "Count" => 3_i64, "Running" => true, "Empty" => "",
+            "ID" => "abc", "Names" => "web", "Count" => 3_i64, "Running" => true, "Empty" => "", "Nothing" => Value::List(Vec::new()),
             "Labels" => Value::Map(vec![("a.b".into(), "one".into()), ("c".into(), "two".into())]),
             "Cmd" => vec!["sh", "-c", "exit 7"],
             "State" => fields! { "ExitCode" => 7_i64, "Status" => "exited" },
@@ -112,7 +112,7 @@ mod tests {
             ("{{$x := .ID}}{{$x}}{{$x}}", "abcabc"),
             ("{{println .ID}}", "abc\n"),
             ("{{not .Running}} {{or .Empty .ID}}", "false abc"),
-            ("{{range .Empty}}x{{else}}none{{end}}", "none"),
+            ("{{range .Nothing}}x{{else}}none{{end}}", "none"),
             ("{{`raw`}}", "raw"),
             ("{{truncate .Names 2}}", "we"),
             ("{{(index .Mounts 1).Source}}", "/b"),

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxPidsBuilder;
+
 use super::Engine;
 use super::config::{ContainerConfig, Limits, Mount, MountKind, PortBinding, RestartPolicy};
 use super::registry::Entry;
@@ -86,7 +88,7 @@ impl Engine {
         let acquired = self.resolve_mounts(&entry.id, &wanted, std::iter::empty()).await?;
         mounts.extend(acquired.mounts.iter().cloned());
         if live && after.limits != before.limits {
-            self.limit(&entry.id, &after.limits).await?;
+            self.limit(&entry.id, &after.limits, before.limits.pids).await?;
         }
         let next = after.publish != before.publish || after.mounts != before.mounts || !update.env.is_empty();
         entry.change(|record| {
@@ -123,8 +125,13 @@ impl Engine {
     }
 
     /// Gives a container that runs other limits.
-    async fn limit(&self, id: &str, limits: &Limits) -> Result<()> {
-        let resources = resources::resources(limits, None)?;
+    async fn limit(&self, id: &str, limits: &Limits, pids_before: Option<i64>) -> Result<()> {
+        let mut resources = resources::resources(limits, None)?;
+        if limits.pids.is_none() && pids_before.is_some() {
+            // What is not named stays as it is: that there is no limit any more is said by -1.
+            let unlimited = LinuxPidsBuilder::default().limit(-1_i64).build().map_err(Error::oci)?;
+            resources.set_pids(Some(unlimited));
+        }
         let json = serde_json::to_vec(&resources).map_err(|source| Error::Record {
             table: "limits",
             key: id.to_owned(),

@@ -122,6 +122,13 @@ impl Networks {
         {
             return Ok(sandbox);
         }
+        match self.sandbox_by_plans(owner, wanted).await {
+            Err(_) if self.forget_lost(wanted).await? => self.sandbox_by_plans(owner, wanted).await,
+            made => made,
+        }
+    }
+
+    async fn sandbox_by_plans(self: &Arc<Self>, owner: &Owner, wanted: &[Wanted]) -> Result<Sandbox> {
         let mut plans = Vec::with_capacity(wanted.len());
         for (number, one) in wanted.iter().enumerate() {
             let bridge = match self.up(&one.network).await {

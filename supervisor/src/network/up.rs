@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::endpoint::Mac;
 use super::kernel::Host;
+use super::plug::Wanted;
 use super::record::Network;
 use super::refusal::Refusal;
 use super::{Networks, cidr};
@@ -35,6 +36,36 @@ impl Networks {
         }
         *interface = Some(index);
         Ok(index)
+    }
+
+    /// Forgets interfaces of these networks that somebody else took away, so that they are made again; whether there are any.
+    pub(super) async fn forget_lost(&self, wanted: &[Wanted]) -> Result<bool> {
+        let mut lost = false;
+        for one in wanted {
+            let place =
+                self.table().places.get(&one.network).map(|p| (p.network.clone(), p.interface.clone()));
+            let Some((network, interface)) = place else { continue };
+            let mut interface = interface.lock().await;
+            let Some(known) = *interface else { continue };
+            let bridge = network.bridge.clone();
+            let found = self
+                .kernel
+                .run("looking for a bridge", move |host| {
+                    let found = host.netlink.link(&bridge);
+                    found.map_err(|source| Error::network("looking for the bridge", &bridge, source))
+                })
+                .await?;
+            if found.is_none_or(|found| found.index != known) {
+                tracing::warn!(
+                    network = network.name,
+                    "its interface {} is gone and is made again",
+                    network.bridge
+                );
+                *interface = None;
+                lost = true;
+            }
+        }
+        Ok(lost)
     }
 
     async fn make_interface(&self, network: &Arc<Network>) -> Result<u32> {

@@ -1,6 +1,7 @@
 //! `longshore export`: a container's files as a tar archive.
 
 use std::io::IsTerminal;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use longshore_proto::longshore::engine::v1::{ContainerRequest, ExportResponse};
@@ -78,6 +79,7 @@ fn save(path: &Path, source: &mut impl std::io::Read) -> std::io::Result<()> {
     let written = std::fs::File::options()
         .write(true)
         .create_new(true)
+        .mode(0o600)
         .open(&part)
         .and_then(|mut file| std::io::copy(source, &mut file).map(drop))
         .and_then(|()| std::fs::rename(&part, path));

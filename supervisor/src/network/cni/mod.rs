@@ -70,9 +70,9 @@ impl Cni {
 
     /// Attaches a container to the network of this name. What a failure leaves is taken back.
     pub async fn add(&self, network: &str, attachment: Attachment) -> Result<CniResult> {
+        let path = self.path(&attachment.container, &attachment.interface)?;
         let list = config::find(&self.configurations, network)?;
         plugin::check(&list, &self.plugins)?;
-        let path = self.path(&attachment.container, &attachment.interface)?;
         let _turn = self.turn(&attachment.container).lock_owned().await;
         if let Some(mut old) = self.read(&path)? {
             // Of an earlier run: its namespace is gone.
