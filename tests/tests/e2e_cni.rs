@@ -1,5 +1,4 @@
 //! Networks by CNI configurations, with the reference plugins.
-#![cfg(all(have_nft, have_cni_plugins))]
 
 use longshore_tests::Fixture;
 use longshore_tests::daemon::{Settings, eventually};
@@ -48,6 +47,7 @@ impl Drop for World {
 }
 
 #[test]
+#[cfg_attr(not(all(have_nft, have_cni_plugins)), ignore = "needs nft and the CNI plugins (containernetworking-plugins)")]
 fn a_container_is_attached_and_taken_back() {
     let w = world(1);
     let d = &w.f.daemon;
@@ -64,6 +64,7 @@ fn a_container_is_attached_and_taken_back() {
 }
 
 #[test]
+#[cfg_attr(not(all(have_nft, have_cni_plugins)), ignore = "needs nft and the CNI plugins (containernetworking-plugins)")]
 fn what_ends_while_no_daemon_runs_is_taken_back_by_the_next() {
     let mut w = world(2);
     let d = &w.f.daemon;

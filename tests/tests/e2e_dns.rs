@@ -1,6 +1,5 @@
 //! Names of containers: names, aliases and ids are found on the networks that containers share, while they come and go,
 //! and while no daemon runs.
-#![cfg(have_nft)]
 
 use longshore_tests::daemon::eventually;
 use longshore_tests::{Daemon, Fixture};
@@ -24,6 +23,7 @@ fn look_up(d: &Daemon, from: &str, name: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn names_aliases_and_ids_are_found_where_networks_are_shared() {
     let mut f = Fixture::pulled();
     let d = &f.daemon;
@@ -73,6 +73,7 @@ fn names_aliases_and_ids_are_found_where_networks_are_shared() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_container_of_the_default_network_finds_names_once_it_is_connected() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -88,6 +89,7 @@ fn a_container_of_the_default_network_finds_names_once_it_is_connected() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn internal_networks_carry_no_question_out() {
     let f = Fixture::pulled();
     let d = &f.daemon;

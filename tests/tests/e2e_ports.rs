@@ -1,6 +1,5 @@
 //! Published ports as a user of docker would check them: from where they answer, what is said of them, who else may have
 //! them, and that they go on while no daemon runs.
-#![cfg(have_nft)]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -78,6 +77,7 @@ fn inside<T: Send>(pid: u64, work: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_published_port_answers_from_everywhere_and_outlives_the_daemon() {
     let mut f = Fixture::pulled();
     let port = free();
@@ -116,6 +116,7 @@ fn a_published_port_answers_from_everywhere_and_outlives_the_daemon() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn ports_are_told_as_docker_tells_them() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -145,6 +146,7 @@ fn ports_are_told_as_docker_tells_them() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn random_ports_are_of_the_hosts_range_and_taken_ones_are_refused() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -171,6 +173,7 @@ fn random_ports_are_of_the_hosts_range_and_taken_ones_are_refused() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn datagrams_find_there_and_back() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -208,6 +211,7 @@ fn datagrams_find_there_and_back() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_hosts_filter_decides_where_it_is_told_to() {
     let settings = Settings { config: "[network]\npublish = \"proxy\"\n".into(), ..Settings::default() };
     let f = Fixture::with(settings).expect("a registry and a daemon");
@@ -224,6 +228,7 @@ fn a_hosts_filter_decides_where_it_is_told_to() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn networks_are_kept_apart() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -245,6 +250,7 @@ fn networks_are_kept_apart() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_port_follows_its_container_to_another_network() {
     let f = Fixture::pulled();
     let d = &f.daemon;
@@ -269,6 +275,7 @@ fn a_port_follows_its_container_to_another_network() {
 }
 
 #[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_connection_carries_much_both_ways() {
     let f = Fixture::pulled();
     let d = &f.daemon;
