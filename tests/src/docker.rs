@@ -193,6 +193,9 @@ impl Dockerd {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The one mount that dockerd keeps for the host's network namespace; mostly it takes it away itself.
+        let _ =
+            nix::mount::umount2(&self.folder.join("exec/netns/default"), nix::mount::MntFlags::MNT_DETACH);
         leaks::remove_group(&self.cgroup_parent, "buildkit");
     }
 }

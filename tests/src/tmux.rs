@@ -2,9 +2,9 @@
 //! a person would see.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::daemon::{eventually, run};
+use crate::daemon::{PATIENCE, run};
 
 /// One window.
 pub struct Tmux {
@@ -56,16 +56,18 @@ impl Tmux {
     /// Waits until the screen shows something.
     #[track_caller]
     pub fn expect(&self, text: &str) {
-        let mut last = String::new();
-        let shows = || {
-            last = self.screen();
-            let found = last.contains(text);
-            if !found {
-                std::thread::sleep(Duration::from_millis(30));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let screen = self.screen();
+            if screen.contains(text) {
+                return;
             }
-            found
-        };
-        eventually(&format!("the screen shows {text:?}"), shows);
+            assert!(
+                Instant::now() < deadline,
+                "waited {PATIENCE:?} in vain for {text:?}; the screen shows:\n{screen}"
+            );
+            std::thread::sleep(Duration::from_millis(30));
+        }
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {

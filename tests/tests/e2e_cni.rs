@@ -47,7 +47,10 @@ impl Drop for World {
 }
 
 #[test]
-#[cfg_attr(not(all(have_nft, have_cni_plugins)), ignore = "needs nft and the CNI plugins (containernetworking-plugins)")]
+#[cfg_attr(
+    not(all(have_nft, have_cni_plugins)),
+    ignore = "needs nft and the CNI plugins (containernetworking-plugins)"
+)]
 fn a_container_is_attached_and_taken_back() {
     let w = world(1);
     let d = &w.f.daemon;
@@ -64,7 +67,10 @@ fn a_container_is_attached_and_taken_back() {
 }
 
 #[test]
-#[cfg_attr(not(all(have_nft, have_cni_plugins)), ignore = "needs nft and the CNI plugins (containernetworking-plugins)")]
+#[cfg_attr(
+    not(all(have_nft, have_cni_plugins)),
+    ignore = "needs nft and the CNI plugins (containernetworking-plugins)"
+)]
 fn what_ends_while_no_daemon_runs_is_taken_back_by_the_next() {
     let mut w = world(2);
     let d = &w.f.daemon;

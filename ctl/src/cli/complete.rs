@@ -296,7 +296,7 @@ mod tests {
             ("run --pull=n", &["--pull=never"]),
             ("run --env-file ", &[":files"]),
             ("completion ", &["bash", "zsh", "fish"]),
-            ("run -it --name x Im", &[]),
+            ("run -it --name x Im", &["Images"]),
             ("run -it busybox -", &[]),
             ("-H ", &[]),
             ("nonsense --x y ", &[]),

@@ -131,7 +131,7 @@ mod tests {
             ),
             (
                 "{{print 1 2 \"a\" \"b\" 3}}|{{html \"<a>\"}}|{{js \"a\\\"b\"}}|{{urlquery \"a b\"}}",
-                "1 2a b3|&lt;a&gt;|a\\\"b|a+b",
+                "1 2ab3|&lt;a&gt;|a\\\"b|a+b",
             ),
             (
                 "{{eq .Count 1 2 3}} {{ne .ID \"x\"}} {{ge 3 3}} {{lt 1.5 2.5}} {{eq 0x10 16}} {{'a'}}",

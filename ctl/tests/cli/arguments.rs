@@ -62,7 +62,7 @@ fn every_bad_argument_has_its_own_words_and_exit_code() {
         ("pull a b", 1, "'longshore pull' requires 1 argument"),
         ("images a b", 1, "'longshore images' requires at most 1 argument"),
         ("completion tcsh", 125, "it must be one of bash, zsh, fish"),
-        ("pss", 1, "longshore: unknown command: longshore pss\n\nDid you mean 'ps'?"),
+        ("pss", 1, "longshore: unknown command: longshore pss\n\nDid you mean 'ps'"),
         ("container lss", 1, "longshore: unknown command: longshore container lss"),
         ("build .", 1, "'longshore build' is not built yet"),
         ("--foo", 125, "unknown flag: --foo"),

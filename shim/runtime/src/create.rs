@@ -406,7 +406,9 @@ struct Adjusted {
 
 impl Adjusted {
     fn keep(self) -> Option<intel_rdt::Group> {
-        self.devices.map(Moved::keep);
+        if let Some(devices) = self.devices {
+            devices.keep();
+        }
         self.rdt.map(intel_rdt::Group::keep)
     }
 }

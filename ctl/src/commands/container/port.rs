@@ -58,6 +58,9 @@ fn name(port: &PublishedPort) -> String {
     format!("{}/{}", port.container_port, port.protocol)
 }
 
+/// The host's address and the protocol.
+type Side<'a> = (&'a str, &'a str);
+
 /// The column PORTS of `ps`: docker's, with neighbours that keep their numbers put together.
 pub fn summary(ports: &[PublishedPort]) -> String {
     let mut ports: Vec<&PublishedPort> = ports.iter().collect();
@@ -65,7 +68,7 @@ pub fn summary(ports: &[PublishedPort]) -> String {
         let key = |port: &PublishedPort| (port.container_port, port.host_ip.clone(), port.host_port);
         key(a).cmp(&key(b)).then_with(|| a.protocol.cmp(&b.protocol))
     });
-    let mut groups: Vec<((&str, &str), (u32, u32))> = Vec::new();
+    let mut groups: Vec<(Side<'_>, (u32, u32))> = Vec::new();
     let (mut shown, mut translated) = (Vec::new(), Vec::new());
     for port in ports {
         let PublishedPort { container_port, protocol, host_ip, host_port } = port;
@@ -88,7 +91,7 @@ pub fn summary(ports: &[PublishedPort]) -> String {
     shown.join(", ")
 }
 
-fn group((host_ip, protocol): (&str, &str), (first, last): (u32, u32)) -> String {
+fn group((host_ip, protocol): Side<'_>, (first, last): (u32, u32)) -> String {
     let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
     match host_ip {
         "" => format!("{range}/{protocol}"),

@@ -50,20 +50,9 @@ pub fn printf(format: &str, values: &[Value]) -> String {
                 _ => spec.zero = true,
             }
         }
-        let mut number = || {
-            let mut value = 0_usize;
-            while let Some(digit) = letters.next_if(char::is_ascii_digit) {
-                value = (value * 10 + digit.to_digit(10).unwrap_or(0) as usize).min(MAX_WIDTH);
-            }
-            value
-        };
-        spec.width = number();
+        spec.width = number(&mut letters);
         if letters.next_if_eq(&'.').is_some() {
-            let mut value = 0_usize;
-            while let Some(digit) = letters.next_if(char::is_ascii_digit) {
-                value = (value * 10 + digit.to_digit(10).unwrap_or(0) as usize).min(MAX_WIDTH);
-            }
-            spec.precision = Some(value);
+            spec.precision = Some(number(&mut letters));
         }
         match letters.next() {
             None => text.push_str("%!(NOVERB)"),
@@ -79,6 +68,15 @@ pub fn printf(format: &str, values: &[Value]) -> String {
         text.push_str(&format!("%!(EXTRA {})", extra.join(", ")));
     }
     text
+}
+
+/// The digits that come next, as a number that is no wider than a template may ask.
+fn number(letters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> usize {
+    let mut value = 0_usize;
+    while let Some(digit) = letters.next_if(char::is_ascii_digit) {
+        value = (value * 10 + digit.to_digit(10).unwrap_or(0) as usize).min(MAX_WIDTH);
+    }
+    value
 }
 
 fn kind(value: &Value) -> &'static str {

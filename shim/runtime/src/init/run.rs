@@ -123,7 +123,7 @@ fn fail(channel: &Channel, step: usize, trouble: Trouble) -> i32 {
 impl Child {
     /// Lets go of descriptors that were closed by number, without closing their numbers again.
     fn forget(&mut self) {
-        std::mem::forget(std::mem::take(self));
+        let _ = std::mem::ManuallyDrop::new(std::mem::take(self));
     }
 
     /// The root of the container for looking up paths: a descriptor before the pivot, `/` afterwards.

@@ -130,7 +130,8 @@ impl Kernel {
             limits.cpu_shares = 0;
             cannot("CPU shares", "Shares discarded.");
         }
-        if !(limits.cpuset_cpus.is_empty() && limits.cpuset_mems.is_empty()) && !self.cpuset {
+        let asked = !limits.cpuset_cpus.is_empty() || !limits.cpuset_mems.is_empty();
+        if asked && !self.cpuset {
             limits.cpuset_cpus.clear();
             limits.cpuset_mems.clear();
             cannot("cpuset", "Cpuset discarded.");

@@ -169,7 +169,7 @@ pub fn check_sysctls(config: &ContainerConfig) -> Result<()> {
             }
         } else if of_ipc && ipc {
             return refuse("in a shared ipc namespace");
-        } else if !of_ipc && !(name == "kernel.domainname" && config.uts_mode != "host") {
+        } else if !of_ipc && (name != "kernel.domainname" || config.uts_mode == "host") {
             return refuse("it is not in a separate kernel namespace");
         }
     }
