@@ -145,7 +145,7 @@ fn a_day_in_a_terminal() {
     tmux.press(&["C-p", "C-q"]);
     tmux.expect("here>");
     assert_eq!(tmux.settings(), before, "the terminal is as it was");
-    tmux.enter("clear; echo left $?");
+    tmux.enter("echo left $?");
     tmux.expect("left 0");
     assert_eq!(daemon.ctl(&["ps", "--format", "{{.Names}}"]).ok().line(), "day");
     join(&tmux, daemon, &["attach", "--detach-keys", "ctrl-x,x", "day"], 2);
@@ -159,7 +159,7 @@ fn a_day_in_a_terminal() {
     // What is typed before the client has ended would be the container's.
     eventually("the container has ended", || daemon.ctl(&["ps", "-q"]).ok().stdout.is_empty());
     eventually("the terminal is as it was", || tmux.settings() == before);
-    tmux.enter("clear; echo ended $?");
+    tmux.enter("echo ended $?");
     tmux.expect("ended 5");
 }
 
