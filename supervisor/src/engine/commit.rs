@@ -71,8 +71,12 @@ impl Engine {
     ) -> Result<String> {
         let frozen = self.freeze(entry, request.pause).await?;
         let layer = self.layer_of(held, entry).await;
-        if frozen {
-            self.unpause_entry(entry).await?;
+        // A container that has ended meanwhile needs no thawing.
+        if frozen
+            && let Err(error) = self.unpause_entry(entry).await
+            && entry.status().is_live()
+        {
+            return Err(error);
         }
         let layer = layer?;
         let now = Timestamp::now();

@@ -370,11 +370,11 @@ fn check_options(network: &Network) -> Result<()> {
     let sane = !name.is_empty()
         && name.len() <= MAX_INTERFACE
         && !matches!(name.as_str(), "." | "..")
-        && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/' && byte != b':');
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
     if !sane {
         return Err(Error::invalid(
             format!("bridge name {name}"),
-            "an interface's name has up to 15 characters and no slash, colon or space",
+            "an interface's name has up to 15 letters, digits, dots, dashes and underscores",
         ));
     }
     for (key, value) in &network.options {

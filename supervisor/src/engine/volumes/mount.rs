@@ -40,11 +40,17 @@ const FLAGS: [(&str, MsFlags, bool); 22] = [
     ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
 ];
 
+/// Most file systems on top of each other that are let go of.
+const MAX_STACKED: usize = 64;
+
 impl Engine {
     /// Makes a container's volumes ready for a run of it.
     pub(in crate::engine) async fn mount_volumes(self: &Arc<Self>, id: &str, record: &Record) -> Result<()> {
         for mount in volumes(record) {
-            self.mount_volume(&mount.source, id).await?;
+            if let Err(error) = self.mount_volume(&mount.source, id).await {
+                self.unmount_volumes(id, record).await;
+                return Err(error);
+            }
             let writable = if mount.access == Access::ReadOnly { "false" } else { "true" };
             self.volume_happened(
                 &mount.source,
@@ -124,6 +130,36 @@ pub fn unmount(data: &Path) -> Result<()> {
         .map_err(|errno| Error::io("unmounting the volume", data, errno.into()))
 }
 
+/// Removes a volume's folder. What is mounted in it is not the volume's: it is let go of first, and if that cannot be, nothing is
+/// removed.
+pub fn delete(folder: &Path) -> Result<()> {
+    leave(folder)?;
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("removing", folder, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Unmounts what a run that was cut short left mounted in a volume's folder.
+pub fn leave(folder: &Path) -> Result<()> {
+    let data = folder.join(super::DATA);
+    if std::fs::symlink_metadata(&data).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(());
+    }
+    for _ in 0..MAX_STACKED {
+        if !is_mounted(&data)? {
+            return Ok(());
+        }
+        unmount(&data)?;
+    }
+    Err(Error::precondition(
+        format!("the volume's folder {}", folder.display()),
+        "something is mounted there again and again; unmount it by hand",
+    ))
+}
+
 fn mount(data: &Path, options: &BTreeMap<String, String>) -> Result<()> {
     let get = |key: &str| options.get(key).map_or("", String::as_str);
     let (kind, device) = (get("type"), get("device"));
@@ -182,5 +218,30 @@ fn resolved(option: String) -> Result<String> {
             "error while mounting volume",
             format!("error resolving passed in network volume address: no address for {host}"),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mounted_in_a_volume_is_not_removed_with_it() {
+        let place = tempfile::tempdir().unwrap();
+        let (folder, host) = (place.path().join("v"), place.path().join("host"));
+        let data = folder.join(super::super::DATA);
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::create_dir_all(&host).unwrap();
+        std::fs::write(host.join("precious"), "x").unwrap();
+        let options = BTreeMap::from([
+            ("o".to_owned(), "bind".to_owned()),
+            ("device".to_owned(), host.display().to_string()),
+        ]);
+        mount(&data, &options).unwrap();
+        mount(&data, &options).unwrap();
+        delete(&folder).unwrap();
+        assert!(!folder.exists());
+        assert_eq!(std::fs::read_to_string(host.join("precious")).unwrap(), "x");
+        delete(&folder).unwrap();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::mount::{is_mounted, unmount};
+use super::mount::{delete, is_mounted, unmount};
 use super::{ANONYMOUS_LABEL, DATA, FILLING, GONE, Kept, VolumeRecord, make};
 use crate::content::store::blocking;
 use crate::engine::Engine;
@@ -56,9 +56,7 @@ impl Engine {
         self.background.spawn(async move {
             for path in gone {
                 let shown = path.display().to_string();
-                let removed = blocking(move || {
-                    std::fs::remove_dir_all(&path).map_err(|source| Error::io("removing", &path, source))
-                });
+                let removed = blocking(move || delete(&path));
                 if let Err(error) = removed.await {
                     tracing::warn!(folder = %shown, %error, "what is left of a volume could not be removed");
                 }
@@ -75,10 +73,7 @@ impl Engine {
     ) -> Result<()> {
         let path = self.volumes.folder.join(name);
         if !filled {
-            return blocking(move || {
-                std::fs::remove_dir_all(&path).map_err(|source| Error::io("removing", &path, source))
-            })
-            .await;
+            return blocking(move || delete(&path)).await;
         }
         tracing::warn!(volume = name, "a folder with files has no record; it is a volume again");
         let anonymous = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::list::no_such;
+use super::mount::{delete, leave};
 use super::{GONE, Kept};
 use crate::content::store::blocking;
 use crate::engine::Engine;
@@ -45,10 +46,8 @@ impl Engine {
         blocking(move || {
             let failed = |source| Error::io("removing", &folder, source);
             // An earlier removal may not have come to its end.
-            match std::fs::remove_dir_all(&aside) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
-            }
+            delete(&aside)?;
+            leave(&folder)?;
             match std::fs::rename(&folder, &aside) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 renamed => renamed.map_err(failed)?,
@@ -74,13 +73,7 @@ impl Engine {
     }
 
     async fn sweep_volume(&self, gone: PathBuf) -> Result<()> {
-        blocking(move || match std::fs::remove_dir_all(&gone) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("removing", &gone, error))
-            }
-            _ => Ok(()),
-        })
-        .await
+        blocking(move || delete(&gone)).await
     }
 
     /// A container that is gone has no volumes.

@@ -32,7 +32,13 @@ impl Drop for Acquired {
         if self.kept {
             return;
         }
-        for name in &self.volumes {
+        // A container that exists keeps what it had before it was to be changed.
+        let entry = self.engine.registry.get(&self.id);
+        let has = |name: &String| {
+            let volume = |mount: &Mount| mount.kind == MountKind::Volume && mount.source == *name;
+            entry.as_ref().is_some_and(|entry| entry.read(|record| record.mounts().iter().any(volume)))
+        };
+        for name in self.volumes.iter().filter(|name| !has(name)) {
             self.engine.volumes.let_go(name, &self.id);
         }
         let (engine, new) = (self.engine.clone(), std::mem::take(&mut self.new));

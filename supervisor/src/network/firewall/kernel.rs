@@ -86,6 +86,20 @@ pub async fn run(text: &str) -> Result<()> {
     Err(failed(io::Error::other(first)))
 }
 
+/// Elements of one transaction: the kernel answers for each, and its answers wait in the socket until they are read.
+const AT_ONCE: usize = 100;
+
+/// Adds elements; none of them stays when one cannot be added.
+pub fn add(table: &str, elements: &[Element]) -> Result<()> {
+    for (number, piece) in elements.chunks(AT_ONCE).enumerate() {
+        if let Err(error) = change(table, &[], piece) {
+            remove(table, elements.get(..number * AT_ONCE).unwrap_or_default())?;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// Removes and adds elements, all or none.
 pub fn change(table: &str, remove: &[Element], add: &[Element]) -> Result<()> {
     let mut batch = Batch::default();
@@ -105,6 +119,10 @@ pub fn change(table: &str, remove: &[Element], add: &[Element]) -> Result<()> {
 
 /// Removes elements of which some may be gone already.
 pub fn remove(table: &str, elements: &[Element]) -> Result<()> {
+    elements.chunks(AT_ONCE).try_for_each(|piece| remove_piece(table, piece))
+}
+
+fn remove_piece(table: &str, elements: &[Element]) -> Result<()> {
     let gone = |error: &Error| matches!(error, Error::Network { source, .. } if source.raw_os_error() == Some(MISSING));
     match change(table, elements, &[]) {
         Err(error) if gone(&error) => {}

@@ -158,7 +158,7 @@ impl Firewall {
                 self.write().await?;
             }
             let elements = elements(&published, endpoints);
-            kernel::change(&self.table, &[], &elements)?;
+            kernel::add(&self.table, &elements)?;
             reflect(endpoints);
             self.state()
                 .published
