@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// Pieces on their way.
@@ -16,21 +18,50 @@ const QUEUE: usize = 4;
 pub struct Reader {
     pieces: mpsc::Receiver<io::Result<Bytes>>,
     current: Bytes,
+    patience: Option<Patience>,
+}
+
+/// How long a reader waits for a piece, and what it says then.
+struct Patience {
+    runtime: Handle,
+    bound: Duration,
+    late: fn() -> io::Error,
 }
 
 impl Reader {
     /// What is sent is what is read; when the sender is dropped, that is the end.
     pub fn new() -> (mpsc::Sender<io::Result<Bytes>>, Reader) {
         let (sender, pieces) = mpsc::channel(QUEUE);
-        (sender, Reader { pieces, current: Bytes::new() })
+        (sender, Reader { pieces, current: Bytes::new(), patience: None })
+    }
+
+    /// Reads what a client sends, each piece within `bound`; otherwise the error is `late`. Called within the runtime.
+    pub fn patient(
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+        bound: Duration,
+        late: fn() -> io::Error,
+    ) -> Reader {
+        let patience = Patience { runtime: Handle::current(), bound, late };
+        Reader { pieces, current: Bytes::new(), patience: Some(patience) }
+    }
+
+    fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let piece = match &self.patience {
+            None => self.pieces.blocking_recv(),
+            Some(Patience { runtime, bound, late }) => {
+                let next = async { tokio::time::timeout(*bound, self.pieces.recv()).await };
+                runtime.block_on(next).map_err(|_| late())?
+            }
+        };
+        piece.transpose()
     }
 }
 
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.current.is_empty() {
-            match self.pieces.blocking_recv() {
-                Some(piece) => self.current = piece?,
+            match self.next()? {
+                Some(piece) => self.current = piece,
                 None => return Ok(0),
             }
         }

@@ -1,6 +1,6 @@
 //! `cp`: a container's files out as a tar stream, and a tar stream into one of its folders.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use super::spec::user;
 use crate::diff::stream::Sink;
 use crate::error::{Error, Result};
 use crate::images::unpack::Compression;
+use crate::pipe::Reader;
 use crate::trees::{self, Found, Last, Owner, look_up};
 
 /// A client that neither reads nor sends for so long is given up.
@@ -90,7 +91,7 @@ impl Engine {
     ) -> Result<()> {
         let entry = self.find(text)?;
         let (path, container) = (checked(path)?, text.to_owned());
-        let (runtime, user) = (Handle::current(), entry.read(|record| record.user.clone()));
+        let (source, user) = (source(pieces), entry.read(|record| record.user.clone()));
         self.in_root(&entry, move |root| {
             let found = find(&root, &path, &container, Last::Followed)?;
             if !found.is_folder() {
@@ -102,7 +103,6 @@ impl Engine {
                 Ownership::OfTheContainer if !user.is_empty() => owner(&root, &user)?,
                 _ => Owner::Kept,
             };
-            let source = Pieces { runtime, pieces, piece: io::Cursor::default() };
             trees::unpack(source, folder.as_fd(), owner, Compression::Plain, &AtomicBool::new(false))
         })
         .await
@@ -125,28 +125,9 @@ fn stalled() -> Error {
     Error::Timeout { what: "the client of a transfer of files".to_owned(), seconds: STALLED.as_secs() }
 }
 
-/// The pieces that a client sends, as a stream.
-pub(super) struct Pieces {
-    pub runtime: Handle,
-    pub pieces: mpsc::Receiver<io::Result<Bytes>>,
-    pub piece: io::Cursor<Bytes>,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.piece.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            let next = async { tokio::time::timeout(STALLED, self.pieces.recv()).await };
-            match self.runtime.block_on(next) {
-                Ok(Some(piece)) => self.piece = io::Cursor::new(piece?),
-                Ok(None) => return Ok(0),
-                Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, stalled().to_string())),
-            }
-        }
-    }
+/// The pieces that a client sends, as a stream for a thread that may block. Called within the runtime.
+pub(super) fn source(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Reader {
+    Reader::patient(pieces, STALLED, || io::Error::new(io::ErrorKind::TimedOut, stalled().to_string()))
 }
 
 fn checked(path: &str) -> Result<PathBuf> {

@@ -1,28 +1,28 @@
 //! A folder's contents into another folder: owners, modes, times, attributes, links among them and holes included.
 
-use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
+use bytes::Bytes;
 use rustix::fs::{self, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Owner, QUEUE, pack_contents, unpack};
+use super::{Owner, pack_contents, unpack};
 use crate::diff::layer::{Holes, portable_xattrs};
 use crate::error::{Error, Result};
 use crate::images::unpack::Compression;
+use crate::pipe::Reader;
 
 /// Copies what is in `from` into `to`, and makes `to` look as `from` does. Blocks.
 pub fn copy_contents(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
     let cancel = AtomicBool::new(false);
-    let (sender, receiver) = sync_channel::<Vec<u8>>(QUEUE);
+    let (sender, source) = Reader::new();
     let gone = || Error::Lost { what: "copying files" };
     let (packed, unpacked) = thread::scope(|scope| {
-        let sink = Box::new(move |piece| sender.send(piece).map_err(|_| gone()));
+        let sink =
+            Box::new(move |piece: Vec<u8>| sender.blocking_send(Ok(Bytes::from(piece))).map_err(|_| gone()));
         let packing = scope.spawn(|| pack_contents(from.as_fd(), Holes::LeftOut, sink, &cancel));
-        let source = Pieces { receiver, piece: io::Cursor::default() };
         let unpacked = unpack(source, to.as_fd(), Owner::Kept, Compression::Plain, &cancel);
         (packing.join().unwrap_or_else(|_| Err(gone())), unpacked)
     });
@@ -48,27 +48,6 @@ fn look_alike(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     let time =
         Timespec { tv_sec: stat.st_mtime, tv_nsec: i64::try_from(stat.st_mtime_nsec).unwrap_or_default() };
     fs::futimens(to, &Timestamps { last_access: time, last_modification: time })
-}
-
-/// The pieces that a thread sends, as a stream.
-struct Pieces {
-    receiver: Receiver<Vec<u8>>,
-    piece: io::Cursor<Vec<u8>>,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let count = self.piece.read(buffer)?;
-            if count > 0 || buffer.is_empty() {
-                return Ok(count);
-            }
-            match self.receiver.recv() {
-                Ok(piece) => self.piece = io::Cursor::new(piece),
-                Err(_) => return Ok(0),
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,3 @@ pub use path::{Found, Last, look_up};
 pub use unpack::{Owner, refused, unpack};
 
 pub use crate::diff::layer::Holes;
-
-/// Pieces of a stream that may wait between two threads.
-pub const QUEUE: usize = 8;

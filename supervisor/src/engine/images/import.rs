@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Map, json};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::assemble::{Assembled, Layer, Parent, target};
@@ -16,7 +15,7 @@ use crate::content::store::blocking;
 use crate::content::{CommitOptions, Descriptor, Hasher, WriterOptions};
 use crate::diff::PLAIN_LAYER;
 use crate::engine::Engine;
-use crate::engine::copy::Pieces;
+use crate::engine::copy;
 use crate::error::{Error, Result};
 use crate::images::held::Held;
 use crate::images::platform::Platform;
@@ -85,9 +84,8 @@ impl Engine {
             lease: Some(held.lease().to_owned()),
         };
         let writer = self.content.writer(options).await?;
-        let (parts, runtime) = (writer.parts(), Handle::current());
+        let (parts, source) = (writer.parts(), copy::source(pieces));
         let copied = blocking(move || {
-            let source = Pieces { runtime, pieces, piece: io::Cursor::default() };
             let failed = |source| Error::io("reading", "the archive", source);
             let (mut inflated, _) = compression::open(source, Compression::Plain).map_err(failed)?;
             let mut hasher = Hasher::new(Algorithm::Sha256);
