@@ -14,7 +14,7 @@ STATIC := LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=$(shell dirname "$$(gc
 # Debian packages. Building needs gcc and libseccomp; the images that tests and `make hello` make need busybox-static.
 PACKAGES_BUILD := gcc libc6-dev libseccomp-dev pkg-config
 PACKAGES_HELLO := busybox-static
-PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun podman docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 nftables containernetworking-plugins procps
+PACKAGES_TEST := busybox-static e2fsprogs containerd runc crun podman docker-registry apache2-utils openssl skopeo umoci docker.io docker-compose debootstrap tmux iproute2 nftables containernetworking-plugins procps postgresql-client redis-tools curl
 PACKAGES_VM := busybox-static e2fsprogs qemu-system-x86
 PACKAGES_BENCH := busybox-static containerd runc crun docker.io podman
 

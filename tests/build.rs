@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const TOOLS: [&str; 20] = [
+const TOOLS: [&str; 23] = [
     "mkfs.ext4",
     "containerd",
     "ctr",
@@ -25,6 +25,9 @@ const TOOLS: [&str; 20] = [
     "ip",
     "qemu-system-x86_64",
     "dpkg-deb",
+    "psql",
+    "redis-cli",
+    "curl",
 ];
 
 /// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folders of containerd and of

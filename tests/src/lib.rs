@@ -6,6 +6,7 @@ pub mod buildkit;
 pub mod containerd;
 pub mod ctr;
 pub mod daemon;
+pub mod debian;
 pub mod docker;
 pub mod docker_registry;
 pub mod fixture;

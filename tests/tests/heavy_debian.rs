@@ -1,37 +1,20 @@
 //! A real distribution: a Debian tree made by debootstrap, as an image of several layers.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
 use longshore_tests::daemon::Daemon;
+use longshore_tests::debian;
 use longshore_tests::image::{ImageBuilder, Layer};
 use longshore_tests::pty::Terminal;
 use longshore_tests::registry::Registry;
 use serde_json::json;
 
-/// Debian's tree, made once and kept below the target folder.
-fn debian() -> Result<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian");
-    let done = folder.with_extension("complete");
-    if !done.exists() {
-        let _ = std::fs::remove_dir_all(&folder);
-        let made = Command::new("debootstrap")
-            .args(["--variant=minbase", "bookworm"])
-            .arg(&folder)
-            .output()
-            .context("debootstrap runs")?;
-        ensure!(made.status.success(), "debootstrap: {}", String::from_utf8_lossy(&made.stdout));
-        std::fs::write(&done, "")?;
-    }
-    Ok(folder)
-}
-
 #[test]
 #[cfg_attr(not(have_debootstrap), ignore = "needs debootstrap")]
 fn debian_is_pulled_layer_by_layer_and_gives_a_shell() {
+    let tree = debian::tree(Path::new(env!("CARGO_TARGET_TMPDIR"))).expect("a Debian tree");
     let image = ImageBuilder::new()
-        .layer(Layer::new().tree(&debian().expect("a Debian tree")).expect("a layer"))
+        .layer(Layer::new().tree(&tree).expect("a layer"))
         .layer(Layer::new().dir("srv/data/", 0o755).file("srv/data/file", 0o644, b"second layer\n"))
         .layer(Layer::new().file("srv/data/.wh.file", 0o644, b"").file("etc/motd", 0o644, b"third layer\n"))
         .config("Cmd", json!(["bash"]))

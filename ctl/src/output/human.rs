@@ -120,6 +120,29 @@ pub fn ellipsis(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
+/// Text in quotes as Go writes it: on one line, with what cannot be seen escaped.
+pub fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => out.extend(['\\', letter]),
+            '\x07' => out.push_str("\\a"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x0b' => out.push_str("\\v"),
+            '\0'..='\x1f' | '\x7f' => out.push_str(&format!("\\x{:02x}", u32::from(letter))),
+            _ if letter.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            _ => out.push(letter),
+        }
+    }
+    out.push('"');
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +190,14 @@ mod tests {
         assert_eq!(ellipsis("\"sh -c 'exit 7; äöü'\"", 20), "\"sh -c 'exit 7; äöü…");
         assert_eq!(ellipsis("short", 20), "short");
         assert_eq!(short_id("sha256:0123456789abcdef"), "0123456789ab");
+    }
+
+    #[test]
+    fn a_command_is_quoted_on_one_line() {
+        assert_eq!(
+            quoted("sh -c '\n\techo \"a\" \\ ü…\x01\u{85}"),
+            r#""sh -c '\n\techo \"a\" \\ ü…\x01\u0085""#
+        );
     }
 
     #[test]

@@ -173,7 +173,8 @@ impl Engine {
         let base = env::merge(&env::base(&hostname, config.tty), &of_image.env);
         let first_set =
             |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
-        let stop_signal = match first_set(&config.stop_signal, &of_image.stop_signal).as_str() {
+        let stop_name = first_set(&config.stop_signal, &of_image.stop_signal);
+        let stop_signal = match stop_name.as_str() {
             "" => signals::TERM,
             name => signals::parse(name)?,
         };
@@ -182,6 +183,7 @@ impl Engine {
         labels.extend(config.labels.clone());
         let mut config = config.clone();
         config.labels = labels;
+        config.stop_signal = stop_name;
         config.endpoints = network::normalised(&config);
         // Said by `warnings`.
         spec::kernel::kernel().fit(&mut config.limits);

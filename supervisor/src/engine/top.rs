@@ -43,27 +43,43 @@ impl Engine {
         if arguments.is_empty() || *arguments == ["-ef"] {
             return blocking(move || Ok(table(&pids))).await;
         }
-        let output = tokio::process::Command::new("ps").args(arguments).kill_on_drop(true).output();
-        let output = tokio::time::timeout(std::time::Duration::from_secs(10), output)
-            .await
-            .map_err(|_| Error::Timeout { what: "ps".to_owned(), seconds: 10 })?
-            .map_err(|source| Error::io("running the host's", "ps", source))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Error::invalid("ps", said.lines().next().unwrap_or("failed").to_owned()));
-        }
-        if output.stdout.len() > MAX_OUTPUT {
-            return Err(Error::ResourceExhausted {
-                what: "the output of ps".to_owned(),
-                limit: "bytes of ps output",
-                max: MAX_OUTPUT as u64,
-            });
-        }
-        filter(&String::from_utf8_lossy(&output.stdout), &pids.into_iter().collect())
+        let output = match ps(&with_pids(arguments, &pids)).await {
+            Ok(listed) => listed,
+            // Some options of ps do not go with a list of processes.
+            Err(_) => ps(arguments).await?,
+        };
+        filter(&output, &pids.into_iter().collect())
     }
 }
 
-/// Keeps the rows whose PID column names one of `pids`.
+/// Options that choose columns and no processes would show those of the caller's terminal: these are named.
+fn with_pids(arguments: &[String], pids: &[u32]) -> Vec<String> {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    arguments.iter().cloned().chain([format!("-q{}", pids.join(","))]).collect()
+}
+
+/// What the host's ps says.
+async fn ps(arguments: &[String]) -> Result<String> {
+    let output = tokio::process::Command::new("ps").args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(std::time::Duration::from_secs(10), output)
+        .await
+        .map_err(|_| Error::Timeout { what: "ps".to_owned(), seconds: 10 })?
+        .map_err(|source| Error::io("running the host's", "ps", source))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::invalid("ps", said.lines().next().unwrap_or("failed").to_owned()));
+    }
+    if output.stdout.len() > MAX_OUTPUT {
+        return Err(Error::ResourceExhausted {
+            what: "the output of ps".to_owned(),
+            limit: "bytes of ps output",
+            max: MAX_OUTPUT as u64,
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Keeps the rows whose PID column names one of `pids`, and the threads (`-`) below them.
 fn filter(output: &str, pids: &HashSet<u32>) -> Result<Processes> {
     let mut lines = output.lines();
     let titles: Vec<String> =
@@ -71,11 +87,15 @@ fn filter(output: &str, pids: &HashSet<u32>) -> Result<Processes> {
     let Some(column) = titles.iter().position(|title| title == "PID") else {
         return Err(Error::invalid("ps", "Couldn't find PID field in ps output"));
     };
+    let mut within = false;
     let rows = lines
         .filter_map(|line| {
             let cells: Vec<String> = words(line, titles.len());
-            let pid: u32 = cells.get(column)?.parse().ok()?;
-            pids.contains(&pid).then_some(cells)
+            let cell = cells.get(column)?;
+            if cell != "-" {
+                within = cell.parse().is_ok_and(|pid| pids.contains(&pid));
+            }
+            within.then_some(cells)
         })
         .collect();
     Ok(Processes { titles, rows })
@@ -245,6 +265,8 @@ mod tests {
         let output = "  PID TTY CMD\n    1 ?   init --flag x\n   22 pts/0 sh\n";
         let kept = filter(output, &[1].into()).unwrap();
         assert_eq!(kept.rows, [["1", "?", "init --flag x"]]);
+        let threads = filter("PID LWP\n1 -\n- 1\n2 -\n- 2\n3 -\n", &[2].into()).unwrap();
+        assert_eq!(threads.rows, [["2", "-"], ["-", "2"]]);
         assert!(filter("CMD\nx\n", &HashSet::new()).is_err());
     }
 }

@@ -65,8 +65,9 @@ pub struct Ports {
 struct Table {
     /// Addresses on which a port is taken, and by whom.
     taken: BTreeMap<Place, Vec<(IpAddr, String)>>,
-    /// The last one given out without having been asked for.
-    last: u16,
+    /// The last one given out without having been asked for. The first is anyone: between the look at a port and the shim that
+    /// holds it another process may take it, such as a second daemon that would look at the same.
+    last: Option<u16>,
 }
 
 impl Ports {
@@ -142,7 +143,7 @@ impl Table {
         let count = u32::from(last - first) + 1;
         let skip = match asked {
             true => 0,
-            false => u32::from(self.last.saturating_sub(first)) + u32::from(self.last >= first),
+            false => u32::from(self.last.unwrap_or_else(rand::random).wrapping_sub(first)) % count + 1,
         };
         let mut failure = PortError::AllAllocated;
         for step in 0..count {
@@ -152,7 +153,7 @@ impl Table {
                     let owners = self.taken.entry((wish.protocol, port)).or_default();
                     owners.extend(addresses.iter().map(|address| (*address, owner.to_owned())));
                     if !asked {
-                        self.last = port;
+                        self.last = Some(port);
                     }
                     return Ok(port);
                 }
@@ -294,5 +295,8 @@ mod tests {
         assert_ne!(published[0].host_port, published[1].host_port);
         let (first, last) = ephemeral();
         assert!(published.iter().all(|port| (first..=last).contains(&port.host_port)));
+        let another = |_| Ports::default().take("a", &[wish("127.0.0.1", 0, 0)], &[]).unwrap()[0].host_port;
+        let firsts: std::collections::BTreeSet<u16> = (0..4).map(another).collect();
+        assert!(firsts.len() > 1, "another daemon begins elsewhere: {firsts:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! `longshore ps`: list containers.
 
-use longshore_proto::longshore::engine::v1::{ContainerSummary, ListRequest, Status};
+use longshore_proto::longshore::engine::v1::{ContainerSummary, ListRequest, MountKind, Status};
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
@@ -113,7 +113,7 @@ impl Args {
         fields! {
             "ID" => id,
             "Image" => container.image.as_str(),
-            "Command" => format!("\"{command}\""),
+            "Command" => human::quoted(&command),
             "CreatedAt" => human::local(container.created_at.as_ref()),
             "RunningFor" => human::ago(container.created_at.as_ref()),
             "Status" => container.status_text.as_str(),
@@ -124,10 +124,15 @@ impl Args {
             "Labels" => labels(&container.labels),
             "Label" => &container.labels,
             "Mounts" => mounts.join(","),
-            "LocalVolumes" => "0",
+            "LocalVolumes" => local_volumes(container).to_string(),
             "Networks" => container.network.as_str(),
         }
     }
+}
+
+/// How many volumes of this host it has mounted.
+pub fn local_volumes(container: &ContainerSummary) -> usize {
+    container.mounts.iter().filter(|mount| mount.kind() == MountKind::Volume).count()
 }
 
 /// `a=1,b=2`.

@@ -1,13 +1,13 @@
 //! `longshore system df`: what takes how much of the disk, and why it is kept.
 
 use longshore_proto::longshore::engine::v1::{
-    ContainerSummary, DiskUsageRequest, DiskUsageResponse, ImageUsage, ListVolumesRequest, MountKind, Status,
+    ContainerSummary, DiskUsageRequest, DiskUsageResponse, ImageUsage, ListVolumesRequest, Status,
     StoredObject, Volume,
 };
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::container::ls::state;
+use crate::commands::container::ls::{local_volumes, state};
 use crate::commands::inspect;
 use crate::failure::Failure;
 use crate::fields;
@@ -223,13 +223,12 @@ fn volume_row(volume: &Volume) -> Value {
 }
 
 fn container_row(container: &ContainerSummary) -> Value {
-    let volumes = container.mounts.iter().filter(|mount| mount.kind() == MountKind::Volume).count();
     fields! {
-        "Command" => human::ellipsis(&container.command, 20),
+        "Command" => human::quoted(&human::ellipsis(&container.command, 20)),
         "CreatedAt" => human::local(container.created_at.as_ref()),
         "ID" => human::short_id(&container.id),
         "Image" => container.image.as_str(),
-        "LocalVolumes" => volumes.to_string(),
+        "LocalVolumes" => local_volumes(container).to_string(),
         "Names" => container.name.as_str(),
         "RunningFor" => human::ago(container.created_at.as_ref()),
         "Size" => human::size(container.size_rw as f64),

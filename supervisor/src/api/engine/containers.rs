@@ -199,7 +199,8 @@ impl Containers for ContainersService {
     async fn inspect(&self, request: Request<wire::ContainerRequest>) -> Answer<wire::InspectResponse> {
         let found = self.engine.inspect(&request.into_inner().container).map_err(status)?;
         let exit_code = found.exit_code();
-        let (record, state) = (found.record, found.summary);
+        let (mut record, state) = (found.record, found.summary);
+        record.config.expose.append(&mut record.exposed);
         Ok(Response::new(wire::InspectResponse {
             snapshot_key: state.id.clone(),
             summary: Some(convert::summary(state)),

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::engine::conflict::Conflict;
+use crate::engine::signals;
 use crate::error::{Error, Result};
 
 /// Most lines, and bytes of all of them.
@@ -85,6 +86,13 @@ fn apply_one(config: &mut Map<String, Value>, line: &str) -> Result<()> {
             let before = config.get("WorkingDir").and_then(Value::as_str).unwrap_or_default();
             let path = std::path::Path::new("/").join(before).join(rest);
             set(config, "WorkingDir", crate::engine::volumes::clean(&path.display().to_string()).into());
+        }
+        "STOPSIGNAL" => {
+            exactly_one("STOPSIGNAL", rest)?;
+            if signals::parse(rest).is_err() {
+                return refuse(&format!("invalid signal: {rest}"));
+            }
+            set(config, "StopSignal", rest.into());
         }
         "HEALTHCHECK" => {
             needs_one()?;
@@ -294,6 +302,7 @@ mod tests {
             "WORKDIR rel",
             "LABEL l=m n=\"o p\"",
             "USER 5",
+            "STOPSIGNAL SIGINT",
             "ONBUILD RUN x",
             "HEALTHCHECK --interval=5s --retries=2 CMD true",
         ])
@@ -309,6 +318,7 @@ mod tests {
                 "WorkingDir": "/srv/rel",
                 "Labels": {"l": "m", "n": "o p"},
                 "User": "5",
+                "StopSignal": "SIGINT",
                 "OnBuild": ["RUN x"],
                 "Healthcheck": {"Interval": 5_000_000_000_i64, "Retries": 2, "Test": ["CMD-SHELL", "true"]},
             })
@@ -320,7 +330,9 @@ mod tests {
         for (line, why) in [
             ("RUN x", "run is not a valid change command"),
             ("FOO", "foo is not a valid change command"),
-            ("STOPSIGNAL 9", "stopsignal is not a valid change command"),
+            ("STOPSIGNAL", "STOPSIGNAL requires exactly one argument"),
+            ("STOPSIGNAL NOPE", "invalid signal: NOPE"),
+            ("COPY a b", "copy is not a valid change command"),
             ("ENV", "ENV requires at least one argument"),
             ("ENV a", "ENV must have two arguments"),
             ("LABEL", "LABEL requires at least one argument"),

@@ -64,12 +64,14 @@ fn wishes(record: &Record) -> Vec<PortBinding> {
     wishes
 }
 
-/// What is shown of a container's ports, in the order of their numbers.
+/// What is shown of a container's ports, in the order of their numbers: nothing, unless it runs.
 pub fn shown(record: &Record) -> Vec<ShownPort> {
+    if !record.state.status.is_live() {
+        return Vec::new();
+    }
     let published = &record.state.ports;
-    let live = record.state.status.is_live();
     let of = |port: u16, protocol: Protocol| {
-        published.iter().filter(move |p| live && p.container_port == port && p.protocol == protocol)
+        published.iter().filter(move |p| p.container_port == port && p.protocol == protocol)
     };
     let mut shown = Vec::new();
     for (container_port, protocol) in exposed(record) {
