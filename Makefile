@@ -114,9 +114,9 @@ install: release ## Install programs, systemd unit, manual pages and completions
 # What is built already.
 install-files:
 	rm -rf $(PAGES)
-	$(BINARIES)/longshore-pages $(PAGES)
+	$(BINARIES)/longshore-pages $(PAGES) $(BINARIES)
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(PREFIX)/lib/sysusers.d \
-	  $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
+	  $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions \
 	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(DESTDIR)$(SYSCONFDIR)/longshore
 	install -m 0755 $(addprefix $(BINARIES)/,$(PROGRAMS)) $(DESTDIR)$(BINDIR)/
 	sed 's|@BINDIR@|$(BINDIR)|' $(PACKAGING)/longshored.service.in > $(DESTDIR)$(PREFIX)/lib/systemd/system/longshored.service
@@ -124,6 +124,7 @@ install-files:
 	install -m 0644 $(PACKAGING)/longshore.tmpfiles $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/longshore.conf
 	install -m 0644 $(PACKAGING)/longshore.sysusers $(DESTDIR)$(PREFIX)/lib/sysusers.d/longshore.conf
 	install -m 0644 $(PAGES)/man1/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 0644 $(PAGES)/man8/*.8 $(DESTDIR)$(PREFIX)/share/man/man8/
 	install -m 0644 $(PAGES)/completions/longshore.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/longshore
 	install -m 0644 $(PAGES)/completions/longshore.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_longshore
 	install -m 0644 $(PAGES)/completions/longshore.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/longshore.fish
@@ -133,6 +134,7 @@ uninstall: ## Remove what install installed; configuration, images and container
 	rm -f $(addprefix $(DESTDIR)$(BINDIR)/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/lib/systemd/system/longshored.service \
 	  $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/longshore.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/longshore.conf \
 	  $(DESTDIR)$(PREFIX)/share/man/man1/longshore.1 $(DESTDIR)$(PREFIX)/share/man/man1/longshore-*.1 \
+	  $(patsubst %,$(DESTDIR)$(PREFIX)/share/man/man8/%.8,$(filter-out longshore,$(PROGRAMS))) \
 	  $(DESTDIR)$(PREFIX)/share/bash-completion/completions/longshore $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_longshore \
 	  $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/longshore.fish
 

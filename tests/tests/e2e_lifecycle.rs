@@ -198,3 +198,23 @@ fn an_init_reaps_forwards_signals_and_hands_on_the_exit_code() {
     assert!(begun.elapsed() < Duration::from_secs(5), "SIGTERM was handed on");
     assert_eq!(field(d, "{{.State.ExitCode}}", "init"), "143");
 }
+
+#[test]
+fn several_are_stopped_at_once() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        let script = "trap '' TERM; while :; do sleep 1; done";
+        d.ctl(&["run", "-d", "--name", name, &f.busybox, "sh", "-c", script]).ok();
+    }
+    let all = |words: &[&'static str]| [words, &names[..]].concat();
+    let begun = Instant::now();
+    let said = d.ctl(&all(&["stop", "-t", "2"])).ok();
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?} for six that take 2 s each", begun.elapsed());
+    assert_eq!(said.stdout.lines().collect::<Vec<_>>(), names, "told in their order");
+    assert!(names.iter().all(|name| field(d, "{{.State.ExitCode}}", name) == "137"));
+    let said = d.ctl(&["rm", "a", "nobody", "b"]).expect(1);
+    assert_eq!(said.stdout, "a\nb\n");
+    assert!(said.stderr.contains("No such container: nobody"), "{}", said.stderr);
+}

@@ -99,9 +99,10 @@ fn modules() {
 /// Runs nextest and says its exit code.
 fn tests(flavour: &str) -> Result<i32> {
     let usual = match flavour {
-        "systemd" => {
-            ["-E", "package(longshore-runtime) & test(/^(systemd|rootless::a_users)/) | test(/^systemd::/)"]
-        }
+        "systemd" => [
+            "-E",
+            "package(longshore-runtime) & test(/^(systemd|rootless::a_users)/) | test(/^systemd::/) | binary(vm_systemd)",
+        ],
         // What has to do with cgroups, users and the kernel's age; the rest is no different on this host.
         _ => [
             "-E",

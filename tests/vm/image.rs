@@ -18,6 +18,7 @@ const SUITES: &[&str] = &[
     "containerd-shim-longshore-v1::shim",
     "longshore-tests::vm_daemon",
     "longshore-tests::vm_power",
+    "longshore-tests::vm_systemd",
 ];
 /// Programs of ours that tests call, where the build made them.
 const PROGRAMS: &[&str] = &["longshore-runtime", "longshored", "longshore", "containerd-shim-longshore-v1"];

@@ -181,18 +181,62 @@ where
 {
     let mut failed = Vec::new();
     for name in names {
-        match action(name.clone()).await {
-            Ok(()) => print::line(name)?,
-            Err(failure @ (Failure::Unreachable { .. } | Failure::Lost { .. } | Failure::BrokenPipe)) => {
-                return Err(failure);
-            }
-            Err(failure) => {
-                print::note(failure.to_string());
-                failed.push(name.clone());
-            }
+        if !told(name, action(name.clone()).await)? {
+            failed.push(name.clone());
         }
     }
     Ok(failed)
+}
+
+/// Most that one command does at once.
+const AT_ONCE: usize = 50;
+
+/// As `each`, for what may take its time with each of them: all at once, told in their order.
+pub async fn each_at_once<F>(names: &[String], action: impl FnMut(String) -> F) -> Result<u8, Failure>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let mut failed = false;
+    at_once(names, action, |name, outcome| {
+        failed |= !told(name, outcome)?;
+        Ok(())
+    })
+    .await?;
+    Ok(u8::from(failed))
+}
+
+/// Does something to all of several things, and tells how it went in their order.
+pub async fn at_once<F>(
+    names: &[String],
+    mut action: impl FnMut(String) -> F,
+    mut tell: impl FnMut(&str, Result<(), Failure>) -> Result<(), Failure>,
+) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    for some in names.chunks(AT_ONCE) {
+        let begun: Vec<_> = some.iter().map(|name| tokio::spawn(action(name.clone()))).collect();
+        for (name, work) in some.iter().zip(begun) {
+            let ended = work.await.map_err(|error| Failure::message(format!("{name}: {error}")));
+            tell(name, ended.and_then(std::convert::identity))?;
+        }
+    }
+    Ok(())
+}
+
+/// False: it failed, which was said. An error: there is nobody to ask for the others either.
+fn told(name: &str, outcome: Result<(), Failure>) -> Result<bool, Failure> {
+    match outcome {
+        Ok(()) => print::line(name)?,
+        Err(failure @ (Failure::Unreachable { .. } | Failure::Lost { .. } | Failure::BrokenPipe)) => {
+            return Err(failure);
+        }
+        Err(failure) => {
+            print::note(failure.to_string());
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Asks before something is deleted. A stdin at its end is a no.

@@ -4,7 +4,7 @@ use longshore_proto::longshore::engine::v1::KillRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::each;
+use crate::commands::each_at_once;
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
@@ -24,7 +24,7 @@ impl Verb for Args {
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let client = context.containers().await?;
-        each(&self.containers, |container| {
+        each_at_once(&self.containers, |container| {
             let mut client = client.clone();
             let request = KillRequest { container, signal: self.signal.clone() };
             async move {

@@ -4,7 +4,7 @@ use longshore_proto::longshore::engine::v1::ContainerRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::each;
+use crate::commands::each_at_once;
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
@@ -21,7 +21,7 @@ impl Verb for Args {
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let client = context.containers().await?;
-        each(&self.containers, |container| {
+        each_at_once(&self.containers, |container| {
             let mut client = client.clone();
             async move {
                 client.pause(ContainerRequest { container }).await?;

@@ -4,6 +4,7 @@ use longshore_proto::longshore::engine::v1::RemoveRequest;
 
 use crate::cli::{Arguments, Unbuilt, Verb, short};
 use crate::client::Context;
+use crate::commands::at_once;
 use crate::failure::Failure;
 use crate::output::print;
 
@@ -27,23 +28,31 @@ impl Verb for Args {
     const UNBUILT: &'static [Unbuilt] = &[short('l', "link")];
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        let mut client = context.containers().await?;
+        let client = context.containers().await?;
+        let (force, volumes) = (self.force, self.volumes);
+        let remove = |container: String| {
+            let mut client = client.clone();
+            async move {
+                client.remove(RemoveRequest { container, force, volumes }).await?;
+                Ok(())
+            }
+        };
         let mut code = 0;
-        for container in self.containers {
-            let request =
-                RemoveRequest { container: container.clone(), force: self.force, volumes: self.volumes };
-            match client.remove(request).await.map_err(Failure::from) {
-                Ok(_) => print::line(container)?,
+        at_once(&self.containers, remove, |container, removed| {
+            match removed {
+                Ok(()) => print::line(container)?,
                 Err(failure @ Failure::Lost { .. }) => return Err(failure),
                 Err(failure) => {
                     print::note(failure.to_string());
                     // With --force, what is not there is as good as removed.
-                    if !(self.force && failure.is_not_found()) {
+                    if !(force && failure.is_not_found()) {
                         code = 1;
                     }
                 }
             }
-        }
+            Ok(())
+        })
+        .await?;
         Ok(code)
     }
 }

@@ -4,7 +4,7 @@ use longshore_proto::longshore::engine::v1::StopRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::each;
+use crate::commands::each_at_once;
 use crate::failure::Failure;
 use crate::parse::number;
 
@@ -29,7 +29,7 @@ impl Verb for Args {
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let client = context.containers().await?;
         let signal = self.signal.unwrap_or_default();
-        each(&self.containers, |container| {
+        each_at_once(&self.containers, |container| {
             let mut client = client.clone();
             let request = StopRequest { container, signal: signal.clone(), timeout: self.timeout };
             async move {

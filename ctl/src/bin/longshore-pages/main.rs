@@ -1,7 +1,10 @@
 //! Writes what is installed beside the command line: manual pages and the shells' completion scripts, all from the
-//! definition that `--help` shows. `longshore-pages FOLDER` makes `FOLDER/man1` and `FOLDER/completions`.
+//! definition that `--help` shows. `longshore-pages FOLDER` makes `FOLDER/man1` and `FOLDER/completions`;
+//! `longshore-pages FOLDER PROGRAMS` also `FOLDER/man8`, of the other programs in the folder `PROGRAMS`.
 
 #![forbid(unsafe_code)]
+
+mod programs;
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,11 +16,14 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
 fn main() -> ExitCode {
-    let Some(folder) = std::env::args_os().nth(1) else {
-        eprintln!("longshore-pages: which folder? Usage: longshore-pages FOLDER");
+    let mut words = std::env::args_os().skip(1);
+    let Some(folder) = words.next() else {
+        eprintln!("longshore-pages: which folder? Usage: longshore-pages FOLDER [PROGRAMS]");
         return ExitCode::from(2);
     };
-    match write(Path::new(&folder)) {
+    let of_programs = |beside| programs::write(&Path::new(&folder).join("man8"), Path::new(&beside));
+    let written = write(Path::new(&folder)).and_then(|()| words.next().map_or(Ok(()), of_programs));
+    match written {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("longshore-pages: writing into {}: {error}", Path::new(&folder).display());
