@@ -170,7 +170,7 @@ const CASES: &[(&str, i32, &str)] = &[
     ("run --mount type=what,dst=/x IMAGE", 125, "what"),
     ("run --mount type=bind,dst=/x IMAGE", 125, ""),
     ("run --mount dst=/x,nosuch=1 IMAGE", 125, "nosuch"),
-    ("run --mount type=bind,src=/nonexistent-here,dst=/x IMAGE", 125, "/nonexistent-here"),
+    ("run --mount type=bind,src=/nonexistent/longshore-here,dst=/x IMAGE", 125, "/nonexistent/longshore-here"),
     ("run --tmpfs relative IMAGE", 125, "relative"),
     ("run --volumes-from absent IMAGE", 125, ""),
     ("run --device /dev/no-such IMAGE", 125, "/dev/no-such"),

@@ -42,6 +42,10 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 static IDS: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{12}\b").expect("a pattern"));
 
+/// `b=2,a=1`: docker shows maps in no order.
+static PAIRS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[\w.-]+=[\w.-]*(,[\w.-]+=[\w.-]*)+").expect("a pattern"));
+
 /// One text in normal form. Ids are numbered as they come.
 fn normal(text: &str) -> String {
     let mut text =
@@ -57,6 +61,13 @@ fn normal(text: &str) -> String {
         format!("<{}id {number}>", if id.len() == 12 { "short " } else { "" })
     };
     text = IDS.replace_all(&text, numbered).into_owned();
+    text = PAIRS
+        .replace_all(&text, |found: &Captures<'_>| {
+            let mut pairs: Vec<&str> = found[0].split(',').collect();
+            pairs.sort_unstable();
+            pairs.join(",")
+        })
+        .into_owned();
     for (pattern, stands) in RULES.iter() {
         text = pattern.replace_all(&text, *stands).into_owned();
     }
