@@ -82,7 +82,7 @@ impl Engine {
         let now = Timestamp::now();
         let history = json!({
             "created": now.to_string(),
-            "created_by": entry.read(Record::command),
+            "created_by": entry.read(Record::arguments),
             "author": request.author,
             "comment": request.comment,
         });
@@ -148,7 +148,10 @@ fn config(record: &Record, parent: &Value, changes: &[String]) -> Result<Map<Str
         .and_then(Value::as_array)
         .map(|env| env.iter().filter_map(Value::as_str).map(str::to_owned).collect())
         .unwrap_or_default();
-    set("Env", json!(super::spec::env::merge(&image, &own.env)));
+    // A name alone was taken away, and is the image's business no more.
+    let mut env = super::spec::env::with_images(&own.env, &image);
+    env.retain(|entry| entry.contains('='));
+    set("Env", json!(env));
     let anonymous = record.mounts().iter().filter(|mount| mount.volume.anonymous);
     let volumes: Map<String, Value> = anonymous.map(|mount| (mount.target.clone(), json!({}))).collect();
     if !volumes.is_empty() {

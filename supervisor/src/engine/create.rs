@@ -170,7 +170,6 @@ impl Engine {
             ));
         }
         let hostname = etc::hostname(&config.hostname, id, &config.network);
-        let base = env::merge(&env::base(&hostname, config.tty), &of_image.env);
         let first_set =
             |own: &str, images: &str| if own.is_empty() { images.to_owned() } else { own.to_owned() };
         let stop_name = first_set(&config.stop_signal, &of_image.stop_signal);
@@ -184,6 +183,7 @@ impl Engine {
         let mut config = config.clone();
         config.labels = labels;
         config.stop_signal = stop_name;
+        config.env = env::with_images(&config.env, &of_image.env);
         config.endpoints = network::normalised(&config);
         // Said by `warnings`.
         spec::kernel::kernel().fit(&mut config.limits);
@@ -194,7 +194,7 @@ impl Engine {
             image_id: image.id.as_str().to_owned(),
             image_ref,
             snapshotter: self.snapshotter()?.name().to_owned(),
-            process_env: env::merge(&base, &config.env),
+            process_env: env::merge(&env::base(&hostname, config.tty), &config.env),
             entrypoint_words: env::entrypoint(config.entrypoint.as_deref(), &of_image.entrypoint).len(),
             process_args,
             process_cwd: absolute(&cwd)?,
@@ -472,6 +472,11 @@ fn absolute(cwd: &str) -> Result<String> {
 fn warnings(config: &ContainerConfig) -> Result<Vec<String>> {
     let mut warnings = spec::kernel::kernel().fit(&mut config.limits.clone());
     warnings.extend(spec::security::Security::parse(config)?.warnings);
+    if config.network == super::config::NetworkMode::Host
+        && (!config.publish.is_empty() || config.publish_all)
+    {
+        warnings.push("Published ports are discarded when using host network mode".to_owned());
+    }
     Ok(warnings)
 }
 

@@ -153,6 +153,11 @@ impl Record {
         self.process_args.iter().enumerate().map(quoted).collect::<Vec<_>>().join(" ")
     }
 
+    /// The words after the entrypoint, as docker's history has them.
+    pub fn arguments(&self) -> String {
+        self.process_args.get(self.entrypoint_words..).unwrap_or_default().join(" ")
+    }
+
     /// What is mounted beside what every container has.
     pub fn mounts(&self) -> &[Mount] {
         self.mounts.as_deref().unwrap_or(&self.config.mounts)

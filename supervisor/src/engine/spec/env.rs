@@ -1,26 +1,41 @@
 //! The environment and the words that a process starts with. Later entries win over earlier ones, the place of
 //! the first stays; a bare name removes a variable.
 
+use std::collections::{HashMap, HashSet};
+
 /// Where programs are looked up when the image does not say.
 pub const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Merges `overrides` into `base`.
 pub fn merge(base: &[String], overrides: &[String]) -> Vec<String> {
-    let mut merged: Vec<String> = Vec::with_capacity(base.len() + overrides.len());
+    let mut merged: Vec<Option<&String>> = Vec::with_capacity(base.len() + overrides.len());
+    // Where each name is: images and users may have tens of thousands.
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(base.len() + overrides.len());
     for entry in base.iter().chain(overrides) {
-        let name = entry.split_once('=').map(|(name, _)| name);
-        let key = name.unwrap_or(entry);
-        let place = merged.iter().position(|have| have.split_once('=').is_some_and(|(have, _)| have == key));
-        match (place, name) {
-            (Some(at), Some(_)) => merged[at].clone_from(entry),
-            (None, Some(_)) => merged.push(entry.clone()),
-            (Some(at), None) => {
-                merged.remove(at);
+        if !entry.contains('=') {
+            if let Some(at) = places.remove(entry.as_str()) {
+                merged[at] = None;
             }
-            (None, None) => {}
+            continue;
+        }
+        let at = *places.entry(name(entry)).or_insert(merged.len());
+        match merged.get_mut(at) {
+            Some(place) => *place = Some(entry),
+            None => merged.push(Some(entry)),
         }
     }
-    merged
+    merged.into_iter().flatten().cloned().collect()
+}
+
+fn name(entry: &str) -> &str {
+    entry.split('=').next().unwrap_or(entry)
+}
+
+/// The user's entries and then those of the image that the user did not name, as docker's inspect shows them.
+pub fn with_images(own: &[String], images: &[String]) -> Vec<String> {
+    let named: HashSet<&str> = own.iter().map(|entry| name(entry)).collect();
+    let kept = images.iter().filter(|entry| !named.contains(name(entry)));
+    own.iter().chain(kept).cloned().collect()
 }
 
 /// What an interactive or plain container's environment starts from, in docker's order: PATH, HOSTNAME, TERM; the
@@ -84,6 +99,23 @@ mod tests {
     fn later_entries_win_in_the_place_of_the_first() {
         let merged = merge(&list(&["A=1", "B=2"]), &list(&["A=3", "C=4", "B", "NONE", "D=x=y"]));
         assert_eq!(merged, list(&["A=3", "C=4", "D=x=y"]));
+    }
+
+    #[test]
+    fn many_entries_are_merged_at_once() {
+        let many: Vec<String> = (0..100_000).map(|number| format!("N{number}=1")).collect();
+        assert_eq!(merge(&many, &many).len(), many.len());
+        assert_eq!(with_images(&many, &many).len(), many.len());
+    }
+
+    #[test]
+    fn the_users_entries_come_before_the_images() {
+        let images = list(&["PATH=/bin", "A=image", "B=image"]);
+        let both = with_images(&list(&["Z=1", "A=mine", "B"]), &images);
+        assert_eq!(both, list(&["Z=1", "A=mine", "B", "PATH=/bin"]));
+        assert_eq!(with_images(&both, &images), both);
+        let process = merge(&base("box", false), &both);
+        assert_eq!(process, list(&["PATH=/bin", "HOSTNAME=box", "Z=1", "A=mine"]));
     }
 
     #[test]
