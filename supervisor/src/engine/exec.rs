@@ -17,6 +17,11 @@ use crate::tasks::{AttachStream, ExecTask, ProcessId, TaskStdio};
 /// The type URL of a process specification.
 const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
+/// What a shell says of a program that it cannot invoke.
+const CANNOT_INVOKE: u32 = 126;
+/// And of one that it does not find.
+const NOT_FOUND: u32 = 127;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Exec {
@@ -47,7 +52,7 @@ pub struct Running {
 impl Engine {
     pub async fn exec(self: &Arc<Self>, text: &str, exec: Exec) -> Result<Executed> {
         let entry = self.find(text)?;
-        if exec.args.first().is_none_or(String::is_empty) {
+        if exec.args.is_empty() {
             return Err(Error::invalid("no exec command specified", "name a program"));
         }
         if exec.args.iter().chain(&exec.env).any(|word| word.contains('\0')) {
@@ -55,7 +60,7 @@ impl Engine {
         }
         match entry.status() {
             Status::Running => {}
-            Status::Paused => return Err(Conflict::ExecPaused { id: entry.id.clone() }.into()),
+            Status::Paused => return Err(Conflict::ExecPaused { id: text.to_owned() }.into()),
             Status::Restarting => {
                 return Err(Conflict::State { id: entry.id.clone(), why: Refused::Restarting }.into());
             }
@@ -65,8 +70,21 @@ impl Engine {
         let command = exec.args.join(" ");
         let (record, pid) = (entry.record(), entry.state().pid);
         let (tty, join) = (exec.tty, exec.join);
+        if exec.args.first().is_some_and(String::is_empty) {
+            let message = "exec: \"\": executable file not found in $PATH".to_owned();
+            let failure = StartFailure { message, exit_code: NOT_FOUND };
+            return Ok(Executed { entry, exec_id, started: Err(failure) });
+        }
         let default_ulimits = self.default_ulimits.clone();
-        let process = blocking(move || process(&record, pid, &exec, &default_ulimits)).await?;
+        let process = match blocking(move || process(&record, pid, &exec, &default_ulimits)).await {
+            Ok(process) => process,
+            // It cannot be invoked as it was asked for: by a user or in a folder that is not there.
+            Err(error @ Error::InvalidArgument { .. }) => {
+                let failure = StartFailure { message: error.for_people(), exit_code: CANNOT_INVOKE };
+                return Ok(Executed { entry, exec_id, started: Err(failure) });
+            }
+            Err(error) => return Err(error),
+        };
         self.happened(&entry, format!("exec_create: {command}"), &[("execID", exec_id.clone())]);
         let task = ExecTask {
             process: Any::new(PROCESS_URL, process),
@@ -106,15 +124,24 @@ impl Engine {
     }
 }
 
+/// What the container's own process started with, but for the terminal, which is this process' own.
+fn environment(record: &Record, tty: bool) -> Vec<String> {
+    let own = record.process_env.iter().cloned();
+    let asked = record.config.env.iter().any(|entry| entry.starts_with("TERM="));
+    let mut all: Vec<String> = own.filter(|entry| asked || !entry.starts_with("TERM=")).collect();
+    if tty && !all.iter().any(|entry| entry.starts_with("TERM=")) {
+        let place =
+            all.iter().position(|entry| entry.starts_with("HOSTNAME=")).map_or(all.len(), |at| at + 1);
+        all.insert(place, "TERM=xterm".to_owned());
+    }
+    all
+}
+
 fn process(record: &Record, pid: u32, exec: &Exec, default_ulimits: &[Ulimit]) -> Result<Vec<u8>> {
     let who = if exec.user.is_empty() { &record.user } else { &exec.user };
     let mut identity =
         user::resolve(who, live::open_file(pid, "/etc/passwd")?, live::open_file(pid, "/etc/group")?)?;
-    let mut environment = record.process_env.clone();
-    if exec.tty && !environment.iter().any(|entry| entry.starts_with("TERM=")) {
-        environment.push("TERM=xterm".to_owned());
-    }
-    let environment = env::with_home(env::merge(&environment, &exec.env), &identity.home);
+    let environment = env::with_home(env::merge(&environment(record, exec.tty), &exec.env), &identity.home);
     let config = &record.config;
     let security = spec::security::Security::parse(config)?;
     if exec.user.is_empty() {

@@ -187,6 +187,14 @@ impl TaskManager {
         list
     }
 
+    /// Ids of the processes that were added to a task and have not ended; never waits.
+    pub fn execs(&self, namespace: &Namespace, id: &str) -> Vec<String> {
+        let Ok(task) = self.inner.task(namespace, id) else { return Vec::new() };
+        let state = task.state();
+        let live = state.execs.iter().filter(|(_, process)| process.exit().is_none());
+        live.map(|(exec_id, _)| exec_id.clone()).collect()
+    }
+
     /// Every task of every namespace, by its container's id.
     pub fn all(&self) -> std::collections::HashSet<(Namespace, String)> {
         let slots = self.inner.slots();
