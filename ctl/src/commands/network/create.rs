@@ -89,6 +89,10 @@ impl Args {
             .flat_map(|text| text.split(','))
             .map(|text| Subnet { subnet: text.trim().to_string(), ..Subnet::default() })
             .collect();
+        let count = |texts: &[String]| texts.iter().flat_map(|text| text.split(',')).count();
+        if subnets.len() < count(&self.ip_range).max(count(&self.gateway)) {
+            return Err(Failure::message("every ip-range or gateway must have a corresponding subnet"));
+        }
         for subnet in &subnets {
             Net::parse(&subnet.subnet)
                 .ok_or_else(|| Failure::message(format!("invalid CIDR address: {}", subnet.subnet)))?;

@@ -30,14 +30,7 @@ impl Networks for NetworksService {
     ) -> Answer<wire::CreateNetworkResponse> {
         let wanted = convert::wanted_network(request.into_inner());
         let network = self.engine.create_network(&wanted).await.map_err(status)?;
-        let warnings = match wanted.attachable {
-            true => vec![
-                "attachable means something to swarms only: containers can always be connected here"
-                    .to_owned(),
-            ],
-            false => Vec::new(),
-        };
-        Ok(Response::new(wire::CreateNetworkResponse { id: network.id.clone(), warnings }))
+        Ok(Response::new(wire::CreateNetworkResponse { id: network.id.clone(), warnings: Vec::new() }))
     }
 
     async fn list(&self, request: Request<wire::ListNetworksRequest>) -> Answer<wire::ListNetworksResponse> {
@@ -65,7 +58,7 @@ impl Networks for NetworksService {
 
     async fn disconnect_container(&self, request: Request<wire::DisconnectRequest>) -> Answer<()> {
         let request = request.into_inner();
-        let missing = if request.force { Missing::Ignore } else { Missing::Refuse };
+        let missing = if request.force { Missing::Endpoint } else { Missing::Container };
         self.engine.disconnect(&request.network, &request.container, missing).await.map_err(status)?;
         empty()
     }

@@ -12,11 +12,12 @@ use crate::network::record::{Driver, Network};
 use crate::network::refusal::Refusal;
 use crate::network::sandbox::Owner;
 
-/// What `network disconnect` does with a container that is not there.
+/// What `network disconnect` says of a container that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    Refuse,
-    Ignore,
+    Container,
+    /// It was to be taken off the network even so: nothing of it is left there.
+    Endpoint,
 }
 
 impl Engine {
@@ -100,7 +101,9 @@ impl Engine {
     async fn disconnect_now(self: &Arc<Self>, network: &str, text: &str, missing: Missing) -> Result<()> {
         let network = self.networks.find(network)?;
         let entry = match self.find(text) {
-            Err(error) if error.is_not_found() && missing == Missing::Ignore => return Ok(()),
+            Err(error) if error.is_not_found() && missing == Missing::Endpoint => {
+                return Err(Error::not_found("endpoint", text));
+            }
             found => found?,
         };
         let _turn = entry.turn.clone().lock_owned().await;

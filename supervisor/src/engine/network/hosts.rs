@@ -68,20 +68,26 @@ impl Engine {
         let mut lines = extra(&record.config.extra_hosts, gateway)?;
         for endpoint in endpoints.iter().filter(|endpoint| endpoint.network == default.id) {
             for link in &endpoint.links {
-                lines.push(self.link_line(&default.id, link)?);
+                lines.push(self.link_line(&default.id, link, &record.name)?);
             }
         }
         Ok(lines)
     }
 
     /// On the default network links are lines of the hosts file; elsewhere they are answers of the name server.
-    fn link_line(&self, network: &str, link: &crate::network::endpoint::Link) -> Result<String> {
+    fn link_line(
+        &self,
+        network: &str,
+        link: &crate::network::endpoint::Link,
+        name_of_own: &str,
+    ) -> Result<String> {
         let target = self.find(&link.container)?;
         let (name, live, endpoints) = target.read(|record| {
             (record.name.clone(), record.state.status.is_live(), record.state.endpoints.clone())
         });
         if !live {
-            return Err(Refusal::LinkStopped(format!("/{name}")).into());
+            let link = format!("/{name} AS /{name_of_own}/{}", link.alias);
+            return Err(Refusal::LinkStopped(link).into());
         }
         let address = endpoints.iter().find(|endpoint| endpoint.network == network).and_then(|e| e.ipv4);
         let address = address.ok_or_else(|| Refusal::LinkElsewhere(format!("/{name}")))?.address;

@@ -1,12 +1,13 @@
 //! What is shown of networks, and of containers' places on them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::engine::config::{Endpoint, Record};
 use crate::error::Result;
 use crate::network::endpoint::EndpointState;
-use crate::network::record::{Driver, Network};
+use crate::network::record::{Driver, Network, Subnet};
 
 /// A container's place on a network, as inspect shows it.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,19 @@ pub struct NetworkMember {
     pub container: String,
     pub name: String,
     pub attachment: Attachment,
+}
+
+/// Nothing is routed by the gateway of an internal network; it is shown nevertheless.
+fn with_gateways(mut state: EndpointState, network: Option<&Network>) -> EndpointState {
+    let of = |subnet: &Option<Subnet>| subnet.as_ref().map(|subnet| subnet.gateway);
+    let Some(network) = network.filter(|network| network.internal) else { return state };
+    if let (Some(own), Some(IpAddr::V4(gateway))) = (&mut state.ipv4, of(&network.ipv4)) {
+        own.gateway = Some(gateway);
+    }
+    if let (Some(own), Some(IpAddr::V6(gateway))) = (&mut state.ipv6, of(&network.ipv6)) {
+        own.gateway = Some(gateway);
+    }
+    state
 }
 
 impl Engine {
@@ -84,6 +98,7 @@ impl Engine {
                 let network_id = network.as_ref().map(|network| network.id.clone()).unwrap_or_default();
                 let state =
                     record.state.endpoints.iter().find(|endpoint| endpoint.network == network_id).cloned();
+                let state = state.map(|state| with_gateways(state, network.as_deref()));
                 let has_places = network.as_ref().is_some_and(|network| network.driver == Driver::Bridge);
                 if live && has_places && state.is_none() {
                     // It was taken off it, and will be on it at its next start.

@@ -85,7 +85,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
     let macs = config.endpoints.iter().any(|endpoint| !endpoint.mac.is_empty());
     match &config.network {
         NetworkMode::Container(name) if name.is_empty() => {
-            return refuse("invalid container format container:<name|id>");
+            return refuse("invalid network mode: invalid container format container:<name|id>");
         }
         NetworkMode::Container(_) => {
             for (conflicts, text) in [

@@ -95,6 +95,11 @@ pub fn filter_takes(text: &str, mut ports: impl Iterator<Item = (u16, Protocol)>
     })
 }
 
+/// Whether a text is one for [`filter_takes`].
+pub fn is_filter(text: &str) -> bool {
+    parse_exposed(text).is_some()
+}
+
 impl Engine {
     /// Opens the ports of a container that is about to start.
     pub(super) async fn open_ports(

@@ -261,9 +261,9 @@ fn linux(
     if !nodes.is_empty() {
         linux.set_devices(Some(nodes));
     }
-    if !config.sysctls.is_empty() {
-        let pairs = config.sysctls.iter().map(|(name, value)| (name.clone(), value.clone()));
-        linux.set_sysctl(Some(pairs.collect()));
+    let sysctls = namespaces::sysctls(config);
+    if !sysctls.is_empty() {
+        linux.set_sysctl(Some(sysctls));
     }
     linux.set_seccomp(security.filter(bounding)?);
     Ok(linux)

@@ -1,6 +1,10 @@
 //! Which namespaces a container has of its own, which it shares with the host, and which with another container.
 //! What is joined is named by the other's first process, looked up at every start.
 
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::OnceLock;
+
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType};
 
 use crate::engine::config::{ContainerConfig, NetworkMode};
@@ -176,6 +180,32 @@ pub fn check_sysctls(config: &ContainerConfig) -> Result<()> {
     Ok(())
 }
 
+/// Kernel parameters of a network namespace of the container's own, as docker sets them: every group may ping, and every user may
+/// have the ports below 1024, which are the container's alone.
+const OF_NETWORKS: [(&str, &str); 2] =
+    [("net.ipv4.ping_group_range", "0 2147483647"), ("net.ipv4.ip_unprivileged_port_start", "0")];
+
+/// What is set: what was asked for, and what every network namespace has unless that says otherwise.
+pub fn sysctls(config: &ContainerConfig) -> HashMap<String, String> {
+    let own_network = !matches!(config.network, NetworkMode::Host | NetworkMode::Container(_));
+    let defaults = OF_NETWORKS.iter().filter(|_| own_network && can_set_networks());
+    let pairs = defaults.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let asked = config.sysctls.iter().map(|(name, value)| (name.clone(), value.clone()));
+    pairs.chain(asked).collect()
+}
+
+/// Whether this kernel has them, and the daemon all groups: in a user namespace it may not.
+fn can_set_networks() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let there = |name: &str| Path::new("/proc/sys").join(name.replace('.', "/")).exists();
+        let groups = std::fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+        let mut words = groups.split_whitespace().filter_map(|word| word.parse::<u64>().ok());
+        let all = words.next() == Some(0) && words.nth(1).is_some_and(|count| count > i32::MAX as u64);
+        all && OF_NETWORKS.iter().all(|(name, _)| there(name))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +239,19 @@ mod tests {
         assert!(all.contains(&(Ipc, Some("/proc/7/ns/ipc".into()))));
         assert!(all.contains(&(Pid, Some("/proc/8/ns/pid".into()))));
         assert!(!all.iter().any(|(kind, _)| *kind == Cgroup), "a privileged one sees the host's");
+    }
+
+    #[test]
+    fn a_network_of_its_own_has_dockers_parameters() {
+        let port = "net.ipv4.ip_unprivileged_port_start";
+        let asked =
+            ContainerConfig { sysctls: [(port.to_owned(), "99".to_owned())].into(), ..Default::default() };
+        let all = sysctls(&asked);
+        assert_eq!(all[port], "99");
+        assert_eq!(all.contains_key("net.ipv4.ping_group_range"), can_set_networks());
+        for network in [NetworkMode::Host, NetworkMode::Container("x".into())] {
+            assert!(sysctls(&ContainerConfig { network, ..Default::default() }).is_empty());
+        }
     }
 
     #[test]
