@@ -71,6 +71,14 @@ fn disk_use_is_told_as_docker_tells_it() {
         |kind: &str, holder: &str| why.lines().any(|line| line.starts_with(kind) && line.contains(holder));
     assert!(line("blob", &format!("image {from}")) && line("blob", &format!("image {busybox}")), "{why}");
     assert!(line("snapshot", "container writer") && line("snapshot", "container sleeper"), "{why}");
+    daemon.ctl(&["volume", "create", "idle"]).ok();
+    daemon.ctl(&["create", "--name", "keeper", "-v", "kept:/kept", busybox, "true"]).ok();
+    let why = daemon.ctl(&["system", "df", "--why"]).ok().stdout;
+    let volume = |name: &str, holder: &str| {
+        let mut lines = why.lines().filter(|line| line.starts_with("volume"));
+        lines.any(|line| line.contains(name) && line.contains(holder))
+    };
+    assert!(volume("kept", "container keeper") && volume("idle", "no container"), "{why}");
 }
 
 #[test]

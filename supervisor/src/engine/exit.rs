@@ -186,12 +186,13 @@ impl Engine {
         self.registry.remove(entry);
         self.containers.deleted(&self.namespace, &entry.id);
         self.happened(entry, "destroy", &[]);
-        entry.removed();
         let mut anonymous = self.give_back(entry);
         if !entry.read(|record| record.config.auto_remove) {
             // A client of containerd's API removed the container, and knows of no volumes.
             anonymous.clear();
         }
+        self.volumes.dismiss(&anonymous);
+        entry.removed();
         let (engine, id) = (self.clone(), entry.id.clone());
         self.background.spawn(async move {
             engine.tear_down(&id).await;

@@ -1,7 +1,8 @@
-//! What takes how much of the disk, and why it is kept: each blob, snapshot and unfinished blob with the images, containers, leases and
+//! What takes how much of the disk, and why it is kept: each blob, snapshot, volume and unfinished blob with the images, containers, leases and
 //! labels that hold it, found by the same references that the collector follows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::Engine;
 use super::images::ImageUsage;
@@ -73,7 +74,7 @@ struct Stored {
 }
 
 impl Engine {
-    pub async fn disk_usage(&self, objects: Objects) -> Result<DiskUsage> {
+    pub async fn disk_usage(self: &Arc<Self>, objects: Objects) -> Result<DiskUsage> {
         let (images, layers) = self.image_usage().await?;
         let all = ListRequest { all: true, size: true, ..ListRequest::default() };
         let containers = self.list(&all).await?;
@@ -82,10 +83,29 @@ impl Engine {
             let mut graph = self.stored().await?;
             self.hold_roots(&mut graph)?;
             usage.objects = graph.into_objects();
+            usage.objects.extend(self.stored_volumes().await?);
+            usage.objects.sort_by_key(|object| std::cmp::Reverse(object.size));
             usage.left_out = usage.objects.len().saturating_sub(MAX_OBJECTS) as u64;
             usage.objects.truncate(MAX_OBJECTS);
         }
         Ok(usage)
+    }
+
+    /// Volumes are kept by whoever has them, and until somebody removes them.
+    async fn stored_volumes(self: &Arc<Self>) -> Result<Vec<StoredObject>> {
+        let volumes = self.list_volumes(&[], true).await?;
+        let holder = |id: &String| match self.registry.get(id) {
+            Some(entry) => format!("container {}", entry.name()),
+            None => format!("container {id}"),
+        };
+        let object = |volume: super::volumes::Listed| {
+            let mut kept_by: Vec<String> = volume.users.iter().take(MAX_HOLDERS).map(holder).collect();
+            if kept_by.is_empty() {
+                kept_by.push("no container: 'volume rm' removes it".to_owned());
+            }
+            StoredObject { kind: "volume", name: volume.name, size: volume.size.unwrap_or(0), kept_by }
+        };
+        Ok(volumes.into_iter().map(object).collect())
     }
 
     async fn stored(&self) -> Result<Graph> {
@@ -180,7 +200,7 @@ impl Graph {
         for root in roots {
             self.hold(root, &format!("label {ROOT}"));
         }
-        let mut objects: Vec<StoredObject> = self
+        let objects: Vec<StoredObject> = self
             .nodes
             .into_iter()
             .map(|(node, stored)| {
@@ -192,7 +212,6 @@ impl Graph {
                 StoredObject { kind, name, size: stored.size, kept_by: stored.kept_by.into_iter().collect() }
             })
             .collect();
-        objects.sort_by_key(|object| std::cmp::Reverse(object.size));
         objects
     }
 }

@@ -23,7 +23,7 @@ pub struct Args {
     /// Show detailed information on space usage
     #[arg(short, long)]
     verbose: bool,
-    /// Show each stored blob and snapshot, and which images, containers, leases and labels keep it
+    /// Show each stored blob, snapshot and volume, and which images, containers, leases and labels keep it
     #[arg(long, conflicts_with_all = ["verbose", "format"])]
     why: bool,
 }

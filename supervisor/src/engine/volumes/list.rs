@@ -39,7 +39,8 @@ impl Engine {
         let mut found: Vec<Listed> = all
             .into_iter()
             .filter(|(name, kept)| {
-                dangling.is_none_or(|dangling| kept.users.is_empty() == dangling)
+                !kept.leaving
+                    && dangling.is_none_or(|dangling| kept.users.is_empty() == dangling)
                     && filters.any("driver", |driver| driver == super::DRIVER)
                     && filters.any("name", |text| name.contains(text))
                     && filters.labels(|key| kept.record.labels.get(key))

@@ -72,11 +72,13 @@ struct Kept {
     users: BTreeSet<String>,
     /// Held while it is mounted, unmounted or filled: containers that run with it, if it has options.
     mounted: Arc<tokio::sync::Mutex<BTreeSet<String>>>,
+    /// Its container is gone and it goes with it: nobody sees it any more, though its files may still be there.
+    leaving: bool,
 }
 
 impl Kept {
     fn new(record: VolumeRecord) -> Kept {
-        Kept { record, users: BTreeSet::new(), mounted: Arc::default() }
+        Kept { record, users: BTreeSet::new(), mounted: Arc::default(), leaving: false }
     }
 }
 
@@ -109,6 +111,8 @@ impl Volumes {
     fn take(&self, name: &str, user: &str) -> bool {
         match self.lock().get_mut(name) {
             Some(kept) => {
+                // Who asks for it before it is gone has it.
+                kept.leaving = false;
                 kept.users.insert(user.to_owned());
                 true
             }
@@ -123,8 +127,18 @@ impl Volumes {
         }
     }
 
+    /// Those that nobody has go out of sight, to be removed.
+    pub(super) fn dismiss(&self, names: &[String]) {
+        let mut volumes = self.lock();
+        for name in names {
+            if let Some(kept) = volumes.get_mut(name) {
+                kept.leaving = kept.users.is_empty();
+            }
+        }
+    }
+
     fn get(&self, name: &str) -> Option<Kept> {
-        self.lock().get(name).cloned()
+        self.lock().get(name).filter(|kept| !kept.leaving).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {

@@ -105,7 +105,8 @@ struct PutBack<'a> {
 
 impl Drop for PutBack<'_> {
     fn drop(&mut self) {
-        if let Some(kept) = self.kept.take() {
+        if let Some(mut kept) = self.kept.take() {
+            kept.leaving = false;
             self.engine.volumes.lock().insert(self.name.to_owned(), kept);
         }
     }
