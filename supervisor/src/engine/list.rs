@@ -69,7 +69,7 @@ impl Engine {
     /// Newest first.
     pub async fn list(&self, request: &ListRequest) -> Result<Vec<Summary>> {
         let filters = Filters::parse(&request.filters, &FILTERS)?;
-        check_statuses(&filters)?;
+        check_values(&filters)?;
         let all = request.all || request.last > 0 || filters.has("status");
         let selection = self.selection(&filters).await?;
         let now = Timestamp::now();
@@ -213,15 +213,31 @@ impl Selection<'_> {
     }
 }
 
-fn check_statuses(filters: &Filters) -> Result<()> {
-    const KNOWN: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
-    match filters.values("status").iter().find(|status| !KNOWN.contains(&status.as_str())) {
-        Some(status) => Err(Error::invalid(
+/// Refuses what no container could have.
+fn check_values(filters: &Filters) -> Result<()> {
+    const STATUSES: [&str; 7] = ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+    const HEALTHS: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+    if let Some(status) = filters.values("status").iter().find(|one| !STATUSES.contains(&one.as_str())) {
+        return Err(Error::invalid(
             format!("invalid filter 'status={status}'"),
-            format!("use {}", KNOWN.join(", ")),
-        )),
-        None => Ok(()),
+            format!("use {}", STATUSES.join(", ")),
+        ));
     }
+    if let Some(health) = filters.values("health").iter().find(|one| !HEALTHS.contains(&one.as_str())) {
+        return Err(Error::invalid(
+            format!("Unrecognised filter value for health: {health}"),
+            format!("use {}", HEALTHS.join(", ")),
+        ));
+    }
+    for key in ["publish", "expose"] {
+        if let Some(text) = filters.values(key).iter().find(|text| !publish::is_filter(text)) {
+            return Err(Error::invalid(
+                format!("error while looking up for {key} {text}"),
+                "write a port or a range of ports, as in 80, 53/udp or 8000-8080/tcp",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn summary(entry: &Entry, record: &Record, networks: Vec<String>, now: Timestamp) -> Summary {
@@ -237,7 +253,7 @@ fn summary(entry: &Entry, record: &Record, networks: Vec<String>, now: Timestamp
         labels: record.config.labels.clone(),
         network: networks.join(","),
         mounts: record.mounts().to_vec(),
-        ports: publish::shown(record),
+        ports: if record.state.status.is_live() { publish::shown(record) } else { Vec::new() },
         size_rw: 0,
         size_root_fs: 0,
     }

@@ -128,12 +128,14 @@ impl Check {
             Ok(0) | Err(_) => default,
             Ok(nanoseconds) => Duration::from_nanos(nanoseconds),
         };
+        let interval = or(config.interval, INTERVAL);
         Some(Check {
             args,
-            interval: or(config.interval, INTERVAL),
+            interval,
             timeout: or(config.timeout, TIMEOUT),
             start_period: or(config.start_period, Duration::ZERO),
-            start_interval: or(config.start_interval, START_INTERVAL),
+            // Nobody who probes often wants to wait longer in the beginning.
+            start_interval: or(config.start_interval, START_INTERVAL.min(interval)),
             retries: u32::try_from(config.retries).ok().filter(|&retries| retries > 0).unwrap_or(RETRIES),
         })
     }

@@ -144,8 +144,8 @@ fn cpusets(limits: &Limits) -> Result<()> {
         let there = numbers(available).unwrap_or_default();
         if !available.is_empty() && !wanted.is_subset(&there) {
             return Err(Error::invalid(
-                format!("Requested {what} are not available"),
-                format!("requested {asked}, available: {available}"),
+                format!("Requested {what} are not available - requested {asked}, available: {available}"),
+                "this host has no others",
             ));
         }
     }
