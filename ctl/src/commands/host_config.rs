@@ -33,7 +33,13 @@ pub fn host_config(found: &InspectResponse) -> Value {
 fn general(found: &InspectResponse, config: &ContainerConfig) -> Vec<(String, Value)> {
     let or = |text: &str, other: &str| if text.is_empty() { other.to_string() } else { text.to_string() };
     let binds: Vec<String> = config.mounts.iter().filter(|mount| is_short(mount)).filter_map(bind).collect();
-    let links: Vec<String> = config.endpoints.iter().flat_map(|endpoint| endpoint.links.clone()).collect();
+    let name = found.summary.as_ref().map_or("", |summary| summary.name.as_str());
+    let links: Vec<String> = config
+        .endpoints
+        .iter()
+        .filter(|endpoint| matches!(endpoint.network.as_str(), "" | "default" | "bridge"))
+        .flat_map(|endpoint| endpoint.links.iter().map(|link| whole_link(link, name)))
+        .collect();
     let cgroupns = if config.privileged { "host" } else { "private" };
     let mut all = open(fields! {
         "Binds" => list_or_null(&binds),
@@ -89,7 +95,7 @@ fn general(found: &InspectResponse, config: &ContainerConfig) -> Vec<(String, Va
         }).collect()),
         "DeviceCgroupRules" => list_or_null(&config.device_cgroup_rules),
         "DeviceRequests" => Value::Null,
-        "Ulimits" => Value::List(config.ulimits.iter().map(|limit| fields! {
+        "Ulimits" => list_or(Value::Null, config.ulimits.iter().map(|limit| fields! {
             "Name" => limit.name.as_str(),
             "Hard" => limit.hard,
             "Soft" => limit.soft,
@@ -123,7 +129,7 @@ fn limits(resources: &Resources) -> Vec<(String, Value)> {
         "MemorySwap" => swap,
         "MemorySwappiness" => resources.memory_swappiness,
         "OomKillDisable" => resources.oom_kill_disable,
-        "PidsLimit" => (resources.pids != 0).then_some(resources.pids),
+        "PidsLimit" => (resources.pids != 0).then_some(resources.pids.max(0)),
         "CpuCount" => 0_i64,
         "CpuPercent" => 0_i64,
         "IOMaximumIOps" => 0_i64,
@@ -131,12 +137,19 @@ fn limits(resources: &Resources) -> Vec<(String, Value)> {
     })
 }
 
+/// A list, or what stands for an empty one.
+fn list_or(empty: Value, values: Vec<Value>) -> Value {
+    if values.is_empty() { empty } else { Value::List(values) }
+}
+
 fn devices(values: &[DeviceValue], name: &str) -> Value {
     let one = |each: &DeviceValue| {
         let value = i64::try_from(each.value).unwrap_or(i64::MAX);
         Value::Struct(vec![("Path".into(), each.path.as_str().into()), (name.into(), value.into())])
     };
-    Value::List(values.iter().map(one).collect())
+    // The weights are a list also where there are none.
+    let empty = if name == "Weight" { Value::List(Vec::new()) } else { Value::Null };
+    list_or(empty, values.iter().map(one).collect())
 }
 
 /// By `-v` or `--tmpfs`, and not by `--mount`.
@@ -301,7 +314,8 @@ pub fn container_config(found: &InspectResponse) -> Value {
         "AttachStdout" => attached("stdout"),
         "AttachStderr" => attached("stderr"),
     });
-    let mut exposed: Vec<String> = config.expose.clone();
+    let whole = |port: &String| if port.contains('/') { port.clone() } else { format!("{port}/tcp") };
+    let mut exposed: Vec<String> = config.expose.iter().chain(&found.exposed_ports).map(whole).collect();
     exposed.extend(config.publish.iter().map(port_name));
     exposed.sort_unstable();
     exposed.dedup();
@@ -312,7 +326,7 @@ pub fn container_config(found: &InspectResponse) -> Value {
         "Tty" => config.tty,
         "OpenStdin" => config.open_stdin,
         "StdinOnce" => config.open_stdin && attached("stdin"),
-        "Env" => found.process_env.clone(),
+        "Env" => list_or_null(&config.env),
         "Cmd" => list_or_null(command),
     }));
     if let Some(health) = &config.health {
@@ -358,6 +372,12 @@ fn healthcheck(health: &HealthCheck) -> Value {
         }
     }
     Value::Struct(all)
+}
+
+/// `target:alias` of a container on the default network as docker keeps it.
+fn whole_link(link: &str, name: &str) -> String {
+    let (target, alias) = link.split_once(':').unwrap_or((link, link));
+    format!("/{target}:/{name}/{alias}")
 }
 
 /// `NET_ADMIN` as docker keeps it.

@@ -25,8 +25,8 @@ pub struct Args {
     #[arg(short, long)]
     size: bool,
     /// Only inspect objects of the given type
-    #[arg(long = "type", value_name = "container|image|network|volume", value_parser = kind)]
-    kind: Option<Kind>,
+    #[arg(long = "type", value_name = "container|image|network|volume")]
+    kind: Option<String>,
     /// Names or ids
     #[arg(value_name = "NAME|ID", required = true)]
     names: Vec<String>,
@@ -39,8 +39,8 @@ impl Verb for Args {
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
         let sizes = if self.size { Sizes::Shown } else { Sizes::Left };
-        let kinds = match self.kind {
-            Some(kind) => vec![kind],
+        let kinds = match self.kind.as_deref().filter(|kind| !kind.is_empty()) {
+            Some(text) => vec![kind(text)?],
             None => vec![Kind::Container, Kind::Image, Kind::Network, Kind::Volume],
         };
         show(context, &self.names, self.format.as_deref(), &kinds, sizes).await
@@ -62,16 +62,18 @@ pub enum Sizes {
     Left,
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
+fn kind(text: &str) -> Result<Kind, Failure> {
     match text {
         "container" => Ok(Kind::Container),
         "image" => Ok(Kind::Image),
         "network" => Ok(Kind::Network),
         "volume" => Ok(Kind::Volume),
-        "task" | "node" | "service" | "secret" | "plugin" | "config" => {
-            Err(format!("{text} is not built yet: container, image, network and volume are there"))
-        }
-        other => Err(format!("unknown type: \"{other}\"")),
+        "task" | "node" | "service" | "secret" | "plugin" | "config" => Err(Failure::message(format!(
+            "{text} is not built yet: container, image, network and volume are there"
+        ))),
+        other => Err(Failure::message(format!(
+            "unknown type: \"{other}\": container, image, network and volume are known"
+        ))),
     }
 }
 
@@ -122,7 +124,9 @@ pub fn print(
         (Some(template), _) => {
             let mut text = String::new();
             for value in &values {
-                match template.render(value) {
+                // As docker: what its JSON leaves out is there for templates, unless they look into it.
+                let rendered = template.render(&with_left_out(value)).or_else(|_| template.render(value));
+                match rendered {
                     Ok(line) => text.push_str(&format!("{line}\n")),
                     Err(error) => {
                         failures.insert(0, executing(&error));
@@ -142,6 +146,35 @@ pub fn print(
         print::note(failure.to_string());
     }
     Ok(u8::from(!failures.is_empty()))
+}
+
+/// Fields that docker's JSON leaves out of a container where they are empty.
+const LEFT_OUT: [(&str, &[&str]); 3] = [
+    ("State", &["Health"]),
+    ("Config", &["ExposedPorts", "Healthcheck", "StopTimeout"]),
+    ("HostConfig", &["Annotations", "Init", "Mounts", "StorageOpt", "Sysctls", "Tmpfs"]),
+];
+
+/// A container with the fields that are left out of it, as null.
+fn with_left_out(value: &Value) -> Value {
+    let mut whole = value.clone();
+    let Value::Struct(parts) = &mut whole else { return whole };
+    if !parts.iter().any(|(name, _)| name == "HostConfig") {
+        return whole;
+    }
+    for (part, names) in LEFT_OUT {
+        let found = parts.iter_mut().find(|(name, _)| name == part);
+        let Some((_, Value::Struct(fields))) = found else { continue };
+        for name in names {
+            if !fields.iter().any(|(field, _)| field == name) {
+                fields.push(((*name).to_string(), Value::Null));
+            }
+        }
+        if part == "Config" && !fields.iter().any(|(field, _)| field == "StopSignal") {
+            fields.push(("StopSignal".into(), Value::from("")));
+        }
+    }
+    whole
 }
 
 /// As `show`, of images for one platform.
@@ -285,6 +318,15 @@ fn container(found: &InspectResponse) -> Value {
     let config = found.config.clone().unwrap_or_default();
     let mut words = found.process_args.iter().cloned();
     let mounts: Vec<Value> = found.mount_points.iter().map(mount_point).collect();
+    let mut attachments = found.networks.clone();
+    if found.started_at.is_none() {
+        attachments.iter_mut().for_each(|one| one.network_id.clear());
+    }
+    // They are there once it has been started.
+    let file = |name: &str| match (found.files.as_str(), &found.started_at) {
+        ("", _) | (_, None) => String::new(),
+        (folder, Some(_)) => format!("{folder}/{name}"),
+    };
     fields! {
         "Id" => summary.id.as_str(),
         "Created" => human::rfc3339(summary.created_at.as_ref()),
@@ -292,11 +334,21 @@ fn container(found: &InspectResponse) -> Value {
         "Args" => words.collect::<Vec<_>>(),
         "State" => container_state(found, &summary),
         "Image" => summary.image_id.as_str(),
-        "LogPath" => found.log_path.as_str(),
+        "ResolvConfPath" => file("resolv.conf"),
+        "HostnamePath" => file("hostname"),
+        "HostsPath" => file("hosts"),
+        "LogPath" => if found.started_at.is_some() { found.log_path.as_str() } else { "" },
         "Name" => format!("/{}", summary.name),
         "RestartCount" => found.restart_count,
         "Driver" => found.snapshotter.as_str(),
         "Platform" => "linux",
+        "MountLabel" => "",
+        "ProcessLabel" => "",
+        "AppArmorProfile" => found.apparmor_profile.as_str(),
+        "ExecIDs" => match found.exec_ids.is_empty() {
+            true => Value::Null,
+            false => Value::from(found.exec_ids.clone()),
+        },
         "HostConfig" => host_config::host_config(found),
         "GraphDriver" => fields! {
             "Name" => found.snapshotter.as_str(),
@@ -304,7 +356,7 @@ fn container(found: &InspectResponse) -> Value {
         },
         "Mounts" => Value::List(mounts),
         "Config" => host_config::container_config(found),
-        "NetworkSettings" => networks::settings(&found.sandbox, &found.networks, super::container::port::settings(&summary.ports)),
+        "NetworkSettings" => networks::settings(&found.sandbox, &attachments, super::container::port::settings(&summary.ports)),
         "Runtime" => found.runtime.as_str(),
         "Bundle" => found.bundle.as_str(),
         "MadeBy" => config.made_by.as_str(),

@@ -25,6 +25,14 @@ pub struct Inspected {
     /// With HOME as far as it is known without looking into the container.
     pub process_env: Vec<String>,
     pub mounts: Vec<MountPoint>,
+    /// Places where the image wants volumes.
+    pub volumes: Vec<String>,
+    /// Folder of its `hosts`, `hostname` and `resolv.conf`.
+    pub files: String,
+    /// Processes that were added and have not ended.
+    pub execs: Vec<String>,
+    /// Empty: none.
+    pub apparmor: String,
 }
 
 impl Engine {
@@ -45,9 +53,21 @@ impl Engine {
             networks: self.attachments(&entry.id, &record),
             mounts: self.mount_points(&record),
             process_env: env::merge(&record.process_env, &[]),
+            volumes: volumes(&record),
+            files: self.folder(&entry.id).display().to_string(),
+            execs: self.tasks.execs(&self.namespace, &entry.id),
+            apparmor: security.apparmor,
             record,
         })
     }
+}
+
+/// What is mounted without a name and was not asked for is the image's.
+fn volumes(record: &Record) -> Vec<String> {
+    let asked = |target: &String| record.config.mounts.iter().any(|mount| mount.target == *target);
+    let anonymous = record.mounts().iter().filter(|mount| mount.volume.anonymous);
+    let places = anonymous.map(|mount| mount.target.clone()).filter(|target| !asked(target));
+    record.volumes.iter().cloned().chain(places).collect()
 }
 
 impl Inspected {

@@ -217,7 +217,7 @@ impl Containers for ContainersService {
             runtime: found.runtime,
             entrypoint_words: u32::try_from(record.entrypoint_words).unwrap_or(u32::MAX),
             user: record.user,
-            volumes: record.volumes,
+            volumes: found.volumes,
             masked_paths: found.masked_paths,
             readonly_paths: found.readonly_paths,
             restart_count: record.state.restart_count,
@@ -231,6 +231,10 @@ impl Containers for ContainersService {
             networks: found.networks.into_iter().map(convert::attachment).collect(),
             mount_points: found.mounts.into_iter().map(convert::mount_point).collect(),
             health: record.state.health.map(|health| convert::health(*health)),
+            files: found.files,
+            exec_ids: found.execs,
+            apparmor_profile: found.apparmor,
+            exposed_ports: record.exposed,
         }))
     }
 
