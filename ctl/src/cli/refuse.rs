@@ -143,6 +143,11 @@ fn unknown_command(path: &str, name: &str, error: &clap::Error) -> u8 {
         print::note(format!("longshore: 'longshore {name}' is not built yet in this version"));
         return 1;
     }
+    if let Some((_, why)) = commands::REFUSED.iter().find(|(refused, _)| path.is_empty() && *refused == name)
+    {
+        print::note(format!("longshore: 'longshore {name}' is not supported: {why}"));
+        return 1;
+    }
     let near = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::String(near)) => format!("\n\nDid you mean '{near}'?"),
         Some(ContextValue::Strings(near)) if !near.is_empty() => {

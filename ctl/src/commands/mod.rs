@@ -161,9 +161,16 @@ pub const VOLUME: &[Entry] = &[
 
 /// docker's commands that this version has not.
 pub const UNBUILT: &[&str] = &[
-    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "search", "secret",
-    "service", "stack", "swarm", "trust",
+    "build", "builder", "buildx", "compose", "config", "manifest", "node", "plugin", "secret", "service",
+    "stack", "swarm", "trust",
 ];
+
+/// docker's commands that there will not be, each with the reason and what to do instead.
+pub const REFUSED: &[(&str, &str)] = &[(
+    "search",
+    "only Docker Hub can be searched, by an interface of its own that registries do not have; look at \
+     https://hub.docker.com, or ask a registry that lists its repositories at /v2/_catalog",
+)];
 
 /// Does something to each of several things, as docker does: names what succeeded on stdout, what failed on stderr,
 /// and goes on to the next. The exit code is 1 if something failed.

@@ -5,10 +5,17 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-/// A clap value parser.
-pub fn instant(text: &str) -> Result<prost_types::Timestamp, String> {
+/// What `--since` or `--until` says, if it was given.
+pub fn instant(text: Option<&str>) -> Result<Option<prost_types::Timestamp>, String> {
+    text.map(one).transpose()
+}
+
+fn one(text: &str) -> Result<prost_types::Timestamp, String> {
     let time = parse(text, Timestamp::now()).ok_or_else(|| {
-        format!("{text:?} is neither a time (2013-01-02T13:23:37Z), nor a span (10m), nor Unix seconds")
+        format!(
+            "failed to parse value as time or duration: {text:?}: it is neither a time \
+             (2013-01-02T13:23:37Z), nor a span (10m), nor Unix seconds"
+        )
     })?;
     Ok(prost_types::Timestamp { seconds: time.as_second(), nanos: time.subsec_nanosecond() })
 }

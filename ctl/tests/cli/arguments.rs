@@ -52,7 +52,7 @@ fn every_bad_argument_has_its_own_words_and_exit_code() {
         ("exec -it c sh", 1, "the input device is not a TTY"),
         ("logs", 1, "'longshore logs' requires 1 argument"),
         ("logs --tail x c", 125, r#"for "-n, --tail" flag"#),
-        ("logs --since never c", 125, "is neither a time"),
+        ("logs --since never c", 1, "is neither a time"),
         ("stop -t x c", 125, r#"for "-t, --timeout" flag"#),
         ("start -a b c", 1, "you cannot start and attach multiple containers at once"),
         ("rm", 1, "'longshore rm' requires at least 1 argument"),

@@ -24,8 +24,8 @@ pub struct Args {
     #[arg(short, long)]
     follow: bool,
     /// Show logs since a time (2013-01-02T13:23:37Z), or a span ago (42m)
-    #[arg(long, value_name = "TIME", value_parser = time::instant)]
-    since: Option<prost_types::Timestamp>,
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
     /// Number of lines to show from the end of the logs
     #[arg(short = 'n', long, value_name = "NUMBER|all", value_parser = tail,
           default_value = "all")]
@@ -34,8 +34,8 @@ pub struct Args {
     #[arg(short, long)]
     timestamps: bool,
     /// Show logs before a time (2013-01-02T13:23:37Z), or a span ago (42m)
-    #[arg(long, value_name = "TIME", value_parser = time::instant)]
-    until: Option<prost_types::Timestamp>,
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
     /// The container's name or id
     #[arg(value_name = "CONTAINER")]
     container: String,
@@ -61,6 +61,10 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::Exactly(1);
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
+        let instant = |name: &str, text: &Option<String>| {
+            time::instant(text.as_deref())
+                .map_err(|why| Failure::message(format!("invalid value for \"{name}\": {why}")))
+        };
         let mut request = LogsRequest {
             container: self.container,
             follow: self.follow,
@@ -68,8 +72,8 @@ impl Verb for Args {
                 Tail::All => None,
                 Tail::Lines(count) => Some(count),
             },
-            since: self.since,
-            until: self.until,
+            since: instant("since", &self.since)?,
+            until: instant("until", &self.until)?,
             stdout: true,
             stderr: true,
             after: Vec::new(),

@@ -20,11 +20,11 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Show all events created since a time
-    #[arg(long, value_name = "TIME", value_parser = time::instant)]
-    since: Option<prost_types::Timestamp>,
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
     /// Stream events until this time
-    #[arg(long, value_name = "TIME", value_parser = time::instant)]
-    until: Option<prost_types::Timestamp>,
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
 }
 
 impl Verb for Args {
@@ -33,8 +33,10 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        list::check(self.format.as_deref())?;
-        let request = EventsRequest { since: self.since, until: self.until, filters: self.filter };
+        check(self.format.as_deref())?;
+        let instant = |text: &Option<String>| time::instant(text.as_deref()).map_err(Failure::message);
+        let (since, until) = (instant(&self.since)?, instant(&self.until)?);
+        let request = EventsRequest { since, until, filters: self.filter };
         let mut events = context.system().await?.events(request).await?.into_inner();
         let format = self.format.as_deref().filter(|format| !format.is_empty());
         while let Some(event) = events.message().await? {
@@ -50,6 +52,17 @@ impl Verb for Args {
     }
 }
 
+/// Refuses a format that cannot be read, in the words and with the exit code that docker has for events alone.
+fn check(format: Option<&str>) -> Result<(), Failure> {
+    list::check(format).map_err(|failure| match failure {
+        Failure::Message(text) => Failure::Coded {
+            message: text.replacen("failed to parse template: ", "Error parsing format: ", 1),
+            code: 64,
+        },
+        other => other,
+    })
+}
+
 /// `2026-08-01T12:00:00.000000000+00:00 container start 0123… (image=busybox, name=x)`.
 fn line(event: &Event) -> String {
     let mut pairs: Vec<String> =
@@ -62,9 +75,11 @@ fn line(event: &Event) -> String {
 
 fn value(event: &Event) -> Value {
     let time = event.time.unwrap_or_default();
+    let from = event.attributes.get("image").map_or("", String::as_str);
     fields! {
         "status" => event.action.as_str(),
         "id" => event.actor.as_str(),
+        "from" => from,
         "Type" => event.r#type.as_str(),
         "Action" => event.action.as_str(),
         "Actor" => fields! { "ID" => event.actor.as_str(), "Attributes" => &event.attributes },
@@ -73,6 +88,7 @@ fn value(event: &Event) -> Value {
         "timeNano" => time.seconds.saturating_mul(1_000_000_000).saturating_add(time.nanos.into()),
         "Status" => event.action.as_str(),
         "ID" => event.actor.as_str(),
+        "From" => from,
         "Time" => time.seconds,
         "Scope" => "local",
     }
