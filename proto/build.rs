@@ -38,7 +38,7 @@ fn unary(descriptors: &prost_types::FileDescriptorSet) -> Vec<String> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut files = Vec::new();
-    for root in ["containerd", "google", "grpc", "longshore"] {
+    for root in ["containerd", "cri", "google", "grpc", "longshore"] {
         if Path::new(root).is_dir() {
             println!("cargo::rerun-if-changed={root}");
             protos(Path::new(root), &mut files)?;
