@@ -112,6 +112,10 @@ pub enum Error {
     #[error(transparent)]
     Conflict(#[from] crate::engine::conflict::Conflict),
 
+    /// Shared by all who waited for the same.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Error>),
+
     /// Shared by all who waited for one pull.
     #[error("{0}")]
     Pull(#[from] std::sync::Arc<crate::images::pull::PullError>),
@@ -183,12 +187,16 @@ impl Error {
             | Self::OutOfRange { what, why }
             | Self::PermissionDenied { what, why } => format!("{what}: {why}"),
             Self::Shim { message, .. } => message.clone(),
+            Self::Shared(error) => error.for_people(),
             other => other.to_string(),
         }
     }
 
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NotFound { .. })
+        match self {
+            Self::Shared(error) => error.is_not_found(),
+            error => matches!(error, Self::NotFound { .. }),
+        }
     }
 
     pub fn is_already_exists(&self) -> bool {
@@ -210,6 +218,7 @@ impl Error {
             Self::Canceled { .. } => Code::Cancelled,
             Self::Timeout { .. } => Code::DeadlineExceeded,
             Self::PermissionDenied { .. } => Code::PermissionDenied,
+            Self::Shared(error) => error.code(),
             Self::Pull(error) => error.code(),
             Self::Push(error) => error.code(),
             Self::Archive(error) => error.code(),

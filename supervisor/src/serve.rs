@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::containers::ContainerStore;
 use crate::content::ContentStore;
 use crate::content::store::blocking;
+use crate::cri::Cri;
 use crate::diff::Differs;
 use crate::engine::Engine;
 use crate::events::EventBus;
@@ -29,6 +30,7 @@ use crate::mounts::MountManager;
 use crate::namespaces::{Namespace, Namespaces};
 use crate::network::Networks;
 use crate::plugins::Plugin;
+use crate::pods::Pods;
 use crate::ready;
 use crate::restart::Monitor;
 use crate::sandboxes::SandboxStore;
@@ -59,7 +61,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     }
     let services = build(&config).await?;
     let recovered = services.tasks.recover().await.context("finding the containers that run")?;
-    let pods = services.sandbox_shims.recover().await.context("finding the sandboxes that run")?;
+    let sandboxes = services.sandbox_shims.recover().await.context("finding the sandboxes that run")?;
     services.events.serve(services.tasks.all());
     // Not before: what shims say is about tasks that are found by now.
     let forward = tokio::spawn(api::forward::serve(
@@ -67,7 +69,12 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         Arc::clone(&services.tasks),
     ));
     let engine = Engine::new(&services)?;
+    let pods = Pods::new(&services)?;
+    // What they have of networks is not looked on as nobody's.
+    pods.read_back().context("reading the pods back")?;
     engine.recover().await.context("reading the containers back")?;
+    pods.recover().await.context("settling the pods")?;
+    let cri = Cri::new(Arc::clone(&pods));
     services.gc.start();
     services.gc.trigger();
     let restarts = looked_after(&services);
@@ -80,14 +87,15 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         stopped = recovered.stopped,
         silent = recovered.silent,
         discarded = recovered.discarded,
-        sandboxes = pods,
+        sandboxes,
         "containers found"
     );
     tracing::info!(
         address = %config.address.display(), root = %config.root.display(), state = %config.state.display(),
         version = env!("CARGO_PKG_VERSION"), "longshored is ready"
     );
-    let result = serve(&services, &engine, socket, &mut signals).await;
+    let result = serve(&services, &engine, cri, socket, &mut signals).await;
+    pods.shutdown(STOP_TIMEOUT).await;
     engine.shutdown(STOP_TIMEOUT).await;
     exporter.abort();
     restarts.abort();
@@ -213,11 +221,12 @@ async fn identity(db: &Db) -> anyhow::Result<Arc<str>> {
 async fn serve(
     services: &Services,
     engine: &Arc<Engine>,
+    cri: Cri,
     socket: Socket,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
-    let routes = api::routes(services, engine).await;
+    let routes = api::routes(services, engine, cri).await;
     let layers = Arc::new(Layers::new(&services.config.grpc, routes, Settle::start()));
     let server = api::server::serve(socket, layers, stopping);
     tokio::pin!(server);

@@ -30,8 +30,10 @@ use std::sync::Arc;
 
 use longshore_proto::containerd::services as wire;
 use longshore_proto::longshore::engine::v1 as daily;
+use longshore_proto::runtime::v1 as kube;
 use tonic::{Request, Status};
 
+use crate::cri::Cri;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
@@ -54,7 +56,7 @@ macro_rules! limited {
 }
 
 /// Every service, on one socket.
-pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
+pub async fn routes(services: &Services, engine: &Arc<Engine>, cri: Cri) -> Routes {
     let (s, e) = (|| services.clone(), || Arc::clone(engine));
     let (health, health_server) = tonic_health::server::health_reporter();
     health.set_service_status("", tonic_health::ServingStatus::Serving).await;
@@ -115,6 +117,9 @@ pub async fn routes(services: &Services, engine: &Arc<Engine>) -> Routes {
         .add(limited!(daily::images_server::ImagesServer::new(engine::ImagesService::new(e())), services))
         .add(limited!(daily::system_server::SystemServer::new(engine::SystemService::new(e())), services))
         .add(limited!(daily::volumes_server::VolumesServer::new(engine::VolumesService::new(e())), services));
+    routes
+        .add(limited!(kube::runtime_service_server::RuntimeServiceServer::new(cri.clone()), services))
+        .add(limited!(kube::image_service_server::ImageServiceServer::new(cri), services));
     containers::encoded(&mut routes, services);
     content::encoded(&mut routes, services);
     images::encoded(&mut routes, services);

@@ -17,7 +17,7 @@ pub mod conflict;
 pub mod copy;
 pub mod create;
 pub mod diff;
-mod etc;
+pub mod etc;
 pub mod exec;
 mod exit;
 pub mod filters;
@@ -29,12 +29,12 @@ mod joins;
 mod kill;
 pub mod list;
 pub mod logs;
-mod names;
+pub mod names;
 pub mod network;
 mod pause;
 pub mod policy;
 pub mod prune;
-mod record;
+pub mod record;
 mod recover;
 pub mod registry;
 pub mod remove;
@@ -43,13 +43,13 @@ mod restart;
 mod root;
 pub mod run;
 mod shm;
-mod signals;
-mod spec;
+pub mod signals;
+pub mod spec;
 pub mod start;
 pub mod state;
 pub mod stats;
 pub mod stop;
-mod sys;
+pub mod sys;
 pub mod system;
 pub mod top;
 mod unbuilt;
@@ -129,9 +129,14 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(services: &Services) -> Result<Arc<Engine>> {
+        Self::in_namespace(services, &services.config.engine.namespace)
+    }
+
+    /// One for images, and pieces of containers, of another namespace: it runs no containers of its own.
+    pub fn in_namespace(services: &Services, namespace: &str) -> Result<Arc<Engine>> {
         let engine = Engine {
             uuid: services.uuid.clone(),
-            namespace: Namespace::parse(&services.config.engine.namespace)?,
+            namespace: Namespace::parse(namespace)?,
             config: services.config.clone(),
             db: services.db.clone(),
             containers: services.containers.clone(),
@@ -151,9 +156,7 @@ impl Engine {
             image_cache: ImageCache::default(),
             default_ulimits: spec::ulimits::defaults(&services.config.engine.default_ulimits)?.into(),
             transfers: Arc::new(tokio::sync::Semaphore::new(MAX_TRANSFERS)),
-            volumes: volumes::Volumes::new(
-                services.config.root.join("volumes").join(&services.config.engine.namespace),
-            ),
+            volumes: volumes::Volumes::new(services.config.root.join("volumes").join(namespace)),
             background: tokio_util::task::TaskTracker::new(),
             recovered: tokio::sync::watch::Sender::new(false),
         };
@@ -195,12 +198,12 @@ impl Engine {
     }
 
     /// Compiled seccomp programs, shared by all shims.
-    fn seccomp_cache(&self) -> PathBuf {
+    pub fn seccomp_cache(&self) -> PathBuf {
         self.config.state.join("seccomp")
     }
 
     /// For what is made anew, and for images.
-    fn snapshotter(&self) -> Result<Snapshotter> {
+    pub fn snapshotter(&self) -> Result<Snapshotter> {
         self.snapshots.default_for(&self.namespace)
     }
 

@@ -107,7 +107,7 @@ fn extension(record: &Record) -> Result<Any> {
 
 /// The user's labels as containerd's clients see them: names that mean something to containerd are the daemon's to
 /// give, and what is over containerd's limits stays in the engine's record only.
-fn labels_for_containerd(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub fn labels_for_containerd(labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     labels
         .iter()
         .filter(|(key, value)| {

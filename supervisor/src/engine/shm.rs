@@ -15,12 +15,12 @@ impl Engine {
     }
 
     /// Where the shared memory of a container is, if it is shareable and lives.
-    pub(super) fn shm_folder(&self, id: &str) -> PathBuf {
+    pub fn shm_folder(&self, id: &str) -> PathBuf {
         self.shm_folders().join(id)
     }
 
     /// Mounts it, unless it is.
-    pub(super) fn make_shm(&self, id: &str, size: i64) -> Result<PathBuf> {
+    pub fn make_shm(&self, id: &str, size: i64) -> Result<PathBuf> {
         let folder = self.shm_folder(id);
         std::fs::create_dir_all(&folder).map_err(|source| Error::io("making the folder", &folder, source))?;
         if !is_mounted(&folder)? {
@@ -34,7 +34,7 @@ impl Engine {
     }
 
     /// Takes it away; those who have joined keep what they have mounted.
-    pub(super) fn drop_shm(&self, id: &str) {
+    pub fn drop_shm(&self, id: &str) {
         drop_at(&self.shm_folder(id));
     }
 

@@ -31,7 +31,7 @@ pub struct ImageSummary {
 }
 
 /// The names of one image, and its parts.
-pub(in crate::engine) struct Group {
+pub struct Group {
     pub local: Arc<LocalImage>,
     pub names: Vec<Image>,
 }
@@ -65,7 +65,7 @@ impl Engine {
     }
 
     /// All names, by image.
-    pub(in crate::engine) async fn image_groups(&self) -> Result<Vec<Group>> {
+    pub async fn image_groups(&self) -> Result<Vec<Group>> {
         let mut groups: HashMap<String, Group> = HashMap::new();
         for image in self.all_images()? {
             // What cannot be read for this platform is no image that can be run here: containerd's clients see it.
@@ -109,7 +109,7 @@ impl Engine {
     }
 
     /// Whether the image has its digest in the repository of that name: it came from there, or was sent there.
-    pub(super) fn is_known_by_digest(&self, image: &Image, name: &Reference) -> bool {
+    pub fn is_known_by_digest(&self, image: &Image, name: &Reference) -> bool {
         let (key, repository) = source_label(name);
         let info = self.content.info(&self.namespace, &image.target.digest);
         name.digest().is_some()
@@ -120,7 +120,7 @@ impl Engine {
     }
 
     /// Bytes of the unpacked layers; of the packed ones where it is not unpacked.
-    pub(super) async fn image_size(&self, local: &LocalImage) -> u64 {
+    pub async fn image_size(&self, local: &LocalImage) -> u64 {
         let packed = local.layers.iter().map(|layer| u64::try_from(layer.size).unwrap_or(0)).sum();
         let (Some(chain), Ok(snapshotter)) = (&local.chain_id, self.snapshotter()) else { return packed };
         let (mut key, mut total) = (chain.clone(), 0);

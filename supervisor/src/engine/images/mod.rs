@@ -19,12 +19,13 @@ mod save;
 mod tag;
 mod usage;
 
-pub use list::ImageSummary;
+pub use list::{Group, ImageSummary};
 pub use load::LoadEvent;
 pub use lookup::{ImageCache, Layer, LocalImage};
 pub use prune::Unused;
 pub use pull::{Auth, LayerStep, Policy, PullEvent, PullRequest};
 pub use push::{PushEvent, PushRequest, PushStep, Tags};
+
 pub use remove::{Force, Removal};
 pub use save::SaveRequest;
 pub use usage::ImageUsage;

@@ -136,6 +136,15 @@ impl Engine {
             platform: platform(&request.platform)?,
             auth: request.auth.as_ref().and_then(credentials),
         };
+        self.pull_as(wanted, events).await
+    }
+
+    /// As [`Engine::pull`], by what was read already.
+    pub async fn pull_as(
+        self: &Arc<Self>,
+        wanted: puller::PullRequest,
+        events: mpsc::Sender<PullEvent>,
+    ) -> Result<Image> {
         // Its tag may go to a newer one.
         let before = self.hold_named(&wanted.reference).await?;
         let pulled = self.pull_wanted(wanted, &events).await?;
@@ -215,7 +224,7 @@ impl Engine {
     }
 
     /// Unpacks an image that is here but was not unpacked, as one that containerd's clients imported.
-    pub(in crate::engine) async fn unpack(&self, image_ref: &str, wanted: &str) -> Result<()> {
+    pub async fn unpack(&self, image_ref: &str, wanted: &str) -> Result<()> {
         let image = self.images.get(&self.namespace, image_ref)?;
         self.puller.unpack(&self.namespace, &image.target, &platform(wanted)?, None).await?;
         Ok(())

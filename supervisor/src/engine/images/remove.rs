@@ -121,7 +121,7 @@ impl Engine {
     }
 
     /// Removes some names of an image. The image counts as deleted when none is left and no container uses it.
-    pub(super) async fn remove_names(&self, group: &Group, names: Vec<Image>) -> Result<Removed> {
+    pub async fn remove_names(&self, group: &Group, names: Vec<Image>) -> Result<Removed> {
         let mut removed = Removed::default();
         let last = names.len() == group.names.len();
         let id = group.local.id.as_str();

@@ -2,7 +2,7 @@
 //! docker's defaults. Nothing here touches the container's files: who the process is was resolved before.
 
 pub mod capabilities;
-mod cdi;
+pub mod cdi;
 pub mod devices;
 pub mod env;
 pub mod kernel;

@@ -168,7 +168,7 @@ fn of_the_user(mount: &config::Mount) -> Result<Mount> {
 }
 
 /// Whether this kernel can make mounts read-only with all that is mounted below (5.12).
-fn recursive_attributes() -> bool {
+pub fn recursive_attributes() -> bool {
     static CAN: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *CAN.get_or_init(|| {
         let release = crate::engine::system::kernel();

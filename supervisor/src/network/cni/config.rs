@@ -93,6 +93,19 @@ pub fn find(folders: &[PathBuf], name: &str) -> Result<NetworkList> {
     Err(CniError::NoNetwork { name: name.to_owned(), folders: folders.to_vec(), known, broken })
 }
 
+/// The first network that can be understood, by the files' names, a folder after the other.
+pub fn first(folders: &[PathBuf]) -> Result<Option<NetworkList>> {
+    for folder in folders {
+        for path in files(folder)? {
+            match read(&path) {
+                Ok(list) => return Ok(Some(list)),
+                Err(why) => tracing::warn!("CNI configuration {} {why}", path.display()),
+            }
+        }
+    }
+    Ok(None)
+}
+
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,

@@ -68,6 +68,13 @@ impl Cni {
         Cni { configurations, plugins, records, turns: Mutex::default() }
     }
 
+    /// The network for whoever names none: the first one that is configured, if its plugins are there.
+    pub fn default_network(&self) -> Result<Option<String>> {
+        let Some(list) = config::first(&self.configurations)? else { return Ok(None) };
+        plugin::check(&list, &self.plugins)?;
+        Ok(Some(list.name))
+    }
+
     /// Attaches a container to the network of this name. What a failure leaves is taken back.
     pub async fn add(&self, network: &str, attachment: Attachment) -> Result<CniResult> {
         let path = self.path(&attachment.container, &attachment.interface)?;

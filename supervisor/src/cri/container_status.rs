@@ -1,0 +1,77 @@
+use std::collections::HashMap;
+
+use longshore_proto::runtime::v1 as wire;
+use serde_json::json;
+
+use super::{Cri, convert, nanos};
+use crate::error::Result;
+use crate::pods::config::ContainerConfig;
+use crate::pods::container::Container;
+use crate::pods::record::State;
+
+impl Cri {
+    pub(super) async fn do_container_status(
+        &self,
+        request: wire::ContainerStatusRequest,
+    ) -> Result<wire::ContainerStatusResponse> {
+        let container = self.pods.container(&request.container_id)?;
+        let mut info = HashMap::new();
+        if request.verbose {
+            let spec: serde_json::Value = serde_json::from_slice(&container.spec).unwrap_or_default();
+            let text = container.read(|record| {
+                json!({
+                    "sandboxID": record.pod, "pid": record.pid, "config": record.config, "runtimeSpec": spec,
+                })
+                .to_string()
+            });
+            info.insert("info".to_owned(), text);
+        }
+        Ok(wire::ContainerStatusResponse { status: Some(status(&container)), info })
+    }
+}
+
+pub(super) fn state(state: State) -> wire::ContainerState {
+    match state {
+        State::Created => wire::ContainerState::ContainerCreated,
+        State::Running => wire::ContainerState::ContainerRunning,
+        State::Exited => wire::ContainerState::ContainerExited,
+        State::Unknown => wire::ContainerState::ContainerUnknown,
+    }
+}
+
+pub(super) fn metadata(config: &ContainerConfig) -> wire::ContainerMetadata {
+    wire::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }
+}
+
+pub(super) fn status(container: &Container) -> wire::ContainerStatus {
+    let record = container.record();
+    let user = wire::LinuxContainerUser {
+        uid: record.user.uid.into(),
+        gid: record.user.gid.into(),
+        supplemental_groups: record.user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+    };
+    let resources = convert::resources_to_wire(&record.config.resources);
+    let end = record.end.clone().unwrap_or_default();
+    let ended = record.state == State::Exited;
+    wire::ContainerStatus {
+        id: container.id.clone(),
+        metadata: Some(metadata(&record.config)),
+        state: state(record.state).into(),
+        created_at: nanos(Some(record.created_at)),
+        started_at: nanos(record.started_at),
+        finished_at: if ended { nanos(Some(end.at)) } else { 0 },
+        exit_code: end.code,
+        image: Some(convert::image_spec(&record.config.image)),
+        image_ref: record.image_ref,
+        reason: end.reason,
+        message: end.message,
+        labels: record.config.labels.clone().into_iter().collect(),
+        annotations: record.config.annotations.clone().into_iter().collect(),
+        mounts: record.config.mounts.iter().map(convert::mount_to_wire).collect(),
+        log_path: record.log_path,
+        resources: Some(wire::ContainerResources { linux: Some(resources), windows: None }),
+        image_id: record.image_id,
+        user: Some(wire::ContainerUser { linux: Some(user) }),
+        stop_signal: convert::signal(&record.stop_signal).into(),
+    }
+}

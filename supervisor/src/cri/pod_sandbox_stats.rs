@@ -1,0 +1,86 @@
+use longshore_proto::runtime::v1 as wire;
+
+use super::container_stats::{cpu, memory};
+use super::{Cri, Stream, convert, in_batches, nanos, number, selects};
+use crate::error::Result;
+use crate::pods::stats::{Interface, PodSample};
+
+impl Cri {
+    pub(super) async fn do_pod_sandbox_stats(
+        &self,
+        request: wire::PodSandboxStatsRequest,
+    ) -> Result<wire::PodSandboxStatsResponse> {
+        let pod = self.pods.pod(&request.pod_sandbox_id)?;
+        let sample = self.pods.pod_sample(&pod).await?;
+        Ok(wire::PodSandboxStatsResponse { stats: Some(self.pod_stats(&sample)) })
+    }
+
+    pub(super) async fn do_list_pod_sandbox_stats(
+        &self,
+        request: wire::ListPodSandboxStatsRequest,
+    ) -> Result<wire::ListPodSandboxStatsResponse> {
+        Ok(wire::ListPodSandboxStatsResponse { stats: self.all_pod_stats(request.filter).await })
+    }
+
+    pub(super) async fn do_stream_pod_sandbox_stats(
+        &self,
+        request: wire::StreamPodSandboxStatsRequest,
+    ) -> Result<Stream<wire::StreamPodSandboxStatsResponse>> {
+        let stats = self.all_pod_stats(request.filter).await;
+        Ok(in_batches(stats, |pod_sandbox_stats| wire::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    }
+
+    async fn all_pod_stats(&self, filter: Option<wire::PodSandboxStatsFilter>) -> Vec<wire::PodSandboxStats> {
+        let filter = filter.unwrap_or_default();
+        let mut all = Vec::new();
+        for pod in self.pods.all_pods() {
+            let matches = pod.is_ready()
+                && pod.id.starts_with(&filter.id)
+                && pod.read(|record| selects(&filter.label_selector, &record.config.labels));
+            if !matches {
+                continue;
+            }
+            match self.pods.pod_sample(&pod).await {
+                Ok(sample) => all.push(self.pod_stats(&sample)),
+                Err(error) => tracing::debug!(pod = %pod.id, %error, "no statistics"),
+            }
+        }
+        all
+    }
+
+    fn pod_stats(&self, of: &PodSample) -> wire::PodSandboxStats {
+        let at = nanos(Some(of.sample.at));
+        let attributes = of.pod.read(|record| wire::PodSandboxAttributes {
+            id: of.pod.id.clone(),
+            metadata: Some(convert::pod_metadata(&record.config.name)),
+            labels: record.config.labels.clone().into_iter().collect(),
+            annotations: record.config.annotations.clone().into_iter().collect(),
+        });
+        let mut interfaces: Vec<_> = of.interfaces.iter().map(interface).collect();
+        let default = interfaces.iter().position(|one| one.name == "eth0");
+        let network = wire::NetworkUsage {
+            timestamp: at,
+            default_interface: default.map(|index| interfaces.remove(index)),
+            interfaces,
+        };
+        let linux = wire::LinuxPodSandboxStats {
+            cpu: Some(cpu(&of.sample)),
+            memory: Some(memory(&of.sample)),
+            network: Some(network),
+            process: Some(wire::ProcessUsage { timestamp: at, process_count: number(of.sample.processes) }),
+            containers: of.containers.iter().map(|one| self.stats(one)).collect(),
+            io: None,
+        };
+        wire::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None }
+    }
+}
+
+fn interface(of: &Interface) -> wire::NetworkInterfaceUsage {
+    wire::NetworkInterfaceUsage {
+        name: of.name.clone(),
+        rx_bytes: number(of.rx_bytes),
+        rx_errors: number(of.rx_errors),
+        tx_bytes: number(of.tx_bytes),
+        tx_errors: number(of.tx_errors),
+    }
+}

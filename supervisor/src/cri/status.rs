@@ -1,0 +1,50 @@
+use std::collections::HashMap;
+
+use longshore_proto::runtime::v1 as wire;
+use serde_json::json;
+
+use super::Cri;
+use crate::error::Result;
+
+impl Cri {
+    pub(super) async fn do_status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse> {
+        let condition = |kind: &str, status, reason: &str, message: String| wire::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message,
+        };
+        let network = match self.pods.network_is_ready() {
+            Ok(()) => condition("NetworkReady", true, "", String::new()),
+            Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", error.to_string()),
+        };
+        let features = wire::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: recursive_attributes(),
+            user_namespaces: false,
+        };
+        let handlers = self.pods.handlers().into_iter();
+        let handlers = handlers.map(|name| wire::RuntimeHandler { name, features: Some(features) });
+        let mut info = HashMap::new();
+        if request.verbose {
+            let folder = self.pods.state_folder().join("pods");
+            info.insert("config".to_owned(), json!({ "stateDir": folder }).to_string());
+        }
+        Ok(wire::StatusResponse {
+            status: Some(wire::RuntimeStatus {
+                conditions: vec![condition("RuntimeReady", true, "", String::new()), network],
+            }),
+            info,
+            runtime_handlers: handlers.collect(),
+            features: Some(wire::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: false,
+            }),
+        })
+    }
+}
+
+/// Whether this kernel can make mounts read-only with all that is mounted below (5.12).
+fn recursive_attributes() -> bool {
+    crate::engine::spec::mounts::recursive_attributes()
+}

@@ -1,0 +1,236 @@
+//! Making a container in a pod. It runs only when it is started.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Pods;
+use super::config::{ContainerConfig, PodConfig, Sharing};
+use super::container::Container;
+use super::events::Happened;
+use super::flight::{Claim, Flight};
+use super::pod::Pod;
+use super::record::{ContainerRecord, State};
+use super::spec::{self, Input};
+use crate::content::store::blocking;
+use crate::engine::images::LocalImage;
+use crate::engine::names::new_id;
+use crate::engine::signals;
+use crate::engine::spec::layers::Layers;
+use crate::error::{Error, Result};
+use crate::snapshots::Mount;
+
+/// Marks the snapshots of pods' containers.
+pub(super) const LABEL: &str = "longshore.io/pod-container";
+
+impl Pods {
+    /// Makes a container and returns its id. Whoever asks for the same container again gets the same.
+    pub async fn create(self: &Arc<Self>, pod: &str, config: ContainerConfig) -> Result<String> {
+        let pod = self.pod(pod)?;
+        if config.name.is_empty() {
+            return Err(Error::invalid("container", "its metadata has no name"));
+        }
+        let name = format!("{}_{}_{}", config.name, pod.id, config.attempt);
+        let what =
+            format!("container {} of pod {}", config.name, pod.read(|record| record.config.name.to_string()));
+        match self.container_names.claim(&name, what) {
+            Claim::Join(flight) => flight.landed().await,
+            Claim::Made(id) => {
+                let container = self.container(&id)?;
+                if container.state() == State::Created && container.read(|record| record.config == config) {
+                    return Ok(id);
+                }
+                Err(Error::already_exists("container", format!("{name} (its id is {id})")))
+            }
+            Claim::Mine(reservation) => {
+                let (pods, flight) = (self.clone(), reservation.flight());
+                let made = flight.clone();
+                self.background.spawn(async move {
+                    let outcome = pods.make_container(&pod, config, &flight).await;
+                    reservation.settle(outcome);
+                });
+                made.landed().await
+            }
+        }
+    }
+
+    async fn make_container(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        config: ContainerConfig,
+        flight: &Flight,
+    ) -> Result<String> {
+        flight.at("waiting for the pod");
+        let _turn = pod.turn.lock().await;
+        if !pod.is_ready() {
+            return Err(Error::precondition(format!("pod sandbox {}", pod.id), "it is not ready"));
+        }
+        let id = new_id();
+        match self.build_container(&id, pod, config, flight).await {
+            Ok(container) => {
+                self.table().containers.insert(id.clone(), container);
+                self.happened(&id, &pod.id, Happened::Created);
+                Ok(id)
+            }
+            Err(error) => {
+                flight.at("undoing what failed");
+                if let Err(left) = self.clear_container(&id, &pod.id).await {
+                    tracing::warn!(container = %id, error = %left, "something is left of a container that was not made; the next start removes it");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build_container(
+        &self,
+        id: &str,
+        pod: &Arc<Pod>,
+        config: ContainerConfig,
+        flight: &Flight,
+    ) -> Result<Arc<Container>> {
+        flight.at("looking for its image");
+        let (image, image_ref) = self.image_of(&config.image.image).await?;
+        let images = self.mount_images(id, &pod.id, &config).await?;
+        let pid_of = self.process_to_join(pod, &config)?;
+        flight.at("making its snapshot");
+        // Nobody's until it is recorded.
+        let _hold = self.engine.snapshotter()?.hold(&self.namespace, id).await;
+        let mounts = self.snapshot(id, &image).await?;
+        flight.at("making its specification");
+        let (cgroup, by_systemd) = self.cgroup_of(pod, id);
+        let stop_signal = match (config.stop_signal.as_str(), image.config.stop_signal.as_str()) {
+            ("", "") => "SIGTERM".to_owned(),
+            ("", of_image) => of_image.to_owned(),
+            (own, _) => own.to_owned(),
+        };
+        signals::parse(&stop_signal)?;
+        let log_path = self.log_path(pod, &config)?;
+        let work = {
+            let (config, pod_config) = (config.clone(), pod.read(|record| record.config.clone()));
+            let (folder, shm, cgroup) =
+                (self.folder(&pod.id), self.engine.shm_folder(&pod.id), cgroup.clone());
+            let image = image.clone();
+            move || {
+                let layers = Layers::from_mounts(
+                    mounts
+                        .iter()
+                        .map(|mount| (mount.kind.as_str(), mount.source.as_str(), mount.options.as_slice())),
+                );
+                let (spec, user) = spec::generate(&Input {
+                    config: &config,
+                    pod: &pod_config,
+                    image: &image,
+                    layers: &layers,
+                    folder: &folder,
+                    shm: &shm,
+                    cgroup: &cgroup,
+                    pid_of,
+                    images: &images,
+                })?;
+                let cwd = spec.process().as_ref().map(|process| process.cwd().display().to_string());
+                layers.make_folder(cwd.as_deref().unwrap_or("/"))?;
+                let json = serde_json::to_vec(&spec).map_err(|source| Error::Record {
+                    table: "spec",
+                    key: config.name.clone(),
+                    source: source.into(),
+                })?;
+                Ok((json, user))
+            }
+        };
+        let (spec, user) = blocking(work).await?;
+        let record = ContainerRecord {
+            pod: pod.id.clone(),
+            image_id: image.id.as_str().to_owned(),
+            image_ref,
+            log_path: log_path.map(|path| path.display().to_string()).unwrap_or_default(),
+            stop_signal,
+            cgroup,
+            by_systemd,
+            user,
+            created_at: Timestamp::now(),
+            state: State::Created,
+            started_at: None,
+            end: None,
+            pid: 0,
+            config,
+        };
+        flight.at("recording it");
+        let container = Container::new(id.to_owned(), spec.into(), record);
+        self.keep_container(&container, self.engine.snapshotter()?.name()).await?;
+        Ok(container)
+    }
+
+    async fn snapshot(&self, id: &str, image: &LocalImage) -> Result<Vec<Mount>> {
+        let snapshotter = self.engine.snapshotter()?;
+        let parent = image.chain_id.clone().unwrap_or_default();
+        let labels = crate::labels::Labels::from([(LABEL.to_owned(), id.to_owned())]);
+        let prepare = || snapshotter.prepare(&self.namespace, id, &parent, labels.clone(), None);
+        match prepare().await {
+            Err(error) if error.is_not_found() => {
+                self.unpack_image(image).await?;
+                prepare().await
+            }
+            prepared => prepared,
+        }
+    }
+
+    /// The process whose pid namespace the container is to be in.
+    fn process_to_join(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<u32>> {
+        let asked = &config.security.namespaces;
+        match asked.pid {
+            Sharing::Pod if pod.read(|record| record.pause) => self.pause_pid(&pod.id).map(Some),
+            Sharing::Target => {
+                let target = self.container(&asked.target)?;
+                if target.pod != pod.id {
+                    return Err(Error::invalid("target container", "it is in another pod"));
+                }
+                match target.read(|record| (record.state, record.pid)) {
+                    (State::Running, pid) => Ok(Some(pid)),
+                    _ => {
+                        Err(Error::precondition(format!("target container {}", target.id), "it does not run"))
+                    }
+                }
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn cgroup_of(&self, pod: &Pod, id: &str) -> (String, bool) {
+        pod.read(|record| self.cgroup_for(&record.config, id))
+    }
+
+    /// Where a cgroup of the pod's is, and whether systemd makes it.
+    pub(super) fn cgroup_for(&self, pod: &PodConfig, id: &str) -> (String, bool) {
+        match pod.cgroup_parent.trim_end_matches('/') {
+            "" => (format!("{}/{id}", self.config.runtime.cgroup_parent), false),
+            slice if self.parent_is_slice(pod) => {
+                let name = slice.rsplit('/').next().unwrap_or(slice);
+                (format!("{name}:longshore:{id}"), true)
+            }
+            parent => (format!("{parent}/{id}"), false),
+        }
+    }
+
+    pub(super) fn parent_is_slice(&self, pod: &PodConfig) -> bool {
+        pod.cgroup_parent.trim_end_matches('/').ends_with(".slice")
+    }
+
+    /// Where its log is: within the pod's folder of logs.
+    fn log_path(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<PathBuf>> {
+        let folder = pod.read(|record| record.config.log_directory.clone());
+        if folder.is_empty() || config.log_path.is_empty() {
+            return Ok(None);
+        }
+        let inside = std::path::Path::new(&config.log_path);
+        let plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+        if !inside.components().all(plain) {
+            return Err(Error::invalid(
+                format!("log path {:?}", config.log_path),
+                "it does not stay within the pod's folder of logs",
+            ));
+        }
+        Ok(Some(PathBuf::from(folder).join(inside)))
+    }
+}

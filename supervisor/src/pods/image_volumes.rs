@@ -1,0 +1,128 @@
+//! Images as volumes of containers: a read-only view of an image's layers, mounted in the pod's folder for as long as the container is
+//! there.
+//!
+//! What always holds: nobody writes to a view; a path within an image leads nowhere but within.
+
+use std::collections::HashMap;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+
+use super::Pods;
+use super::config::{ContainerConfig, Mount, Writing};
+use super::create::LABEL;
+use crate::content::store::blocking;
+use crate::error::{Error, Result};
+use crate::labels::Labels;
+
+/// Keeps a view from the collector: it goes with its container.
+const ROOT: (&str, &str) = ("containerd.io/gc.root", "longshore");
+
+impl Pods {
+    /// Mounts the images that a container is to have as volumes: where each is found, by its path in the container.
+    pub(super) async fn mount_images(
+        &self,
+        id: &str,
+        pod: &str,
+        config: &ContainerConfig,
+    ) -> Result<HashMap<String, String>> {
+        let mut found = HashMap::new();
+        for (number, mount) in config.mounts.iter().enumerate() {
+            let Some(image) = &mount.image else { continue };
+            if mount.writing == Writing::Allowed {
+                let why = "an image is mounted read-only: set readonly";
+                return Err(Error::invalid(format!("mount {:?}", mount.container_path), why));
+            }
+            let info = self.image(&image.image).await?;
+            let snapshotter = self.engine.snapshotter()?;
+            let key = key(id, number);
+            let parent = info.local.chain_id.clone().unwrap_or_default();
+            let labels = [(LABEL, id), ROOT].map(|(key, value)| (key.to_owned(), value.to_owned()));
+            let labels = Labels::from(labels);
+            let view = || snapshotter.view(&self.namespace, &key, &parent, labels.clone(), None);
+            let mounts = match view().await {
+                Err(error) if error.is_not_found() => {
+                    self.unpack_image(&info.local).await?;
+                    view().await?
+                }
+                made => made?,
+            };
+            let point = self.images_folder(pod).join(&key);
+            let wanted = mount.clone();
+            let source = blocking(move || {
+                std::fs::create_dir_all(&point).map_err(|e| Error::io("making the folder", &point, e))?;
+                mounts.iter().try_for_each(|mount| crate::mounts::mount_at(mount, &point))?;
+                within(&point, &wanted)
+            });
+            found.insert(mount.container_path.clone(), source.await?.display().to_string());
+        }
+        Ok(found)
+    }
+
+    fn images_folder(&self, pod: &str) -> PathBuf {
+        self.folder(pod).join("images")
+    }
+
+    /// Unmounts and removes the views of a container. Those that are not there are gone already.
+    pub(super) async fn leave_images(&self, id: &str, pod: &str) -> Result<()> {
+        let (folder, prefix) = (self.images_folder(pod), prefix(id));
+        let keys = blocking(move || release(&folder, |name| name.starts_with(&prefix))).await?;
+        let snapshotter = self.engine.snapshotter()?;
+        for key in keys {
+            match snapshotter.remove(&self.namespace, &key).await {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Unmounts views below a pod's folder of them, and says which they were. Blocks.
+pub(super) fn release(folder: &Path, which: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(|error| Error::io("listing", folder, error))?,
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names: Vec<String> = names.filter(|name| which(name)).collect();
+    for name in &names {
+        let point = folder.join(name);
+        // Not mounted is as good.
+        let _ = unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        std::fs::remove_dir(&point).map_err(|error| Error::io("unmounting the image at", &point, error))?;
+    }
+    Ok(names)
+}
+
+/// The path within an image that is wanted. Nobody changes the view meanwhile.
+fn within(point: &Path, mount: &Mount) -> Result<PathBuf> {
+    if mount.image_sub_path.is_empty() {
+        return Ok(point.to_owned());
+    }
+    let refuse = |errno: Errno| {
+        Error::invalid(
+            format!("image_sub_path {:?} of mount {:?}", mount.image_sub_path, mount.container_path),
+            std::io::Error::from(errno).to_string(),
+        )
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(point, flags | OFlags::DIRECTORY, Mode::empty()).map_err(refuse)?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(&root, mount.image_sub_path.as_str(), flags, Mode::empty(), resolve)
+        .map_err(refuse)?;
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    std::fs::read_link(&link).map_err(|error| Error::io("looking at", link, error))
+}
+
+fn prefix(id: &str) -> String {
+    format!("{}-", id.get(..32).unwrap_or(id))
+}
+
+/// Of a view's snapshot, and of the folder where it is mounted.
+fn key(id: &str, number: usize) -> String {
+    format!("{}image-{number}", prefix(id))
+}

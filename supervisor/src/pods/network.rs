@@ -1,0 +1,157 @@
+//! A pod's network: by the CNI configuration of the host where there is one, else on the built-in default network.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value, json};
+
+use super::Pods;
+use super::config::{PodConfig, Sharing};
+use super::namespaces::Files;
+use super::record::PodNetwork;
+use crate::engine::config::PortBinding;
+use crate::error::{Error, Result};
+use crate::network::cni::Attachment;
+use crate::network::record::BRIDGE;
+use crate::network::sandbox::{CNI_INTERFACE, Owner, Sandbox, Wanted};
+
+/// A network that was set up and is taken back when this is dropped.
+pub struct Network {
+    pub record: PodNetwork,
+    pub dns: crate::network::cni::Dns,
+    sandbox: Option<Sandbox>,
+}
+
+impl Network {
+    /// The pod has it now.
+    pub fn keep(self) -> PodNetwork {
+        if let Some(sandbox) = self.sandbox {
+            sandbox.keep();
+        }
+        self.record
+    }
+}
+
+impl Pods {
+    /// Makes the pod's network namespace, held by a file, and what it has within. A failure after the plugins of CNI have run is
+    /// undone by [`Pods::leave_network`].
+    pub(super) async fn join_network(&self, id: &str, config: &PodConfig, files: &Files) -> Result<Network> {
+        if config.namespaces.network == Sharing::Node {
+            return Ok(Network {
+                record: PodNetwork::default(),
+                dns: crate::network::cni::Dns::default(),
+                sandbox: None,
+            });
+        }
+        let owner = Owner { container: id.to_owned(), name: config.name.to_string() };
+        match self.cni.default_network()? {
+            Some(network) => self.by_plugins(&owner, config, files, network).await,
+            None => self.built_in(&owner, config, files).await,
+        }
+    }
+
+    async fn built_in(&self, owner: &Owner, config: &PodConfig, files: &Files) -> Result<Network> {
+        let network = self.networks.find(BRIDGE)?.id.clone();
+        let wanted = Wanted { network, ..Wanted::default() };
+        let mut sandbox = self.networks.sandbox(owner, &[wanted]).await?;
+        files.hold(&sandbox.path(), &files.network())?;
+        let wishes = wishes(config);
+        if !wishes.is_empty() {
+            sandbox.publish(owner, &wishes).await?;
+        }
+        let record = PodNetwork {
+            endpoints: sandbox.endpoints().to_vec(),
+            published: sandbox.published().to_vec(),
+            cni: String::new(),
+            addresses: sandbox.endpoints().iter().flat_map(|endpoint| endpoint.addresses()).collect(),
+        };
+        Ok(Network { record, dns: crate::network::cni::Dns::default(), sandbox: Some(sandbox) })
+    }
+
+    async fn by_plugins(
+        &self,
+        owner: &Owner,
+        config: &PodConfig,
+        files: &Files,
+        network: String,
+    ) -> Result<Network> {
+        let sandbox = self.networks.sandbox(owner, &[]).await?;
+        files.hold(&sandbox.path(), &files.network())?;
+        let name = &config.name;
+        let args = [
+            ("IgnoreUnknown", "1"),
+            ("K8S_POD_NAMESPACE", &name.namespace),
+            ("K8S_POD_NAME", &name.name),
+            ("K8S_POD_INFRA_CONTAINER_ID", &owner.container),
+            ("K8S_POD_UID", &name.uid),
+        ];
+        let args: Vec<String> = args.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let attachment = Attachment {
+            container: owner.container.clone(),
+            namespace: files.network().display().to_string(),
+            interface: CNI_INTERFACE.to_owned(),
+            args: args.join(";"),
+            capabilities: capabilities(config),
+            serial: rand::random(),
+        };
+        let result = self.cni.add(&network, attachment).await?;
+        let addresses: Vec<IpAddr> = result.addresses.iter().map(|given| given.address).collect();
+        if addresses.is_empty() {
+            let why = "its plugins gave the pod no address: see the plugins' own log";
+            return Err(Error::precondition(format!("CNI network {network:?}"), why));
+        }
+        let record = PodNetwork { cni: network, addresses, ..PodNetwork::default() };
+        Ok(Network { record, dns: result.dns, sandbox: Some(sandbox) })
+    }
+
+    /// Takes back what a pod has of networks. What fails is kept, and tried again.
+    pub(super) async fn leave_network(&self, id: &str, network: &PodNetwork, files: &Files) -> Result<()> {
+        self.networks.release(&network.endpoints);
+        self.networks.firewall.unpublish(id);
+        let place = files.network();
+        let namespace = if place.exists() { place.display().to_string() } else { String::new() };
+        // Also for a pod that was not recorded: what is kept of attachments says whether there is one.
+        self.cni.del(id, CNI_INTERFACE, &namespace).await?;
+        Ok(())
+    }
+}
+
+fn wishes(config: &PodConfig) -> Vec<PortBinding> {
+    let mapped = config.ports.iter().filter(|port| port.host_port != 0);
+    let wish = |port: &super::config::Port| PortBinding {
+        container_port: port.container_port,
+        protocol: port.protocol,
+        host_ip: port.host_ip.clone(),
+        host_port_first: port.host_port,
+        host_port_last: port.host_port,
+    };
+    mapped.map(wish).collect()
+}
+
+/// What plugins that can do it are asked for.
+fn capabilities(config: &PodConfig) -> Map<String, Value> {
+    let mut all = Map::new();
+    let mappings: Vec<Value> = wishes(config)
+        .iter()
+        .map(|wish| {
+            json!({
+                "hostPort": wish.host_port_first, "containerPort": wish.container_port,
+                "protocol": wish.protocol.name(), "hostIP": wish.host_ip,
+            })
+        })
+        .collect();
+    if !mappings.is_empty() {
+        all.insert("portMappings".to_owned(), Value::Array(mappings));
+    }
+    let dns = &config.dns;
+    if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) {
+        let dns = json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options});
+        all.insert("dns".to_owned(), dns);
+    }
+    if !config.annotations.is_empty() {
+        all.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(config.annotations));
+    }
+    if !config.cgroup_parent.is_empty() {
+        all.insert("cgroupPath".to_owned(), json!(config.cgroup_parent));
+    }
+    all
+}

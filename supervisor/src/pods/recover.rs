@@ -1,0 +1,213 @@
+//! After a start of the daemon: what the records of pods say and what is there are made to agree, and what a crash left
+//! without an owner is removed.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use super::Pods;
+use super::config::Sharing;
+use super::container::Container;
+use super::create::LABEL;
+use super::namespaces::Files;
+use super::pod::Pod;
+use super::record::{self, PodNetwork, State};
+use crate::error::Result;
+use crate::filters::Filter;
+use crate::network::sandbox::Owner;
+use crate::tasks::{KillScope, ProcessId, ProcessInfo, Status};
+
+/// How long a task that nobody owns may take to end when it is killed.
+const KILLED: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Pods {
+    /// Reads the records, and says whose addresses and ports are taken. Before networks are looked through for what nobody owns.
+    pub fn read_back(&self) -> Result<()> {
+        let everything = Filter::default();
+        for sandbox in self.sandboxes.list(&self.namespace, &everything)? {
+            let Some(extension) = sandbox.record.extensions.get(record::POD) else { continue };
+            let record: record::PodRecord = match record::unpack(record::POD, &sandbox.id, extension) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(pod = %sandbox.id, %error, "a pod's record cannot be read");
+                    continue;
+                }
+            };
+            self.pod_names.insert(&record.config.name.to_string(), &sandbox.id);
+            let pod = Pod::new(sandbox.id.clone(), record);
+            if pod.is_ready() && self.is_there(&pod) {
+                pod.read(|record| {
+                    let owner = Owner { container: pod.id.clone(), name: record.config.name.to_string() };
+                    let network = &record.network;
+                    self.networks.is_there(&owner, &network.endpoints);
+                    self.networks.firewall.recovered(&pod.id, &network.published, &network.endpoints);
+                });
+            }
+            self.table().pods.insert(sandbox.id, pod);
+        }
+        for stored in self.containers.list(&self.namespace, &everything)? {
+            let Some(extension) = stored.extensions.get(record::CONTAINER) else { continue };
+            let record: record::ContainerRecord = match record::unpack(
+                record::CONTAINER,
+                &stored.id,
+                extension,
+            ) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(container = %stored.id, %error, "a container's record cannot be read");
+                    continue;
+                }
+            };
+            let name = format!("{}_{}_{}", record.config.name, record.pod, record.config.attempt);
+            self.container_names.insert(&name, &stored.id);
+            let spec = stored.spec.map(|spec| spec.value).unwrap_or_default();
+            self.table().containers.insert(stored.id.clone(), Container::new(stored.id, spec, record));
+        }
+        Ok(())
+    }
+
+    /// Whether a pod's namespaces are still held: not after the host was started anew.
+    fn is_there(&self, pod: &Pod) -> bool {
+        let folder = self.folder(&pod.id);
+        if pod.read(|record| record.config.namespaces.network == Sharing::Node) {
+            return folder.is_dir();
+        }
+        let device = |path: &std::path::Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+        let network = device(&Files::of(&folder).network());
+        network.is_some() && network != device(&folder)
+    }
+
+    /// Settles states, and removes what nothing owns. Runs before the socket is opened.
+    pub async fn recover(self: &Arc<Self>) -> Result<()> {
+        let tasks = self.tasks.list(&self.namespace);
+        for container in self.all_containers() {
+            let task = tasks.iter().find(|task| task.container_id == container.id);
+            self.settle(&container, task).await;
+        }
+        for pod in self.all_pods() {
+            if pod.is_ready() && (!self.is_there(&pod) || self.lost_its_pause(&pod)) {
+                self.stop_later(pod);
+            }
+        }
+        self.discard_tasks(&tasks).await?;
+        self.remove_folders().await;
+        self.remove_snapshots().await?;
+        self.detach_lost();
+        self.watch_tasks();
+        Ok(())
+    }
+
+    fn lost_its_pause(&self, pod: &Pod) -> bool {
+        pod.read(|record| record.pause) && self.pause_pid(&pod.id).is_err()
+    }
+
+    fn stop_later(self: &Arc<Self>, pod: Arc<Pod>) {
+        let pods = self.clone();
+        self.background.spawn(async move {
+            let _turn = pod.turn.clone().lock_owned().await;
+            if let Err(error) = pods.stop_turned(&pod).await {
+                tracing::warn!(pod = %pod.id, %error, "a pod that is gone cannot be stopped yet");
+            }
+        });
+    }
+
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>, task: Option<&ProcessInfo>) {
+        let state = container.state();
+        let runs = task.filter(|task| matches!(task.status, Status::Running | Status::Paused));
+        let exit = task.and_then(|task| task.exit);
+        match (state, runs) {
+            (State::Exited, _) => {
+                if task.is_some() {
+                    self.delete_task(&container.id).await;
+                }
+            }
+            (_, Some(task)) => container.change(|record| {
+                record.state = State::Running;
+                record.pid = task.pid;
+                record.started_at.get_or_insert_with(jiff::Timestamp::now);
+            }),
+            (State::Running | State::Unknown, None) => match task {
+                Some(task) if task.status == Status::Unknown => {
+                    container.change(|record| record.state = State::Unknown);
+                }
+                _ => self.conclude(container, exit).await,
+            },
+            // Its start was recorded by the shim alone.
+            (State::Created, None) if exit.is_some() => self.conclude(container, exit).await,
+            (State::Created, None) => {
+                if task.is_some() {
+                    self.delete_task(&container.id).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the first processes of pods that were never recorded.
+    async fn discard_tasks(self: &Arc<Self>, tasks: &[ProcessInfo]) -> Result<()> {
+        for task in tasks {
+            let id = &task.container_id;
+            let is_ours = self.folder(id).is_dir();
+            if !is_ours || self.pod(id).is_ok() || self.containers.get(&self.namespace, id).is_ok() {
+                continue;
+            }
+            tracing::warn!(pod = %id, "ending the first process of a pod that was not made");
+            let kill = crate::engine::signals::KILL.unsigned_abs();
+            let process = ProcessId::Init;
+            if self.tasks.kill(&self.namespace, id, process, kill, KillScope::All).await.is_ok() {
+                let _ = tokio::time::timeout(KILLED, self.tasks.wait(&self.namespace, id, process)).await;
+            }
+            self.delete_task(id).await;
+        }
+        Ok(())
+    }
+
+    /// Folders of pods that were not recorded, with what is held there.
+    async fn remove_folders(self: &Arc<Self>) {
+        let entries = std::fs::read_dir(self.folders()).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for id in names.filter(|id| self.pod(id).is_err()).collect::<Vec<_>>() {
+            tracing::info!(pod = %id, "removing what is left of a pod");
+            if let Err(error) = self.clear_pod(&id, &PodNetwork::default()).await {
+                tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod");
+            }
+        }
+    }
+
+    async fn remove_snapshots(&self) -> Result<()> {
+        let snapshotter = self.engine.snapshotter()?;
+        let listed = snapshotter.list(&self.namespace, &Filter::default()).await?;
+        for info in listed {
+            let Some(owner) = info.labels.get(LABEL) else { continue };
+            if self.containers.get(&self.namespace, owner).is_ok() {
+                continue;
+            }
+            tracing::info!(container = %info.name, "removing what is left of a container");
+            if let Err(error) = snapshotter.remove(&self.namespace, &info.name).await {
+                tracing::warn!(container = %info.name, %error, "cannot remove what is left of a container");
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back attachments of pods that are gone; plugins may take their time, and nothing waits for these.
+    fn detach_lost(self: &Arc<Self>) {
+        let kept = match self.cni.kept() {
+            Ok(kept) => kept,
+            Err(error) => return tracing::warn!("CNI attachments cannot be looked at: {error}"),
+        };
+        let live: HashSet<String> =
+            self.all_pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.id.clone()).collect();
+        for (pod, interface) in kept {
+            let (pods, lives) = (self.clone(), live.contains(&pod));
+            self.background.spawn(async move {
+                let done = match lives {
+                    true => pods.cni.check(&pod, &interface).await,
+                    false => pods.cni.del(&pod, &interface, "").await,
+                };
+                if let Err(error) = done {
+                    tracing::warn!(%pod, "its CNI network is not as it should be: {error}");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Making a pod.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::config::{PodConfig, Sharing};
+use super::events::Happened;
+use super::flight::{Claim, Flight};
+use super::namespaces::{self, Files, Wanted};
+use super::network::Network;
+use super::pod::Pod;
+use super::record::{PodNetwork, PodRecord, PodState};
+use super::{Pods, namespaces::hostname};
+use crate::content::store::blocking;
+use crate::engine::etc::{self, Resolver};
+use crate::engine::names::new_id;
+use crate::error::{Error, Result};
+
+/// Longest name of a host in the kernel.
+const MAX_HOSTNAME: usize = 64;
+
+impl Pods {
+    /// Makes a pod and returns its id when containers can be made in it. Whoever asks for the same pod again gets the same.
+    pub async fn run(self: &Arc<Self>, config: PodConfig) -> Result<String> {
+        self.check_pod(&config)?;
+        let name = config.name.to_string();
+        match self.pod_names.claim(&name, format!("pod {name}")) {
+            Claim::Join(flight) => flight.landed().await,
+            Claim::Made(id) => {
+                let pod = self.pod(&id)?;
+                if pod.is_ready() && pod.read(|record| record.config == config) {
+                    return Ok(id);
+                }
+                Err(Error::already_exists("pod sandbox", format!("{name} (its id is {id})")))
+            }
+            Claim::Mine(reservation) => {
+                let (pods, flight) = (self.clone(), reservation.flight());
+                let made = flight.clone();
+                // Carried through whatever becomes of the caller, who may come back for it.
+                self.background.spawn(async move {
+                    let outcome = pods.make_pod(config, &flight).await;
+                    reservation.settle(outcome);
+                });
+                made.landed().await
+            }
+        }
+    }
+
+    fn check_pod(&self, config: &PodConfig) -> Result<()> {
+        let name = &config.name;
+        for (what, text) in [("name", &name.name), ("namespace", &name.namespace)] {
+            if text.is_empty() {
+                return Err(Error::invalid("pod sandbox", format!("its metadata has no {what}")));
+            }
+        }
+        self.check_handler(&config.handler)?;
+        namespaces::check_sysctls(config)?;
+        etc::check_hostname(&config.hostname)?;
+        if config.hostname.len() > MAX_HOSTNAME {
+            return Err(Error::invalid(
+                format!("hostname {:?}", config.hostname),
+                format!("it has more than {MAX_HOSTNAME} characters"),
+            ));
+        }
+        if config.namespaces.users.is_some() {
+            return Err(Error::Unimplemented { what: "a user namespace for a pod".into() });
+        }
+        Ok(())
+    }
+
+    fn check_handler(&self, handler: &str) -> Result<()> {
+        if self.handlers().iter().any(|known| known == handler) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format!("runtime handler {handler:?}"),
+            format!(
+                "no runtime handler for it is configured: add [runtime.runtimes.\"{handler}\"] with type = \"{}\"",
+                crate::engine::RUNTIME
+            ),
+        ))
+    }
+
+    async fn make_pod(self: &Arc<Self>, config: PodConfig, flight: &Flight) -> Result<String> {
+        let id = new_id();
+        match self.build_pod(&id, config, flight).await {
+            Ok(pod) => {
+                self.table().pods.insert(id.clone(), pod);
+                self.happened(&id, &id, Happened::Created);
+                self.happened(&id, &id, Happened::Started);
+                Ok(id)
+            }
+            Err(error) => {
+                flight.at("undoing what failed");
+                if let Err(left) = self.clear_pod(&id, &PodNetwork::default()).await {
+                    tracing::warn!(pod = %id, error = %left, "something is left of a pod that was not made; the next start removes it");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn build_pod(self: &Arc<Self>, id: &str, config: PodConfig, flight: &Flight) -> Result<Arc<Pod>> {
+        // The folder is there before anything that has to be taken back: the next start sees it.
+        let folder = self.folder(id);
+        std::fs::create_dir_all(folder.join("etc"))
+            .map_err(|error| Error::io("making the folder", &folder, error))?;
+        if !config.log_directory.is_empty() {
+            std::fs::create_dir_all(&config.log_directory)
+                .map_err(|error| Error::io("making the folder of logs", &config.log_directory, error))?;
+        }
+        let files = Files::of(&folder);
+        flight.at("setting up its network");
+        let network = self.join_network(id, &config, &files).await?;
+        flight.at("making its namespaces");
+        self.fill_pod(id, &config, files, &network).await?;
+        let pause = config.namespaces.pid == Sharing::Pod;
+        if pause {
+            flight.at("starting its first process");
+            self.start_pause(id, &config).await?;
+        }
+        flight.at("recording it");
+        let record = PodRecord {
+            config,
+            created_at: Timestamp::now(),
+            state: PodState::Ready,
+            network: network.record.clone(),
+            pause,
+        };
+        let pod = Pod::new(id.to_owned(), record);
+        self.keep_pod(&pod).await?;
+        network.keep();
+        Ok(pod)
+    }
+
+    /// The namespaces besides the network's, and the files of /etc.
+    async fn fill_pod(&self, id: &str, config: &PodConfig, files: Files, network: &Network) -> Result<()> {
+        let wanted = Wanted::of(config);
+        if wanted.ipc {
+            self.engine.make_shm(id, 0)?;
+        }
+        let etc = self.folder(id).join("etc");
+        let of_host = config.namespaces.network == Sharing::Node;
+        let (hostname, dns, given) = (hostname(config), config.dns.clone(), network.dns.clone());
+        let mut lines: Vec<String> = Vec::new();
+        if !of_host {
+            lines.extend(network.record.addresses.iter().map(|address| format!("{address}\t{hostname}")));
+        }
+        blocking(move || {
+            let mut resolver = Resolver {
+                of_host,
+                own: false,
+                servers: &dns.servers,
+                search: &dns.searches,
+                options: &dns.options,
+            };
+            resolver.or_else(&given);
+            etc::write(&etc, &hostname, &lines, &resolver)?;
+            namespaces::make(files, wanted)
+        })
+        .await
+    }
+
+    /// Takes away all that a pod has besides its record.
+    pub(super) async fn clear_pod(self: &Arc<Self>, id: &str, network: &PodNetwork) -> Result<()> {
+        self.stop_pause(id).await?;
+        let folder = self.folder(id);
+        let files = Files::of(&folder);
+        self.leave_network(id, network, &files).await?;
+        self.engine.drop_shm(id);
+        blocking(move || {
+            files.release()?;
+            super::image_volumes::release(&folder.join("images"), |_| true)?;
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("removing", &folder, error))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+}

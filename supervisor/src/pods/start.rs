@@ -1,0 +1,175 @@
+//! Starting a container of a pod.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use longshore_proto::longshore::shim::v1 as shim;
+
+use super::Pods;
+use super::container::Container;
+use super::events::Happened;
+use super::record::{ContainerRecord, End, State};
+use crate::any::Any;
+use crate::engine::start::StartFailure;
+use crate::error::{Error, Result};
+use crate::network::firewall;
+use crate::tasks::{CreateTask, ProcessId, RootfsMount, TaskStdio};
+
+impl Pods {
+    /// Starts a container that was made. One that runs already is left alone.
+    pub async fn start(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.container(id)?;
+        let turn = container.turn.clone().lock_owned().await;
+        match container.state() {
+            State::Created => {}
+            // A call that is made again because its answer got lost.
+            State::Running => return Ok(()),
+            State::Exited | State::Unknown => {
+                let why = "it ran already: a container is started once";
+                return Err(Error::precondition(format!("container {}", container.id), why));
+            }
+        }
+        let pod = self.pod(&container.pod)?;
+        if !pod.is_ready() {
+            let why = format!("its pod {} is not ready", pod.id);
+            return Err(Error::precondition(format!("container {}", container.id), why));
+        }
+        let pods = self.clone();
+        let work = async move {
+            let _turn = turn;
+            let started = pods.launch(&container).await;
+            if let Err(error) = &started {
+                pods.never_ran(&container, error).await;
+            }
+            started
+        };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "starting a container" }))
+    }
+
+    async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let record = container.record();
+        if !record.log_path.is_empty()
+            && let Some(folder) = std::path::Path::new(&record.log_path).parent()
+        {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| Error::io("making the folder of logs", folder, error))?;
+        }
+        let snapshotter = self.engine.snapshotter()?;
+        let mounts = snapshotter.mounts(&self.namespace, &container.id).await?;
+        let handler = self.pod(&container.pod)?.read(|pod| pod.config.handler.clone());
+        let task = CreateTask {
+            spec: super::update::with_limits(container, &record)?,
+            rootfs: mounts.into_iter().map(RootfsMount::from).collect(),
+            stdio: stdio(&record),
+            options: Some(self.shim_options(container, &record)),
+            runtime: handler,
+            checkpoint: None,
+            join: None,
+        };
+        let started = self.tasks.create_attach_start(&self.namespace, &container.id, task, None).await?;
+        container.change(|record| {
+            record.state = State::Running;
+            record.pid = started.pid;
+            record.started_at = Some(Timestamp::now());
+        });
+        self.save_container(container).await?;
+        self.happened(&container.id, &container.pod, Happened::Started);
+        // It may have ended before anybody watched it.
+        let ended = self.tasks.get(&self.namespace, &container.id, ProcessId::Init);
+        if ended.is_ok_and(|info| info.exit.is_some()) {
+            self.end_soon(container.clone());
+        }
+        Ok(())
+    }
+
+    /// Keeps why a container did not start.
+    async fn never_ran(&self, container: &Container, error: &Error) {
+        let failure = StartFailure::from(error);
+        let code = if failure.exit_code == 125 { 128 } else { failure.exit_code };
+        container.change(|record| {
+            record.state = State::Exited;
+            record.end = Some(End {
+                code: i32::try_from(code).unwrap_or(128),
+                at: Timestamp::now(),
+                reason: "StartError".to_owned(),
+                message: failure.message,
+            });
+        });
+        container.ended.send_replace(true);
+        if let Err(error) = self.save_container(container).await {
+            tracing::warn!(container = %container.id, %error, "its failed start is not recorded");
+        }
+    }
+
+    fn shim_options(&self, container: &Container, record: &ContainerRecord) -> Any {
+        let options = shim::CreateOptions {
+            seccomp_cache: self.engine.seccomp_cache().display().to_string(),
+            open_stdin: record.config.stdin,
+            stdin_once: record.config.stdin_once,
+            systemd_cgroup: record.by_systemd,
+            ports: self.ports_to_hold(container),
+            ..shim::CreateOptions::default()
+        };
+        Any::pack("longshore.shim.v1.CreateOptions", &options)
+    }
+
+    /// Ports of the host that lead to the pod are held by the shim of one of its containers.
+    fn ports_to_hold(&self, container: &Container) -> Vec<shim::HeldPort> {
+        let others = self.containers_of(&container.pod);
+        if others.iter().any(|other| other.id != container.id && other.state() == State::Running) {
+            return Vec::new();
+        }
+        let Ok(pod) = self.pod(&container.pod) else { return Vec::new() };
+        pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints))
+    }
+
+    /// The ports that an ended container's shim has held go to another's.
+    pub(super) async fn hand_ports_over(&self, ended: &Container) {
+        let Ok(pod) = self.pod(&ended.pod) else { return };
+        let ports = pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints));
+        if ports.is_empty() {
+            return;
+        }
+        let mut others = self.containers_of(&ended.pod).into_iter();
+        let Some(heir) = others.find(|other| other.id != ended.id && other.state() == State::Running) else {
+            return;
+        };
+        let request = shim::PublishRequest { ports, dns: String::new() };
+        if let Err(error) = self.tasks.publish(&self.namespace, &heir.id, request).await {
+            // Another one holds them, which is as good.
+            tracing::debug!(container = %heir.id, %error, "ports of the pod are not held by it");
+        }
+    }
+}
+
+fn stdio(record: &ContainerRecord) -> TaskStdio {
+    let stdout = match record.log_path.as_str() {
+        "" => String::new(),
+        path => format!("cri://{}", escaped(path)),
+    };
+    TaskStdio { stdin: String::new(), stdout, stderr: String::new(), terminal: record.config.tty }
+}
+
+/// A path as part of a URI.
+fn escaped(path: &str) -> String {
+    let mut text = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_escaped_where_a_uri_has_other_meanings() {
+        assert_eq!(escaped("/var/log/a_b-c.log"), "/var/log/a_b-c.log");
+        assert_eq!(escaped("/a b?c%ä"), "/a%20b%3Fc%25%C3%A4");
+    }
+}

@@ -1,0 +1,121 @@
+//! Stopping containers and pods.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Pods;
+use super::container::Container;
+use super::events::Happened;
+use super::namespaces::Files;
+use super::pod::Pod;
+use super::record::{PodState, State};
+use crate::content::store::blocking;
+use crate::engine::signals;
+use crate::error::{Error, Result};
+use crate::tasks::{KillScope, ProcessId};
+
+/// How long a container that was killed may take to be gone.
+const KILLED: Duration = Duration::from_secs(60);
+
+/// What the containers of a pod get that is stopped under them.
+const WITH_POD: Duration = Duration::ZERO;
+
+impl Pods {
+    /// Ends a container: by its signal, and after `grace` by force. One that is not there, or does not run, is stopped.
+    pub async fn stop_container(self: &Arc<Self>, id: &str, grace: Duration) -> Result<()> {
+        match self.container(id) {
+            Ok(container) => self.stop_one(&container, grace).await,
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn stop_one(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        grace: Duration,
+    ) -> Result<()> {
+        // Whoever starts it is not disturbed; after that it runs, or never does.
+        drop(container.turn.lock().await);
+        if container.state() != State::Running {
+            return Ok(());
+        }
+        if !grace.is_zero() {
+            let signal = signals::parse(&container.read(|record| record.stop_signal.clone()))?;
+            self.signal(container, signal, KillScope::One).await?;
+            if self.is_over(container, grace).await {
+                return Ok(());
+            }
+        }
+        self.signal(container, signals::KILL, KillScope::All).await?;
+        if self.is_over(container, KILLED).await {
+            return Ok(());
+        }
+        Err(Error::Timeout {
+            what: format!("container {}: it was killed, and its processes are still there", container.id),
+            seconds: KILLED.as_secs(),
+        })
+    }
+
+    async fn signal(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        signal: i32,
+        scope: KillScope,
+    ) -> Result<()> {
+        let signal = signal.unsigned_abs();
+        match self.tasks.kill(&self.namespace, &container.id, ProcessId::Init, signal, scope).await {
+            // It has ended meanwhile.
+            Err(error) if error.is_not_found() || error.code() == tonic::Code::NotFound => {
+                self.end_soon(container.clone());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    async fn is_over(&self, container: &Container, patience: Duration) -> bool {
+        let mut ended = container.ended.subscribe();
+        let waited = tokio::time::timeout(patience, ended.wait_for(|ended| *ended)).await;
+        waited.is_ok()
+    }
+
+    /// Ends all containers of a pod and takes its network back. One that is not there is stopped.
+    pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<()> {
+        let pod = match self.pod(id) {
+            Ok(pod) => pod,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let turn = pod.turn.clone().lock_owned().await;
+        let pods = self.clone();
+        let work = async move {
+            let _turn = turn;
+            pods.stop_turned(&pod).await
+        };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "stopping a pod" }))
+    }
+
+    /// The caller holds the pod's turn. Every step may be done again.
+    pub(super) async fn stop_turned(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let containers = self.containers_of(&pod.id);
+        let stops = containers.iter().map(|container| self.stop_one(container, WITH_POD));
+        futures::future::try_join_all(stops).await?;
+        self.stop_pause(&pod.id).await?;
+        let was_ready = pod.is_ready();
+        let files = Files::of(&self.folder(&pod.id));
+        let network = pod.read(|record| record.network.clone());
+        self.leave_network(&pod.id, &network, &files).await?;
+        self.engine.drop_shm(&pod.id);
+        blocking(move || files.release()).await?;
+        if was_ready {
+            pod.change(|record| {
+                record.state = PodState::NotReady;
+                record.network = super::record::PodNetwork::default();
+            });
+            self.save_pod(pod).await?;
+            self.happened(&pod.id, &pod.id, Happened::Stopped);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! Limits of a container of a pod, changed while it runs or before; its log, opened anew; what a pod is given.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use oci_spec::runtime::Spec;
+
+use super::Pods;
+use super::config::Resources;
+use super::container::Container;
+use super::record::{ContainerRecord, State};
+use super::spec;
+use crate::any::Any;
+use crate::error::{Error, Result};
+
+/// The type URL of limits.
+const RESOURCES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+impl Resources {
+    /// With what `change` says; what it does not say stays.
+    fn changed(&self, change: &Resources) -> Resources {
+        let number = |old: i64, new: i64| if new == 0 { old } else { new };
+        let text = |old: &String, new: &String| if new.is_empty() { old.clone() } else { new.clone() };
+        let mut unified = self.unified.clone();
+        unified.extend(change.unified.clone());
+        Resources {
+            cpu_period: number(self.cpu_period, change.cpu_period),
+            cpu_quota: number(self.cpu_quota, change.cpu_quota),
+            cpu_shares: number(self.cpu_shares, change.cpu_shares),
+            memory: number(self.memory, change.memory),
+            memory_swap: number(self.memory_swap, change.memory_swap),
+            oom_score_adj: number(self.oom_score_adj, change.oom_score_adj),
+            cpuset_cpus: text(&self.cpuset_cpus, &change.cpuset_cpus),
+            cpuset_mems: text(&self.cpuset_mems, &change.cpuset_mems),
+            huge_pages: if change.huge_pages.is_empty() {
+                self.huge_pages.clone()
+            } else {
+                change.huge_pages.clone()
+            },
+            unified,
+        }
+    }
+}
+
+impl Pods {
+    /// Changes a container's limits: all that is asked for, or nothing.
+    pub async fn update(self: &Arc<Self>, id: &str, change: &Resources) -> Result<()> {
+        let container = self.container(id)?;
+        let _turn = container.turn.lock().await;
+        let (state, before) = container.read(|record| (record.state, record.config.resources.clone()));
+        if !matches!(state, State::Created | State::Running) {
+            return Err(Error::precondition(format!("container {}", container.id), "it has ended"));
+        }
+        let after = before.changed(change);
+        if state == State::Running
+            && let Err(error) = self.apply(&container, &after).await
+        {
+            if let Err(left) = self.apply(&container, &before).await {
+                tracing::warn!(container = %container.id, error = %left, "limits are not as they were before");
+            }
+            return Err(error);
+        }
+        container.change(|record| record.config.resources = after);
+        self.save_container(&container).await
+    }
+
+    async fn apply(&self, container: &Container, resources: &Resources) -> Result<()> {
+        let made = spec::resources(resources, None)?;
+        let json = serde_json::to_vec(&made).map_err(|source| Error::Record {
+            table: "resources",
+            key: container.id.clone(),
+            source: source.into(),
+        })?;
+        let resources = Some(Any::new(RESOURCES_URL, json));
+        self.tasks.update(&self.namespace, &container.id, resources, std::collections::HashMap::new()).await
+    }
+
+    /// Has a container's log opened anew, after it was renamed.
+    pub async fn reopen_log(&self, id: &str) -> Result<()> {
+        let container = self.running(id)?;
+        Err(Error::Unimplemented { what: format!("opening the log of container {} anew", container.id) })
+    }
+
+    /// Keeps what a pod as a whole is given.
+    pub async fn update_pod(
+        &self,
+        id: &str,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<()> {
+        let pod = self.pod(id)?;
+        let _turn = pod.turn.lock().await;
+        pod.change(|record| {
+            record.config.overhead = overhead.or(record.config.overhead.take());
+            record.config.resources = resources.or(record.config.resources.take());
+        });
+        self.save_pod(&pod).await
+    }
+}
+
+/// The specification that a container is started from: its limits may have changed since it was made.
+pub(super) fn with_limits(container: &Container, record: &ContainerRecord) -> Result<Bytes> {
+    let unreadable = |source: serde_json::Error| Error::Record {
+        table: "spec",
+        key: container.id.clone(),
+        source: source.into(),
+    };
+    let mut spec: Spec = serde_json::from_slice(&container.spec).map_err(unreadable)?;
+    let Some(mut linux) = spec.linux().clone() else { return Ok(container.spec.clone()) };
+    let devices = linux.resources().as_ref().and_then(|resources| resources.devices().clone());
+    let resources = spec::resources(&record.config.resources, devices)?;
+    if linux.resources().as_ref() == Some(&resources) {
+        return Ok(container.spec.clone());
+    }
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    Ok(serde_json::to_vec(&spec).map_err(unreadable)?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_stays() {
+        let before =
+            Resources { memory: 1 << 20, cpu_shares: 100, cpuset_cpus: "0".into(), ..Resources::default() };
+        let after = before.changed(&Resources { memory: 2 << 20, ..Resources::default() });
+        assert_eq!((after.memory, after.cpu_shares, after.cpuset_cpus.as_str()), (2 << 20, 100, "0"));
+    }
+}
