@@ -13,6 +13,7 @@ use super::header::{Header, Kind};
 use super::stream::Output;
 use crate::error::{Error, Result};
 use crate::images::unpack::tree::proc_path;
+use crate::trees::open_regular;
 
 const READ: usize = 256 * 1024;
 /// A file with holes of at least so many bytes is written without them. Others are written out, as other engines do it.
@@ -247,8 +248,8 @@ impl<'a, 'o> Layer<'a, 'o> {
     }
 
     fn file(&mut self, place: &Place<'_>, mut header: Header) -> Result<()> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = fs::openat(place.parent, place.leaf, flags, Mode::empty()).map_err(reading(place.path))?;
+        let opened = open_regular(place.parent, place.leaf).map_err(reading(place.path))?;
+        let fd = opened.ok_or_else(|| changed(place.path))?;
         let stat = fs::fstat(&fd).map_err(reading(place.path))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if stat.st_ino != place.stat.st_ino || stat.st_mode != place.stat.st_mode {

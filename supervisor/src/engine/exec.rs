@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::config::{Record, Ulimit};
 use super::conflict::Conflict;
+use super::process::FirstProcess;
 use super::registry::Entry;
 use super::spec::{self, add_groups, capabilities, env, live, user};
 use super::start::{Join, StartFailure};
@@ -68,7 +69,7 @@ impl Engine {
         }
         let exec_id = super::names::new_id();
         let command = exec.args.join(" ");
-        let (record, pid) = (entry.record(), entry.state().pid);
+        let (record, pid, id) = (entry.record(), entry.state().pid, entry.id.clone());
         let (tty, join) = (exec.tty, exec.join);
         if exec.args.first().is_some_and(String::is_empty) {
             let message = "exec: \"\": executable file not found in $PATH".to_owned();
@@ -76,7 +77,7 @@ impl Engine {
             return Ok(Executed { entry, exec_id, started: Err(failure) });
         }
         let default_ulimits = self.default_ulimits.clone();
-        let process = match blocking(move || process(&record, pid, &exec, &default_ulimits)).await {
+        let process = match blocking(move || process(&record, (pid, &id), &exec, &default_ulimits)).await {
             Ok(process) => process,
             // It cannot be invoked as it was asked for: by a user or in a folder that is not there.
             Err(error @ Error::InvalidArgument { .. }) => {
@@ -137,15 +138,21 @@ fn environment(record: &Record, tty: bool) -> Vec<String> {
     all
 }
 
-fn process(record: &Record, pid: u32, exec: &Exec, default_ulimits: &[Ulimit]) -> Result<Vec<u8>> {
+fn process(
+    record: &Record,
+    (pid, id): (u32, &str),
+    exec: &Exec,
+    default_ulimits: &[Ulimit],
+) -> Result<Vec<u8>> {
     let who = if exec.user.is_empty() { &record.user } else { &exec.user };
-    let mut identity =
-        user::resolve(who, live::open_file(pid, "/etc/passwd")?, live::open_file(pid, "/etc/group")?)?;
+    let root = FirstProcess::of(pid, id)?.root()?;
+    let file = |path| live::open_file(&root, path);
+    let mut identity = user::resolve(who, file("/etc/passwd")?, file("/etc/group")?)?;
     let environment = env::with_home(env::merge(&environment(record, exec.tty), &exec.env), &identity.home);
     let config = &record.config;
     let security = spec::security::Security::parse(config)?;
     if exec.user.is_empty() {
-        add_groups(&mut identity, config, || live::open_file(pid, "/etc/group"))?;
+        add_groups(&mut identity, config, || file("/etc/group"))?;
     }
     let bounding =
         capabilities::resolve(&config.cap_add, &config.cap_drop, config.privileged || exec.privileged)?;

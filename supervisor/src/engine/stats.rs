@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Engine;
+use super::process::FirstProcess;
 use super::registry::Entry;
 use super::system::host_memory;
 use crate::content::store::blocking;
@@ -103,13 +104,12 @@ fn fill(sample: &mut Sample, parent: &str, pid: u32) -> Result<()> {
             _ => {}
         }
     }
-    (sample.net_rx, sample.net_tx) = network(pid);
+    (sample.net_rx, sample.net_tx) = network(&FirstProcess::of(pid, &sample.id)?.read("net/dev")?);
     Ok(())
 }
 
 /// Bytes over all interfaces of the process's network namespace but loopback.
-fn network(pid: u32) -> (u64, u64) {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap_or_default();
+fn network(text: &str) -> (u64, u64) {
     let (mut received, mut sent) = (0_u64, 0_u64);
     for line in text.lines().skip(2) {
         let Some((name, counters)) = line.split_once(':') else { continue };

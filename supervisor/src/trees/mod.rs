@@ -9,11 +9,13 @@
 mod copy;
 mod pack;
 mod path;
+mod regular;
 mod unpack;
 
 pub use copy::copy_contents;
 pub use pack::{pack, pack_contents};
 pub use path::{Found, Last, look_up};
+pub use regular::{open_regular, reopen_regular};
 pub use unpack::{Owner, refused, unpack};
 
 pub use crate::diff::layer::Holes;

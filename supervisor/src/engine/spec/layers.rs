@@ -6,14 +6,15 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::trees::reopen_regular;
 
 /// Links followed in one path, as in the kernel.
 const MAX_LINKS: usize = 40;
@@ -34,7 +35,7 @@ enum Node {
     /// The same folder in every layer that shows it, topmost first.
     Folder(Vec<OwnedFd>),
     Link(OwnedFd),
-    Other(OwnedFd, Stat),
+    Other(OwnedFd),
 }
 
 enum Walk {
@@ -77,14 +78,15 @@ impl Layers {
     pub fn open_file(&self, path: &str) -> Result<Option<File>> {
         match self.walk(Path::new(path))? {
             Walk::Missing { .. } => Ok(None),
-            Walk::Found(Node::Other(fd, stat)) if FileType::from_raw_mode(stat.st_mode).is_file() => {
-                let again = format!("/proc/self/fd/{}", fd.as_raw_fd());
-                File::open(again)
-                    .map(Some)
-                    .map_err(|source| Error::io("opening the container's", path, source))
-            }
-            Walk::Found(_) => {
-                Err(Error::invalid(format!("{path} of the container"), "is not a regular file"))
+            Walk::Found(node) => {
+                let opened = match node {
+                    Node::Other(fd) => reopen_regular(&fd)
+                        .map_err(|errno| Error::io("opening the container's", path, errno.into()))?,
+                    _ => None,
+                };
+                let irregular =
+                    || Error::invalid(format!("{path} of the container"), "is not a regular file");
+                Ok(Some(opened.ok_or_else(irregular)?.into()))
             }
         }
     }
@@ -181,9 +183,9 @@ impl Layers {
                         todo.push_front(part);
                     }
                 }
-                Some(Node::Other(fd, stat)) => {
+                Some(Node::Other(fd)) => {
                     return if todo.is_empty() {
-                        Ok(Walk::Found(Node::Other(fd, stat)))
+                        Ok(Walk::Found(Node::Other(fd)))
                     } else {
                         Err(fail(Errno::NOTDIR))
                     };
@@ -239,7 +241,7 @@ fn look(here: &[OwnedFd], name: &OsStr) -> std::result::Result<Option<Node>, Err
             FileType::CharacterDevice if stat.st_rdev == 0 => break,
             _ if !merged.is_empty() => break,
             FileType::Symlink => return Ok(Some(Node::Link(fd))),
-            _ => return Ok(Some(Node::Other(fd, stat))),
+            _ => return Ok(Some(Node::Other(fd))),
         }
     }
     Ok(if merged.is_empty() { None } else { Some(Node::Folder(merged)) })
