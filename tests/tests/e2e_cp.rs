@@ -1,12 +1,14 @@
 //! `longshore cp`: docker's rules of paths, into volumes and memory too, and the race that it must win every time.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use longshore_tests::Fixture;
-use longshore_tests::daemon::finish;
+use longshore_tests::daemon::{eventually, finish};
 
 fn text(path: impl AsRef<std::path::Path>) -> String {
     fs::read_to_string(path).expect("a file")
@@ -162,4 +164,94 @@ fn cve_2018_15664_a_container_that_swaps_links_leads_nowhere() {
         assert_eq!(text(secret.join("f")), "of the host");
     }
     d.ctl(&["rm", "-f", "swaps"]).ok();
+}
+
+fn mounted(folder: &str) -> bool {
+    text("/proc/self/mountinfo").contains(folder)
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_nothing_mounted() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    d.ctl(&["volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "mem"]).ok();
+    let data = d.ctl(&["volume", "inspect", "-f", "{{.Mountpoint}}", "mem"]).ok().line().to_owned();
+    d.ctl(&["create", "--name", "still", "-v", "mem:/m", &f.busybox, "true"]).ok();
+    let mut client = d.ctl_command(&["cp", "-", "still:/m"]).stdin(Stdio::piped()).spawn().expect("cp");
+    let mut input = client.stdin.take().expect("its stdin");
+    let mut header = tar::Header::new_gnu();
+    header.set_path("half").expect("a name");
+    header.set_size(1 << 20);
+    header.set_cksum();
+    input.write_all(header.as_bytes()).expect("a beginning");
+    // To look where it goes is a transfer of its own, and a short one.
+    eventually("the copying waits for more", || {
+        let again = Duration::from_millis(100);
+        mounted(&data) && {
+            std::thread::sleep(again);
+            mounted(&data)
+        }
+    });
+    client.kill().expect("the client can be killed");
+    client.wait().expect("the client ends");
+    eventually("what was mounted for the client is unmounted", || !mounted(&data));
+    d.ctl(&["start", "-a", "still"]).ok();
+    d.ctl(&["rm", "still"]).ok();
+    d.ctl(&["volume", "rm", "mem"]).ok();
+}
+
+/// A file system in memory, below a folder of the host's.
+struct Below(PathBuf);
+
+impl Below {
+    fn mount(at: PathBuf) -> Below {
+        fs::create_dir_all(&at).expect("a folder");
+        let done = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(&at).status();
+        assert!(done.expect("mount runs").success());
+        Below(at)
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_is_mounted_below_a_read_only_mount_is_read_only_too() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    let host = tempfile::tempdir().expect("a folder");
+    let file = host.path().join("f").display().to_string();
+    fs::write(&file, "x").expect("a file");
+    let shared = host.path().join("shared");
+    let below = Below::mount(shared.join("below"));
+    let plain = format!("{}:/x:ro", shared.display());
+    let mount = |options: &str| format!("type=bind,src={},dst=/x,readonly{options}", shared.display());
+    for (number, (flag, value, writable)) in [
+        ("-v", plain, false),
+        ("--mount", mount(""), false),
+        ("--mount", mount(",bind-recursive=enabled"), false),
+        ("--mount", mount(",bind-recursive=readonly,bind-propagation=rprivate"), false),
+        ("--mount", mount(",bind-recursive=writable"), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("still{number}");
+        d.ctl(&["create", "--name", &name, flag, &value, &f.busybox, "touch", "/x/below/run"]).ok();
+        let copied = d.ctl(&["cp", &file, &format!("{name}:/x/below/")]);
+        assert_eq!(copied.code == 0, writable, "cp, {value}: {}", copied.stderr);
+        assert_eq!(below.0.join("f").exists(), writable, "{value}");
+        let ran = d.ctl(&["start", "-a", &name]);
+        assert_eq!(ran.code == 0, writable, "start, {value}: {}", ran.stderr);
+        let refused = d.ctl(&["cp", &file, &format!("{name}:/x/")]).expect(1);
+        assert!(refused.stderr.contains("mounted volume is marked read-only"), "{}", refused.stderr);
+    }
+    let alone = mount(",bind-recursive=disabled");
+    d.ctl(&["create", "--name", "alone", "--mount", &alone, &f.busybox, "ls", "/x/below"]).ok();
+    assert_eq!(d.ctl(&["start", "-a", "alone"]).ok().stdout, "");
+    d.ctl(&["cp", "alone:/x/below", &host.path().join("out").display().to_string()]).ok();
+    assert_eq!(fs::read_dir(host.path().join("out")).expect("a copy").count(), 0);
 }

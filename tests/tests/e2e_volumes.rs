@@ -242,3 +242,127 @@ fn memory_and_binds_have_their_options() {
     d.ctl(&["run", "--rm", "-v", &format!("{}:/b", made.display()), &f.busybox, "true"]).ok();
     assert!(made.is_dir());
 }
+
+#[test]
+fn a_folder_within_a_volume_that_is_mounted_when_it_is_needed() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    let host = d.path().join("device");
+    fs::create_dir_all(host.join("in")).expect("folders");
+    fs::write(host.join("in/f"), "within").expect("a file");
+    let device = format!("device={}", host.display());
+    d.ctl(&["volume", "create", "-o", "type=none", "-o", "o=bind", "-o", &device, "vol"]).ok();
+    let mount = "type=volume,src=vol,dst=/x,volume-subpath=in,volume-nocopy";
+    let read = d.ctl(&["run", "--rm", "--mount", mount, &f.busybox, "cat", "/x/f"]).ok();
+    assert_eq!(read.stdout, "within");
+    d.ctl(&["create", "--name", "later", "--mount", mount, &f.busybox, "cat", "/x/f"]).ok();
+    for _ in 0..2 {
+        assert_eq!(d.ctl(&["start", "-a", "later"]).ok().stdout, "within");
+    }
+    let out = d.path().join("out").display().to_string();
+    d.ctl(&["cp", "later:/x/f", &out]).ok();
+    assert_eq!(fs::read_to_string(&out).expect("a copy"), "within");
+    // As with docker, it is looked for when the container starts.
+    let absent = "type=volume,src=vol,dst=/x,volume-subpath=yet,volume-nocopy";
+    d.ctl(&["create", "--name", "absent", "--mount", absent, &f.busybox, "ls", "/x"]).ok();
+    let refused = d.ctl(&["start", "absent"]).expect(1);
+    assert!(refused.stderr.contains("cannot access path \"yet\" of volume vol"), "{}", refused.stderr);
+    fs::create_dir(host.join("yet")).expect("a folder");
+    d.ctl(&["start", "-a", "absent"]).ok();
+    d.ctl(&["rm", "later", "absent"]).ok();
+    let data = mountpoint(d, "vol").display().to_string();
+    assert!(!fs::read_to_string("/proc/self/mountinfo").expect("mounts").contains(&data));
+    d.ctl(&["volume", "rm", "vol"]).ok();
+}
+
+/// Files of an image that take a while to be copied.
+const MANY: usize = 3000;
+
+fn with_many(f: &Fixture) -> String {
+    let layer = (0..MANY).fold(image::Layer::new().dir("srv/", 0o755), |layer, number| {
+        layer.file(&format!("srv/{number}"), 0o644, &[b'x'; 2000])
+    });
+    let image = image::busybox().expect("busybox").layer(layer).build().expect("an image");
+    f.registry.put("many", "1", &image);
+    let reference = f.registry.reference("many:1");
+    f.daemon.ctl(&["pull", "-q", &reference]).ok();
+    reference
+}
+
+#[test]
+fn two_containers_that_are_made_at_once_with_one_new_volume() {
+    let f = Fixture::pulled();
+    let (d, many) = (&f.daemon, with_many(&f));
+    for round in 0..4 {
+        let name = format!("race{round}");
+        d.ctl(&["volume", "create", &name]).ok();
+        let filling = d
+            .ctl_command(&[
+                "run",
+                "--rm",
+                "-v",
+                &format!("{name}:/srv"),
+                &many,
+                "sh",
+                "-c",
+                "ls /srv | wc -l",
+            ])
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("longshore runs");
+        std::thread::sleep(std::time::Duration::from_millis(20 + 40 * round));
+        let mount = format!("type=volume,src={name},dst=/x,volume-nocopy");
+        // It does not fill the volume, and may use it at once.
+        d.ctl(&["run", "--rm", "--mount", &mount, &f.busybox, "touch", "/x/mark"]).ok();
+        let filled = longshore_tests::daemon::finish(filling).expect("the first one ends").ok();
+        let count: usize = filled.line().parse().expect("a number");
+        let folder = mountpoint(d, &name);
+        assert!(folder.join("mark").exists(), "round {round}: what the second one wrote is lost");
+        let there = fs::read_dir(&folder).expect("the volume").count();
+        // Whoever came first: either it was filled, whole, or it had a file already, and was not.
+        assert!(there == MANY + 1 || there == 1, "round {round}: {there} files, {count} seen");
+        d.ctl(&["volume", "rm", &name]).ok();
+    }
+}
+
+#[test]
+fn a_copy_up_whose_client_goes_away_is_whole_or_nothing() {
+    let f = Fixture::pulled();
+    let (d, many) = (&f.daemon, with_many(&f));
+    for round in 0..4 {
+        let name = format!("gone{round}");
+        d.ctl(&["volume", "create", &name]).ok();
+        let volume = format!("{name}:/srv");
+        let mut client = d
+            .ctl_command(&["create", "-v", &volume, &many, "true"])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("longshore runs");
+        std::thread::sleep(std::time::Duration::from_millis(20 + 30 * round));
+        client.kill().expect("the client can be killed");
+        client.wait().expect("the client ends");
+        let counted = d.ctl(&["run", "--rm", "-v", &volume, &many, "sh", "-c", "ls /srv | wc -l"]).ok();
+        assert_eq!(counted.line(), MANY.to_string(), "round {round}");
+        for id in d.ctl(&["ps", "-aq"]).ok().stdout.lines() {
+            d.ctl(&["rm", id]).ok();
+        }
+        d.ctl(&["volume", "rm", &name]).ok();
+    }
+}
+
+#[test]
+fn a_volume_that_is_added_later_is_filled_from_the_image() {
+    let f = Fixture::pulled();
+    let (d, data) = (&f.daemon, with_data(&f));
+    d.ctl(&["create", "--name", "one", &data, "cat", "/srv/file"]).ok();
+    d.ctl(&["update", "--mount", "type=volume,src=added,dst=/srv", "one"]).ok();
+    assert_eq!(
+        fs::read_to_string(mountpoint(d, "added").join("file")).expect("a file of the image"),
+        "from the image"
+    );
+    assert_eq!(d.ctl(&["start", "-a", "one"]).ok().stdout, "from the image");
+    d.ctl(&["update", "--unmount", "/srv", "one"]).ok();
+    d.ctl(&["update", "--mount", "type=volume,src=empty,dst=/srv,volume-nocopy", "one"]).ok();
+    assert_eq!(fs::read_dir(mountpoint(d, "empty")).expect("the volume").count(), 0);
+}

@@ -1,15 +1,13 @@
 //! `cp`: a container's files out as a tar stream, and a tar stream into one of its folders.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustix::fs::{FileType, Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,7 +74,7 @@ impl Engine {
                 return Ok(());
             }
             let base = base_name(&path);
-            trees::pack(&found.parent, &found.leaf, &base, sink(runtime, pieces), &AtomicBool::new(false))
+            trees::pack(&found.parent, &found.leaf, &base, sink(runtime, pieces), root.given_up())
         })
         .await
     }
@@ -103,7 +101,7 @@ impl Engine {
                 Ownership::OfTheContainer if !user.is_empty() => owner(&root, &user)?,
                 _ => Owner::Kept,
             };
-            trees::unpack(source, folder.as_fd(), owner, Compression::Plain, &AtomicBool::new(false))
+            trees::unpack(source, folder.as_fd(), owner, Compression::Plain, root.given_up())
         })
         .await
     }
@@ -189,13 +187,10 @@ fn base_name(path: &Path) -> Vec<u8> {
 fn owner(root: &Root, user: &str) -> Result<Owner> {
     let file = |path: &str| -> Result<Option<std::fs::File>> {
         let Some(found) = look_up(&root.fd, Path::new(path), Last::Followed)? else { return Ok(None) };
-        if !FileType::from_raw_mode(found.stat.st_mode).is_file() {
-            return Err(Error::invalid(format!("{path} of the container"), "is not a regular file"));
-        }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd: OwnedFd = rustix::fs::openat(&found.parent, found.leaf.as_slice(), flags, Mode::empty())
+        let opened = trees::open_regular(&found.parent, &found.leaf)
             .map_err(|errno| Error::io("opening the container's", path, errno.into()))?;
-        Ok(Some(fd.into()))
+        let irregular = || Error::invalid(format!("{path} of the container"), "is not a regular file");
+        Ok(Some(opened.ok_or_else(irregular)?.into()))
     };
     let identity = user::resolve(user, file("/etc/passwd")?, file("/etc/group")?)?;
     Ok(Owner::All(identity.uid, identity.gid))

@@ -15,9 +15,10 @@ use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
 use super::network::{self, Joined};
 use super::registry::{Entry, Reservation};
 use super::spec::layers::Layers;
-use super::spec::{self, env, mounts, user};
+use super::spec::mounts::{self, Subpaths};
+use super::spec::{self, env, user};
 use super::state::State;
-use super::volumes::Acquired;
+use super::volumes::{Acquired, names as volumes_of};
 use super::{Engine, etc, health, logs, names, signals};
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
@@ -65,7 +66,7 @@ pub(super) struct Bundle {
     /// Given back with the bundle, unless the container was started with it.
     pub sandbox: Option<Sandbox>,
     /// Folders within volumes, which the spec names by these descriptors: whoever has the volume may move them meanwhile.
-    pub folders: Vec<OwnedFd>,
+    pub held: Vec<OwnedFd>,
 }
 
 /// What a container is made for.
@@ -242,17 +243,36 @@ impl Engine {
         };
         let (mounts, joined) = tokio::join!(mounts, joined.instrument(tracing::debug_span!("run.network")));
         let mounts = mounts?;
-        let mut undo = Undo { engine: self.clone(), id: Some(id.clone()) };
+        let undo = Undo { engine: self.clone(), id: Some(id.clone()), mounted: Vec::new() };
         // A network that cannot be had is why the container does not start, not why it is not made.
-        let (joined, failed) = match joined {
+        let (joined, mut failed) = match joined {
             Ok(joined) => (joined, None),
             Err(error) => (Joined::default(), Some(error)),
         };
         record.state.endpoints = joined.endpoints().to_vec();
         record.state.ports = joined.published().to_vec();
-        self.populate_volumes(&id, record.mounts(), &mounts).await?;
-        let bundle = self.bundle(&id, &record, &mounts, First::Yes, joined).await?;
-        undo.id = None;
+        let (mut undo, hold, volumes) = if Engine::wants_copy_up(record.mounts()) {
+            let (engine, id, wanted) = (self.clone(), id.clone(), record.mounts().to_vec());
+            let mounts = mounts.clone();
+            // With everything that it needs: what the client leaves behind is undone when the copying is over, not under it.
+            self.carry_through("filling volumes", async move {
+                engine.populate_volumes(&id, &wanted, &mounts).await?;
+                Ok((undo, hold, volumes))
+            })
+            .await?
+        } else {
+            (undo, hold, volumes)
+        };
+        let mut for_a_start = purpose == Purpose::Run && failed.is_none();
+        if for_a_start {
+            undo.mounted = volumes_of(&record);
+            if let Err(error) = self.mount_all(&undo.mounted, &id).await {
+                (failed, for_a_start) = (Some(error), false);
+            }
+        }
+        let purpose = if for_a_start { Purpose::Run } else { Purpose::Keep };
+        let bundle = self.bundle(&id, &record, &mounts, (First::Yes, purpose), joined).await?;
+        (undo.id, undo.mounted) = (None, Vec::new());
         Ok(Making {
             engine: self.clone(),
             entry: Entry::new(id, record),
@@ -265,13 +285,14 @@ impl Engine {
         })
     }
 
-    /// Writes the container's files and its spec. Everything that may block does so in one hop.
+    /// Writes the container's files and its spec. Everything that may block does so in one hop. If it is started from it, its volumes
+    /// are mounted.
     pub(super) async fn bundle(
         self: &Arc<Self>,
         id: &str,
         record: &Record,
         mounts: &[Mount],
-        first: First,
+        (first, purpose): (First, Purpose),
         joined: Joined,
     ) -> Result<Bundle> {
         let layers = Layers::from_mounts(
@@ -288,11 +309,11 @@ impl Engine {
             .collect();
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
         let work = move || {
-            let (spec, folders) = engine.write_bundle(&id, &record, &layers, first, &joined)?;
-            Ok((spec, folders, joined.sandbox))
+            let (spec, held) = engine.write_bundle(&id, &record, &layers, (first, purpose), &joined)?;
+            Ok((spec, held, joined.sandbox))
         };
-        let (spec, folders, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
-        Ok(Bundle { spec, rootfs, sandbox, folders })
+        let (spec, held, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
+        Ok(Bundle { spec, rootfs, sandbox, held })
     }
 
     fn write_bundle(
@@ -300,7 +321,7 @@ impl Engine {
         id: &str,
         record: &Record,
         layers: &Layers,
-        first: First,
+        (first, purpose): (First, Purpose),
         joined: &Joined,
     ) -> Result<(Bytes, Vec<OwnedFd>)> {
         let folder = self.folder(id);
@@ -315,8 +336,12 @@ impl Engine {
         let mut resolver = self.resolver(record, joined.endpoints());
         resolver.or_else(&joined.dns);
         etc::write(&folder, &hostname, &hosts, &resolver)?;
-        let mut folders = Vec::new();
-        let binds = mounts::prepare(record.mounts(), |name| self.volumes.data(name), &mut folders)?;
+        let mut held = Vec::new();
+        let subpaths = match purpose {
+            Purpose::Keep => Subpaths::Later,
+            Purpose::Run => Subpaths::Opened(&mut held),
+        };
+        let binds = mounts::prepare(record.mounts(), |name| self.volumes.data(name), subpaths)?;
         if matches!(first, First::Yes) {
             layers.make_folder(&record.process_cwd)?;
         }
@@ -342,7 +367,7 @@ impl Engine {
             key: id.to_owned(),
             source: source.into(),
         })?;
-        Ok((json.into(), folders))
+        Ok((json.into(), held))
     }
 
     /// Removes a container's writable layer from the snapshotter that has it: most likely the default one.
@@ -407,7 +432,7 @@ impl Making {
             spec: self.bundle.spec.clone(),
             rootfs: std::mem::take(&mut self.bundle.rootfs),
             sandbox: self.bundle.sandbox.take(),
-            folders: std::mem::take(&mut self.bundle.folders),
+            held: std::mem::take(&mut self.bundle.held),
         };
         Ok((entry, bundle))
     }
@@ -417,7 +442,8 @@ impl Drop for Making {
     fn drop(&mut self) {
         // Without a name of its own it was recorded.
         if self.name.is_some() {
-            drop(Undo { engine: self.engine.clone(), id: Some(self.entry.id.clone()) });
+            let mounted = self.entry.read(volumes_of);
+            drop(Undo { engine: self.engine.clone(), id: Some(self.entry.id.clone()), mounted });
         }
     }
 }
@@ -426,13 +452,16 @@ impl Drop for Making {
 struct Undo {
     engine: Arc<Engine>,
     id: Option<String>,
+    /// Volumes that were mounted for it.
+    mounted: Vec<String>,
 }
 
 impl Drop for Undo {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        let engine = self.engine.clone();
+        let (engine, mounted) = (self.engine.clone(), std::mem::take(&mut self.mounted));
         self.engine.background.spawn(async move {
+            engine.unmount_all(&mounted, &id).await;
             if let Err(error) = engine.remove_remains(&id).await {
                 tracing::warn!(container = %id, %error, "a container that was not made left something; the next start removes it");
             }

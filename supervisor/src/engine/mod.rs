@@ -33,6 +33,7 @@ pub mod names;
 pub mod network;
 mod pause;
 pub mod policy;
+mod process;
 pub mod prune;
 pub mod record;
 mod recover;
@@ -176,6 +177,15 @@ impl Engine {
         if tokio::time::timeout(patience, self.networks.shutdown()).await.is_err() {
             tracing::warn!("networks' interfaces are still there; the next start finds them");
         }
+    }
+
+    /// Does something that was begun to its end, whether or not the client waits for it.
+    async fn carry_through<R: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl Future<Output = Result<R>> + Send + 'static,
+    ) -> Result<R> {
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what }))
     }
 
     /// The container that `text` names.

@@ -7,10 +7,10 @@ use longshore_proto::longshore::shim::v1 as shim;
 use tracing::Instrument;
 
 use super::config::Record;
-use super::create::{Bundle, First};
+use super::create::{Bundle, First, Purpose};
 use super::registry::Entry;
 use super::state::Status;
-use super::{Engine, logs};
+use super::{Engine, logs, volumes};
 use crate::any::Any;
 use crate::error::{Error, Result};
 use crate::snapshots::Mount;
@@ -102,6 +102,7 @@ impl Engine {
         let work = async move {
             let _turn = turn;
             let (record, never_ran) = (entry.record(), entry.state().run == 0);
+            let volumes = volumes::names(&record);
             let launched = async {
                 let (mounts, joined) = tokio::join!(
                     engine.mounts_of(&entry, never_ran),
@@ -112,10 +113,15 @@ impl Engine {
                     record.state.endpoints = joined.endpoints().to_vec();
                     record.state.ports = joined.published().to_vec();
                 });
-                let bundle = engine.bundle(&entry.id, &record, &mounts, first, joined).await?;
+                engine.mount_all(&volumes, &entry.id).await?;
+                let bundle =
+                    engine.bundle(&entry.id, &record, &mounts, (first, Purpose::Run), joined).await?;
                 engine.launch(&entry, &record, bundle, join).await
             };
             let started = launched.await;
+            if started.is_err() {
+                engine.unmount_all(&volumes, &entry.id).await;
+            }
             match &started {
                 Ok(_) => {}
                 Err(error) if by != Starter::User => {

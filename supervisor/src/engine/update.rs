@@ -48,20 +48,25 @@ impl Engine {
     /// Changes a container; durable when this returns. If the kernel refuses the new limits, nothing is changed.
     pub async fn update(self: &Arc<Self>, text: &str, update: Update) -> Result<Updated> {
         let entry = self.find(text)?;
-        let policy = update.restart.clone();
-        let turn = entry.turn.lock().await;
-        let updated = self.change(&entry, update).await.map_err(|error| match error {
-            Error::InvalidArgument { what, why } => {
-                Error::invalid(format!("Cannot update container {}", entry.id), format!("{what}: {why}"))
+        let turn = entry.turn.clone().lock_owned().await;
+        let engine = self.clone();
+        // What was begun is carried through even if the client goes away.
+        let work = async move {
+            let policy = update.restart.clone();
+            let updated = engine.change(&entry, update).await.map_err(|error| match error {
+                Error::InvalidArgument { what, why } => {
+                    Error::invalid(format!("Cannot update container {}", entry.id), format!("{what}: {why}"))
+                }
+                other => other,
+            })?;
+            drop(turn);
+            if let Some(policy) = policy {
+                // One that waits to be started again may not wait any more.
+                engine.set_restart_policy(&entry.id, policy).await?;
             }
-            other => other,
-        })?;
-        drop(turn);
-        if let Some(policy) = policy {
-            // One that waits to be started again may not wait any more.
-            self.set_restart_policy(&entry.id, policy).await?;
-        }
-        Ok(updated)
+            Ok(updated)
+        };
+        self.carry_through("changing a container", work).await
     }
 
     async fn change(self: &Arc<Self>, entry: &Arc<Entry>, mut update: Update) -> Result<Updated> {
@@ -87,16 +92,33 @@ impl Engine {
         };
         let acquired = self.resolve_mounts(&entry.id, &wanted, std::iter::empty()).await?;
         mounts.extend(acquired.mounts.iter().cloned());
-        if live && after.limits != before.limits {
+        if Engine::wants_copy_up(&acquired.mounts) {
+            let (rootfs, _) = self.mounts_of(entry, entry.state().run == 0).await?;
+            self.populate_volumes(&entry.id, &acquired.mounts, &rootfs).await?;
+        }
+        let relimited = live && after.limits != before.limits;
+        if relimited {
             self.limit(&entry.id, &after.limits, before.limits.pids).await?;
         }
         let next = after.publish != before.publish || after.mounts != before.mounts || !update.env.is_empty();
-        entry.change(|record| {
-            record.process_env = env::merge(&record.process_env, &update.env);
-            record.config = after;
-            record.mounts = Some(mounts.clone());
+        let limits = after.limits.clone();
+        let undo = entry.change(|record| {
+            let process_env = env::merge(&record.process_env, &update.env);
+            let undo = (
+                std::mem::replace(&mut record.config, after),
+                std::mem::replace(&mut record.process_env, process_env),
+                record.mounts.replace(mounts.clone()),
+            );
+            undo
         });
-        self.save_record(entry).await?;
+        if let Err(error) = self.save_record(entry).await {
+            // What was not kept was not changed.
+            entry.change(|record| (record.config, record.process_env, record.mounts) = undo);
+            if relimited && let Err(error) = self.limit(&entry.id, &before.limits, limits.pids).await {
+                tracing::warn!(container = %entry.id, %error, "the limits before an update that failed could not be set again");
+            }
+            return Err(error);
+        }
         acquired.keep();
         for volume in left.iter().filter(|mount| mount.kind == MountKind::Volume) {
             if !mounts.iter().any(|mount| mount.kind == MountKind::Volume && mount.source == volume.source) {

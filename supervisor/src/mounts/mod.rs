@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use activate::Wanted;
 pub use plan::needs_activation;
+pub use sys::{Reach, set_read_only};
 pub use system::{filesystem, mount as mount_at};
 
 use crate::content::store::blocking;

@@ -1,6 +1,7 @@
-//! The calls on loop devices, which only ioctl(2) has.
+//! The calls on loop devices, which only ioctl(2) has, and mount_setattr(2), which rustix lacks.
 //!
-//! What always holds: the structures are as linux/loop.h lays them out, and every pointer is to one that lives through the call.
+//! What always holds: the structures are as linux/loop.h and linux/mount.h lay them out, and every pointer is to one that lives through
+//! the call.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -68,6 +69,34 @@ impl Info {
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// How far a change of a mount goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    One,
+    /// With all that is mounted below.
+    Recursive,
+}
+
+/// Makes the mount that `tree` is the root of read-only. ENOSYS before Linux 5.12.
+pub fn set_read_only(tree: BorrowedFd<'_>, reach: Reach) -> io::Result<()> {
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | if reach == Reach::Recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string; `attributes` is a whole `struct mount_attr`, which the kernel only reads, of the size that
+    // the last argument says.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The number of a device that nobody uses, at the moment.

@@ -32,6 +32,9 @@ const MASKED: [&str; 12] = [
 
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// In a volume's folder, where it is never made.
+const LATER: &str = "_opened-at-the-start";
+
 /// Paths that a plain container finds empty. Per-CPU thermal counters are listed where this host has them.
 pub fn masked_paths() -> Vec<String> {
     static THERMAL: std::sync::OnceLock<Vec<String>> = std::sync::OnceLock::new();
@@ -156,15 +159,34 @@ fn of_the_user(mount: &config::Mount) -> Result<Mount> {
     let bind = &mount.bind;
     options.push(if bind.non_recursive { "bind" } else { "rbind" });
     options.push(if bind.propagation.is_empty() { "rprivate" } else { &bind.propagation });
-    if mount.access == Access::ReadOnly {
-        options.push(match bind.recursive_read_only.as_str() {
-            "writable" => "ro",
-            "readonly" => "rro",
-            _ if bind.non_recursive || !recursive_attributes() => "ro",
-            _ => "rro",
-        });
+    match read_only(mount) {
+        ReadOnly::No => {}
+        ReadOnly::Top => options.push("ro"),
+        ReadOnly::Whole => options.push("rro"),
     }
     self::mount(&mount.target, "bind", &mount.source, &options)
+}
+
+/// How much of a mount may not be written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOnly {
+    No,
+    /// But what is mounted below.
+    Top,
+    Whole,
+}
+
+/// As docker has it: with all that is mounted below, unless that is asked otherwise or the kernel cannot.
+pub fn read_only(mount: &config::Mount) -> ReadOnly {
+    if mount.access == Access::ReadWrite {
+        return ReadOnly::No;
+    }
+    match mount.bind.recursive_read_only.as_str() {
+        "writable" => ReadOnly::Top,
+        "readonly" => ReadOnly::Whole,
+        _ if mount.bind.non_recursive || !recursive_attributes() => ReadOnly::Top,
+        _ => ReadOnly::Whole,
+    }
 }
 
 /// Whether this kernel can make mounts read-only with all that is mounted below (5.12).
@@ -244,13 +266,20 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
         .map_err(Error::oci)
 }
 
+/// What becomes of mounts of a folder within a volume.
+pub enum Subpaths<'a> {
+    /// They are named by descriptors, which are put here and must live until the container has started. The volumes are mounted.
+    Opened(&'a mut Vec<OwnedFd>),
+    /// A start will look for them: until then they have a name that leads nowhere.
+    Later,
+}
+
 /// The user's mounts with their sources on the host: volumes by their folders; missing folders of the host are made where `-v` asks for
-/// that. `folders` get the descriptors of folders within volumes, by which those are named: they must live until the container has
-/// started.
+/// that.
 pub fn prepare(
     mounts: &[config::Mount],
     volume: impl Fn(&str) -> PathBuf,
-    folders: &mut Vec<OwnedFd>,
+    mut subpaths: Subpaths<'_>,
 ) -> Result<Vec<config::Mount>> {
     let mut prepared = Vec::with_capacity(mounts.len());
     for mount in mounts {
@@ -259,10 +288,10 @@ pub fn prepare(
             MountKind::Bind => prepare_bind(&mount)?,
             MountKind::Volume => {
                 let path = volume(&mount.source);
-                mount.source = if mount.subpath.is_empty() {
-                    path.display().to_string()
-                } else {
-                    within(&path, &mount, folders)?
+                mount.source = match &mut subpaths {
+                    _ if mount.subpath.is_empty() => path.display().to_string(),
+                    Subpaths::Opened(folders) => within(&path, &mount, folders)?,
+                    Subpaths::Later => path.with_file_name(LATER).join(&mount.subpath).display().to_string(),
                 };
             }
             MountKind::Tmpfs | MountKind::Image => {}

@@ -19,6 +19,7 @@ mod resolve;
 
 pub use list::Listed;
 pub use make::Wanted;
+pub(super) use mount::names;
 pub use points::MountPoint;
 pub use prune::Selected;
 pub use remove::Absent;
@@ -70,7 +71,7 @@ struct Kept {
     record: VolumeRecord,
     /// Ids of containers, the ones that are being made included.
     users: BTreeSet<String>,
-    /// Held while it is mounted, unmounted or filled: containers that run with it, if it has options.
+    /// Held while it is mounted, unmounted or filled: who has it mounted, containers that run with it and transfers.
     mounted: Arc<tokio::sync::Mutex<BTreeSet<String>>>,
     /// Its container is gone and it goes with it: nobody sees it any more, though its files may still be there.
     leaving: bool,

@@ -46,11 +46,8 @@ const MAX_STACKED: usize = 64;
 impl Engine {
     /// Makes a container's volumes ready for a run of it.
     pub(in crate::engine) async fn mount_volumes(self: &Arc<Self>, id: &str, record: &Record) -> Result<()> {
+        self.mount_all(&names(record), id).await?;
         for mount in volumes(record) {
-            if let Err(error) = self.mount_volume(&mount.source, id).await {
-                self.unmount_volumes(id, record).await;
-                return Err(error);
-            }
             let writable = if mount.access == Access::ReadOnly { "false" } else { "true" };
             self.volume_happened(
                 &mount.source,
@@ -68,43 +65,74 @@ impl Engine {
 
     /// A run of the container is over, or did not begin.
     pub(in crate::engine) async fn unmount_volumes(&self, id: &str, record: &Record) {
+        self.unmount_all(&names(record), id).await;
         for mount in volumes(record) {
-            if let Err(error) = self.unmount_volume(&mount.source, id).await {
-                tracing::warn!(volume = %mount.source, %error, "a volume could not be unmounted; the next start tries again");
-            }
             self.volume_happened(&mount.source, "unmount", &[("container", id)]);
         }
     }
 
-    /// Mounts a volume that has options, if nobody has done it.
-    pub(in crate::engine) async fn mount_volume(&self, name: &str, user: &str) -> Result<()> {
-        let Some(kept) = self.volumes.get(name) else { return Err(super::list::no_such(name)) };
-        if kept.record.options.is_empty() {
-            return Ok(());
+    /// Does `work` while `user` has volumes mounted. It is carried through, and they are unmounted, even if the client goes away.
+    pub(in crate::engine) async fn with_volumes<R: Send + 'static>(
+        self: &Arc<Self>,
+        names: Vec<String>,
+        user: String,
+        work: impl Future<Output = Result<R>> + Send + 'static,
+    ) -> Result<R> {
+        let engine = self.clone();
+        let job = async move {
+            engine.mount_all(&names, &user).await?;
+            let done = work.await;
+            engine.unmount_all(&names, &user).await;
+            done
+        };
+        self.carry_through("work with volumes", job).await
+    }
+
+    /// Mounts volumes for `user`, all or none. One that `user` has already stays as it is.
+    pub(in crate::engine) async fn mount_all(&self, names: &[String], user: &str) -> Result<()> {
+        for (index, name) in names.iter().enumerate() {
+            if let Err(error) = self.mount_volume(name, user).await {
+                self.unmount_all(&names[..index], user).await;
+                return Err(error);
+            }
         }
+        Ok(())
+    }
+
+    /// `user` has these volumes mounted no more.
+    pub(in crate::engine) async fn unmount_all(&self, names: &[String], user: &str) {
+        for name in names {
+            if let Err(error) = self.unmount_volume(name, user).await {
+                tracing::warn!(volume = %name, %error, "a volume could not be unmounted; the next start tries again");
+            }
+        }
+    }
+
+    /// Mounts a volume, if it has options and nobody has done it. A copy-up under way is waited for.
+    async fn mount_volume(&self, name: &str, user: &str) -> Result<()> {
+        let Some(kept) = self.volumes.get(name) else { return Err(super::list::no_such(name)) };
         let mut users = kept.mounted.lock().await;
-        let (data, options) = (self.volumes.data(name), kept.record.options.clone());
-        blocking(move || if is_mounted(&data)? { Ok(()) } else { mount(&data, &options) }).await?;
+        if !kept.record.options.is_empty() {
+            let (data, options) = (self.volumes.data(name), kept.record.options);
+            blocking(move || if is_mounted(&data)? { Ok(()) } else { mount(&data, &options) }).await?;
+        }
         users.insert(user.to_owned());
         Ok(())
     }
 
-    pub(in crate::engine) async fn unmount_volume(&self, name: &str, user: &str) -> Result<()> {
+    async fn unmount_volume(&self, name: &str, user: &str) -> Result<()> {
         let Some(kept) = self.volumes.get(name) else { return Ok(()) };
-        if kept.record.options.is_empty() {
-            return Ok(());
-        }
         let mut users = kept.mounted.lock().await;
-        if !users.remove(user) || !users.is_empty() {
+        if !users.remove(user) || !users.is_empty() || kept.record.options.is_empty() {
             return Ok(());
         }
-        let data = self.volumes.data(name);
-        blocking(move || if is_mounted(&data)? { unmount(&data) } else { Ok(()) }).await
+        let folder = self.volumes.folder.join(name);
+        blocking(move || leave(&folder)).await
     }
 }
 
 impl Volumes {
-    /// Whether a container runs with the volume, as far as that is counted.
+    /// Whether the volume is a file system of its own.
     pub(super) fn has_options(&self, name: &str) -> bool {
         self.lock().get(name).is_some_and(|kept| !kept.record.options.is_empty())
     }
@@ -114,8 +142,13 @@ fn volumes(record: &Record) -> impl Iterator<Item = &Mount> {
     record.mounts().iter().filter(|mount| mount.kind == MountKind::Volume)
 }
 
+/// Names of a container's volumes.
+pub fn names(record: &Record) -> Vec<String> {
+    volumes(record).map(|mount| mount.source.clone()).collect()
+}
+
 /// Whether a file system is mounted at `data` itself.
-pub fn is_mounted(data: &Path) -> Result<bool> {
+fn is_mounted(data: &Path) -> Result<bool> {
     let failed = |errno: rustix::io::Errno| Error::io("looking at the volume", data, errno.into());
     let id = |path: &Path| {
         rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
@@ -124,7 +157,7 @@ pub fn is_mounted(data: &Path) -> Result<bool> {
     Ok(id(data).map_err(failed)? != id(data.parent().unwrap_or(data)).map_err(failed)?)
 }
 
-pub fn unmount(data: &Path) -> Result<()> {
+fn unmount(data: &Path) -> Result<()> {
     // Busy is no reason to leave it in sight: it goes with its last user.
     nix::mount::umount2(data, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
         .map_err(|errno| Error::io("unmounting the volume", data, errno.into()))
@@ -142,7 +175,7 @@ pub fn delete(folder: &Path) -> Result<()> {
     }
 }
 
-/// Unmounts what a run that was cut short left mounted in a volume's folder.
+/// Unmounts what is mounted in a volume's folder, also what runs that were cut short have left there.
 pub fn leave(folder: &Path) -> Result<()> {
     let data = folder.join(super::DATA);
     if std::fs::symlink_metadata(&data).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {

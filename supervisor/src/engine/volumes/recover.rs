@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::mount::{delete, is_mounted, unmount};
+use super::mount::{delete, leave};
 use super::{ANONYMOUS_LABEL, DATA, FILLING, GONE, Kept, VolumeRecord, make};
 use crate::content::store::blocking;
 use crate::engine::Engine;
@@ -106,22 +106,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Unmounts the volumes that no container runs with. Comes after the containers' states are settled.
+    /// Notes who runs with which volume, and unmounts those that nobody does. Comes after the containers' states are settled.
     pub(in crate::engine) async fn settle_mounts(self: &Arc<Self>) -> Result<()> {
-        let with_options: Vec<(String, Kept)> = self
-            .volumes
-            .lock()
-            .iter()
-            .filter(|(_, kept)| !kept.record.options.is_empty())
-            .map(|(name, kept)| (name.clone(), kept.clone()))
-            .collect();
-        for (name, kept) in with_options {
+        let all: Vec<(String, Kept)> =
+            self.volumes.lock().iter().map(|(name, kept)| (name.clone(), kept.clone())).collect();
+        for (name, kept) in all {
             let mut mounted = kept.mounted.lock().await;
             let runs = |id: &&String| self.registry.get(id).is_some_and(|entry| entry.status().is_live());
             mounted.extend(kept.users.iter().filter(runs).cloned());
-            if mounted.is_empty() {
-                let data = self.volumes.data(&name);
-                blocking(move || if is_mounted(&data)? { unmount(&data) } else { Ok(()) }).await?;
+            if mounted.is_empty() && !kept.record.options.is_empty() {
+                let folder = self.volumes.folder.join(&name);
+                blocking(move || leave(&folder)).await?;
             }
         }
         Ok(())
