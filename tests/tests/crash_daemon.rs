@@ -245,3 +245,64 @@ fn crash_at_any_moment_loses_nothing() {
     );
     assert!(kills.written > u64::from(rounds()), "the writer wrote through all of it");
 }
+
+/// How often the daemon is killed while volumes are made and filled.
+const VOLUME_ROUNDS: u32 = 12;
+
+/// Files that a volume is filled with, enough of them to be interrupted.
+const FILLED: usize = 2000;
+
+/// Names in a volume's folder, once the daemon has it as it should be.
+fn files_of(daemon: &Daemon, volume: &str) -> usize {
+    let folder = daemon.ctl(&["volume", "inspect", "-f", "{{.Mountpoint}}", volume]).ok();
+    fs::read_dir(folder.line()).expect("the volume's folder").count()
+}
+
+#[test]
+fn crash_while_volumes_are_made_and_filled() {
+    let mut f = Fixture::pulled();
+    let layer = (0..FILLED).fold(Layer::new().dir("many/", 0o755), |layer, n| {
+        layer.file(&format!("many/{n}"), 0o644, &[b'x'; 500])
+    });
+    let image = image::busybox().expect("busybox").layer(layer).build().expect("an image");
+    f.registry.put("crash/volumes", "1", &image);
+    let image = f.registry.reference("crash/volumes:1");
+    f.daemon.ctl(&["pull", "-q", &image]).ok();
+    let (mut made, mut filled) = (0, 0);
+    for round in 0..VOLUME_ROUNDS {
+        let (named, volume) = (format!("named{round}"), format!("filled{round}"));
+        let mount = format!("{volume}:/many");
+        let creating = begin(&f.daemon, &["volume", "create", &named]);
+        let filling = begin(&f.daemon, &["create", "-v", &mount, &image, "true"]);
+        sleep(LATEST.mul_f64(rand::rng().random()));
+        f.daemon.kill();
+        let (created, filled_up) = (outcome(creating), outcome(filling));
+        f.daemon.launch().expect("the daemon starts again");
+        let d = &f.daemon;
+        let listed = d.ctl(&["volume", "ls", "-q"]).ok().stdout;
+        let there = |name: &str| listed.lines().any(|line| line == name);
+        if created.code == 0 {
+            made += 1;
+            assert!(there(&named), "round {round}: {named} was acknowledged and is lost");
+        }
+        if there(&volume) {
+            let count = files_of(d, &volume);
+            assert!(count == 0 || count == FILLED, "round {round}: {count} files of {FILLED}");
+        }
+        if filled_up.code == 0 {
+            filled += 1;
+            assert_eq!(files_of(d, &volume), FILLED, "round {round}: it was acknowledged");
+        }
+        // Whatever the kill left of it, the next container finds it whole.
+        let counted = d.ctl(&["run", "--rm", "-v", &mount, &image, "sh", "-c", "ls /many | wc -l"]).ok();
+        assert_eq!(counted.line(), FILLED.to_string(), "round {round}");
+        for id in d.ctl(&["ps", "-aq"]).ok().stdout.lines() {
+            d.ctl(&["rm", id]).ok();
+        }
+        for name in d.ctl(&["volume", "ls", "-q"]).ok().stdout.lines() {
+            d.ctl(&["volume", "rm", name]).ok();
+        }
+        eventually("nothing of the volumes is left", || names(&d.root().join("volumes/default")).is_empty());
+    }
+    println!("{VOLUME_ROUNDS} kills: {made} volumes and {filled} copies had been acknowledged");
+}

@@ -366,3 +366,50 @@ fn a_volume_that_is_added_later_is_filled_from_the_image() {
     d.ctl(&["update", "--mount", "type=volume,src=empty,dst=/srv,volume-nocopy", "one"]).ok();
     assert_eq!(fs::read_dir(mountpoint(d, "empty")).expect("the volume").count(), 0);
 }
+
+#[test]
+fn images_are_mounted_read_only_and_stay_as_they_are() {
+    let mut f = Fixture::pulled();
+    let data = with_data(&f);
+    let d = &f.daemon;
+    let mount = |more: &str| format!("type=image,src={data},dst=/i{more}");
+    let refused = d.ctl(&["create", "--mount", &mount(""), &f.busybox, "true"]);
+    assert!(refused.code != 0 && refused.stderr.contains("No such image"), "{}", refused.stderr);
+    d.ctl(&["pull", "-q", &data]).ok();
+    let read = d.ctl(&["run", "--rm", "--mount", &mount(""), &f.busybox, "cat", "/i/srv/file"]).ok();
+    assert_eq!(read.stdout, "from the image");
+    let refused = d.ctl(&["run", "--rm", "--mount", &mount(""), &f.busybox, "touch", "/i/srv/new"]).expect(1);
+    assert!(refused.stderr.contains("Read-only"), "{}", refused.stderr);
+    let within = mount(",image-subpath=srv");
+    d.ctl(&["create", "--name", "within", "--mount", &within, &f.busybox, "cat", "/i/file"]).ok();
+    let out = d.path().join("out").display().to_string();
+    d.ctl(&["cp", "within:/i/file", &out]).ok();
+    assert_eq!(fs::read_to_string(&out).expect("a copy"), "from the image");
+    let refused = d.ctl(&["cp", &out, "within:/i/new"]).expect(1);
+    assert!(refused.stderr.contains("mounted volume is marked read-only"), "{}", refused.stderr);
+    for escaping in ["srv/link", "nowhere"] {
+        let mount = mount(&format!(",image-subpath={escaping}"));
+        let refused = d.ctl(&["run", "--rm", "--mount", &mount, &f.busybox, "true"]);
+        assert!(refused.code != 0 && refused.stderr.contains("of image"), "{escaping}: {}", refused.stderr);
+    }
+    let refused = d.ctl(&["rmi", &data]).expect(1);
+    assert!(refused.stderr.contains("is using its referenced image"), "{}", refused.stderr);
+    // With its name the image is gone, and its layers stay for the container.
+    d.ctl(&["rmi", "-f", &data]).ok();
+    f.daemon.kill();
+    f.daemon.launch().expect("the daemon starts again");
+    let d = &f.daemon;
+    for _ in 0..2 {
+        assert_eq!(d.ctl(&["start", "-a", "within"]).ok().stdout, "from the image");
+    }
+    let shown = d.ctl(&["inspect", "-f", "{{range .Mounts}}{{.Type}} {{.RW}}{{end}}", "within"]).ok();
+    assert_eq!(shown.line(), "image false");
+    d.ctl(&["run", "-d", "--name", "runs", "--volumes-from", "within", &f.busybox, "sleep", "1000"]);
+    d.ctl(&["rm", "-f", "within", "runs"]);
+    let folder = d.root().display().to_string();
+    longshore_tests::daemon::eventually("neither a mount nor a view is left", || {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let views = d.ctl(&["system", "df", "--why"]).ok().stdout;
+        !mounts.contains(&format!("{folder}/containers")) && !views.contains("-image-")
+    });
+}

@@ -61,12 +61,25 @@ impl Daemon {
         }
         (output.code == 0).then(|| output.line().to_owned())
     }
+
+    /// All that a command has written.
+    fn ctl_lines(&self, words: &[&str]) -> Vec<String> {
+        self.ctl(words).expect("a list").lines().map(str::to_owned).collect()
+    }
+}
+
+/// Files of the folder that a volume is filled from.
+const MANY: usize = 50;
+
+/// Whether a container has the name of its image's number, and not one that the daemon made up.
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix('c').is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 fn image_of(number: u32) -> Image {
     let mut noise = vec![0; 1 << 20];
     rand::rng().fill(&mut noise[..]);
-    let many = (0..50).fold(Layer::new().dir("many/", 0o755), |layer, n| {
+    let many = (0..MANY).fold(Layer::new().dir("many/", 0o755), |layer, n| {
         layer.file(&format!("many/{n}"), 0o644, format!("{number}.{n}").as_bytes())
     });
     image::busybox()
@@ -98,6 +111,14 @@ fn works_until_the_power_is_cut() {
         {
             say(&format!("KEPT container {container} {number}"));
         }
+        let (named, filled) = (format!("named{number}"), format!("filled{number}"));
+        if daemon.ctl(&["volume", "create", &named]).is_some() {
+            say(&format!("KEPT volume {named}"));
+        }
+        let mount = format!("{filled}:/many");
+        if daemon.ctl(&["create", "--network", "none", "-v", &mount, &reference, "true"]).is_some() {
+            say(&format!("KEPT files {filled}"));
+        }
     }
 }
 
@@ -123,8 +144,25 @@ fn finds_what_was_acknowledged() {
         assert_eq!(told.as_deref(), Some(whole.as_str()), "{reference}");
         say(&format!("FOUND image {reference}"));
     }
-    let containers = daemon.ctl(&["ps", "-a", "--format", "{{.Names}}"]).expect("containers are listed");
-    for container in containers.lines() {
+    let volumes = daemon.ctl_lines(&["volume", "ls", "-q"]);
+    for volume in &volumes {
+        say(&format!("FOUND volume {volume}"));
+        let Some(number) = volume.strip_prefix("filled") else { continue };
+        // As its container found it in the image, or as nobody has filled it yet; never a part of it.
+        let folder = Path::new(ROOT).join("volumes/default").join(volume).join("_data");
+        let names = fs::read_dir(&folder).expect("a volume's folder").count();
+        if names == 0 {
+            continue;
+        }
+        assert_eq!(names, MANY, "{volume}");
+        for n in 0..MANY {
+            let text = fs::read_to_string(folder.join(n.to_string())).expect("a file of the volume");
+            assert_eq!(text, format!("{number}.{n}"), "{volume}");
+        }
+        say(&format!("FOUND files {volume}"));
+    }
+    let containers = daemon.ctl_lines(&["ps", "-a", "--format", "{{.Names}}"]);
+    for container in containers.iter().filter(|name| is_ours(name)) {
         let number = container.trim_start_matches('c');
         let told = daemon.ctl(&["start", "-a", container]);
         assert_eq!(told, Some(format!("image {number}")), "{container}");

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::config::{ContainerConfig, Record};
+use super::config::{ContainerConfig, MountKind, Record};
+use super::image_mounts::{self, Mounted};
 use super::images::{Auth, LocalImage, Policy, PullEvent, PullRequest};
 use super::network::{self, Joined};
 use super::registry::{Entry, Reservation};
@@ -67,6 +68,8 @@ pub(super) struct Bundle {
     pub sandbox: Option<Sandbox>,
     /// Folders within volumes, which the spec names by these descriptors: whoever has the volume may move them meanwhile.
     pub held: Vec<OwnedFd>,
+    /// Images that it has mounted: on the host until it has started.
+    pub images: Mounted,
 }
 
 /// What a container is made for.
@@ -127,6 +130,7 @@ impl Engine {
         let mut record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
         let volumes = self.resolve_mounts(&id, &request.config, local.config.volumes.keys()).await?;
         record.mounts = Some(volumes.mounts.clone());
+        record.mounted_images = self.mounted_images(&volumes.mounts).await?;
         let mut making = self.prepare(id, record, &local, name, (purpose, volumes)).await?;
         making.warnings = warnings(&request.config)?;
         Ok(making)
@@ -205,6 +209,7 @@ impl Engine {
             health_shell: if config.health.is_shell() { of_image.shell.clone() } else { Vec::new() },
             volumes: Vec::new(),
             mounts: None,
+            mounted_images: Vec::new(),
             exposed: of_image.exposed_ports.keys().cloned().collect(),
             created_at: Timestamp::now(),
             state: State::created(),
@@ -223,7 +228,7 @@ impl Engine {
         let snapshotter = self.snapshotter_of(&record)?;
         let hold = snapshotter.hold(&self.namespace, &id).await;
         let parent = image.chain_id.clone().unwrap_or_default();
-        let labels = crate::labels::Labels::from([("longshore.io/container".to_owned(), id.clone())]);
+        let labels = crate::labels::Labels::from([(image_mounts::OWNER.to_owned(), id.clone())]);
         let prepare = || snapshotter.prepare(&self.namespace, &id, &parent, labels.clone(), None);
         let mounts = async {
             match prepare().await {
@@ -255,7 +260,7 @@ impl Engine {
             let (engine, id, wanted) = (self.clone(), id.clone(), record.mounts().to_vec());
             let mounts = mounts.clone();
             // With everything that it needs: what the client leaves behind is undone when the copying is over, not under it.
-            self.carry_through("filling volumes", async move {
+            self.carry("filling volumes", async move {
                 engine.populate_volumes(&id, &wanted, &mounts).await?;
                 Ok((undo, hold, volumes))
             })
@@ -307,13 +312,17 @@ impl Engine {
                 options: mount.options.clone(),
             })
             .collect();
+        let images = match purpose {
+            Purpose::Run => self.mount_images(id, record).await?,
+            Purpose::Keep => self.views(id, record).await.map(|_| Mounted::default())?,
+        };
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
         let work = move || {
             let (spec, held) = engine.write_bundle(&id, &record, &layers, (first, purpose), &joined)?;
             Ok((spec, held, joined.sandbox))
         };
         let (spec, held, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
-        Ok(Bundle { spec, rootfs, sandbox, held })
+        Ok(Bundle { spec, rootfs, sandbox, held, images })
     }
 
     fn write_bundle(
@@ -341,7 +350,7 @@ impl Engine {
             Purpose::Keep => Subpaths::Later,
             Purpose::Run => Subpaths::Opened(&mut held),
         };
-        let binds = mounts::prepare(record.mounts(), |name| self.volumes.data(name), subpaths)?;
+        let binds = mounts::prepare(record.mounts(), |mount| self.source_of(id, mount), subpaths)?;
         if matches!(first, First::Yes) {
             layers.make_folder(&record.process_cwd)?;
         }
@@ -370,8 +379,16 @@ impl Engine {
         Ok((json.into(), held))
     }
 
+    /// Where on the host the files of a volume are, or of an image once it is mounted.
+    pub(super) fn source_of(&self, id: &str, mount: &super::config::Mount) -> PathBuf {
+        match mount.kind {
+            MountKind::Image => self.image_point(id, mount),
+            _ => self.volumes.data(&mount.source),
+        }
+    }
+
     /// Removes a container's writable layer from the snapshotter that has it: most likely the default one.
-    async fn remove_snapshot(&self, id: &str) -> Result<()> {
+    pub(super) async fn remove_snapshot(&self, id: &str) -> Result<()> {
         let default = self.snapshotter()?;
         match default.remove(&self.namespace, id).await {
             Err(error) if error.is_not_found() => {}
@@ -391,13 +408,20 @@ impl Engine {
         self.drop_shm(id);
         let snapshot = self.remove_snapshot(id).await;
         let folder = self.folder(id);
-        let files = blocking(move || match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("removing", &folder, error))
+        let views = blocking(move || {
+            let views = image_mounts::leave(&folder)?;
+            match std::fs::remove_dir_all(&folder) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::io("removing", &folder, error))
+                }
+                _ => Ok(views),
             }
-            _ => Ok(()),
         })
         .await;
+        let files = match views {
+            Ok(views) => self.remove_views(id, &views).await,
+            Err(error) => Err(error),
+        };
         snapshot.and(files)
     }
 }
@@ -433,6 +457,7 @@ impl Making {
             rootfs: std::mem::take(&mut self.bundle.rootfs),
             sandbox: self.bundle.sandbox.take(),
             held: std::mem::take(&mut self.bundle.held),
+            images: std::mem::take(&mut self.bundle.images),
         };
         Ok((entry, bundle))
     }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Engine;
 use super::copy::sink;
+use super::image_mounts::OWNER;
 use super::registry::Entry;
 use crate::content::store::blocking;
 use crate::diff::{changes, read_only};
@@ -102,7 +103,7 @@ impl Engine {
         let parent = snapshotter.stat(&self.namespace, &entry.id).await?.parent.unwrap_or_default();
         let key = format!("diff-{}-{}", entry.id, crate::hex::encode(&rand::random::<[u8; 8]>()));
         // The label has a start of the daemon remove what a crash leaves.
-        let labels = Labels::from([("longshore.io/container".to_owned(), key.clone())]);
+        let labels = Labels::from([(OWNER.to_owned(), key.clone())]);
         let hold = snapshotter.hold(&self.namespace, &key).await;
         let below = snapshotter.view(&self.namespace, &key, &parent, labels, None).await?;
         Ok(Sides { snapshotter, key, _hold: hold, below, above })

@@ -23,6 +23,7 @@ mod exit;
 pub mod filters;
 pub mod health;
 pub mod history;
+mod image_mounts;
 pub mod images;
 mod inspect;
 mod joins;
@@ -179,12 +180,13 @@ impl Engine {
         }
     }
 
-    /// Does something that was begun to its end, whether or not the client waits for it.
-    async fn carry_through<R: Send + 'static>(
+    /// Carries something through to its end, even if whoever asked for it goes away meanwhile. `what` is for the error of one
+    /// that panicked.
+    async fn carry<T: Send + 'static>(
         &self,
         what: &'static str,
-        work: impl Future<Output = Result<R>> + Send + 'static,
-    ) -> Result<R> {
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what }))
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Engine;
+use super::image_mounts::OWNER;
 use super::registry::Entry;
 use super::state::{Exit, Status};
 use crate::content::store::blocking;
@@ -175,16 +176,26 @@ impl Engine {
                 ),
             }
         }
-        let owned = listed
-            .into_iter()
-            .filter(|info| info.labels.get("longshore.io/container").is_some_and(|id| *id == info.name))
-            .map(|info| info.name);
-        let orphans: HashSet<String> =
-            found.into_iter().chain(owned).filter(|id| !kept.contains(id)).collect();
+        let mut orphans: HashSet<String> = found.into_iter().filter(|id| !kept.contains(id)).collect();
+        let mut views = Vec::new();
+        for info in listed {
+            match info.labels.get(OWNER) {
+                Some(id) if kept.contains(id) => {}
+                Some(id) if *id == info.name => drop(orphans.insert(info.name)),
+                // Of an image, for a container whose folder is lost.
+                Some(_) => views.push(info.name),
+                None => {}
+            }
+        }
         for id in orphans {
             tracing::info!(container = %id, "removing what is left of a container");
             if let Err(error) = self.remove_remains(&id).await {
                 tracing::warn!(container = %id, %error, "cannot remove what is left of a container");
+            }
+        }
+        for view in views {
+            if let Err(error) = self.remove_snapshot(&view).await {
+                tracing::warn!(snapshot = %view, %error, "cannot remove a view of an image that no container has");
             }
         }
         Ok(())

@@ -285,6 +285,7 @@ mod tests {
             volumes: Vec::new(),
             exposed: Vec::new(),
             mounts: None,
+            mounted_images: Vec::new(),
             created_at: jiff::Timestamp::UNIX_EPOCH,
             state: State::created(),
         };

@@ -88,7 +88,7 @@ impl Engine {
             engine.in_stopped(&entry, record, work).await
         };
         // Goes on without the client until the thread has ended and what was mounted for it is unmounted.
-        self.carry_through("a transfer of files", job).await
+        self.carry("a transfer of files", job).await
     }
 
     /// The container's turn and a permit for a transfer. Neither is held while the other is waited for: transfers of others keep
@@ -121,17 +121,18 @@ impl Engine {
         }
         let (snapshot, _) = self.mounts_of(entry, record.state.run == 0).await?;
         let place = self.folder(&entry.id).join("root");
-        let (engine, names) = (self.clone(), volumes::names(&record));
+        let (engine, names, id) = (self.clone(), volumes::names(&record), entry.id.clone());
         let work = async move {
+            let images = engine.mount_images(&id, &record).await?;
             let mut folders = Vec::new();
             let mounts = mounts::prepare(
                 record.mounts(),
-                |name| engine.volumes.data(name),
+                |mount| engine.source_of(&id, mount),
                 Subpaths::Opened(&mut folders),
             )?;
             let binds: Vec<Bind> = mounts.iter().filter_map(bind).collect();
             in_thread(move || {
-                let _folders = folders;
+                let (_folders, _images) = (folders, images);
                 let fd = assemble(&place, &snapshot, binds)?;
                 let done = work(fd);
                 // Not left to the end of the thread: what starts next has the root for itself.
@@ -145,7 +146,7 @@ impl Engine {
 }
 
 fn bind(mount: &super::config::Mount) -> Option<Bind> {
-    matches!(mount.kind, MountKind::Bind | MountKind::Volume).then(|| Bind {
+    (mount.kind != MountKind::Tmpfs).then(|| Bind {
         source: PathBuf::from(&mount.source),
         target: mount.target.clone(),
         read_only: mounts::read_only(mount),

@@ -249,7 +249,7 @@ impl Engine {
                 let (image, _) = self.find_image(&entry.read(|record| record.image_id.clone())).await?;
                 let local =
                     self.open_image(&image, &entry.read(|record| record.config.platform.clone())).await?;
-                let labels = [("longshore.io/container".to_owned(), entry.id.clone())].into();
+                let labels = [(super::image_mounts::OWNER.to_owned(), entry.id.clone())].into();
                 let parent = local.chain_id.clone().unwrap_or_default();
                 let mounts = snapshotter.prepare(&self.namespace, &entry.id, &parent, labels, None).await?;
                 Ok((mounts, First::Yes))

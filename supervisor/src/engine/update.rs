@@ -66,7 +66,7 @@ impl Engine {
             }
             Ok(updated)
         };
-        self.carry_through("changing a container", work).await
+        self.carry("changing a container", work).await
     }
 
     async fn change(self: &Arc<Self>, entry: &Arc<Entry>, mut update: Update) -> Result<Updated> {
@@ -92,6 +92,7 @@ impl Engine {
         };
         let acquired = self.resolve_mounts(&entry.id, &wanted, std::iter::empty()).await?;
         mounts.extend(acquired.mounts.iter().cloned());
+        let images = self.mounted_images(&mounts).await?;
         if Engine::wants_copy_up(&acquired.mounts) {
             let (rootfs, _) = self.mounts_of(entry, entry.state().run == 0).await?;
             self.populate_volumes(&entry.id, &acquired.mounts, &rootfs).await?;
@@ -108,12 +109,15 @@ impl Engine {
                 std::mem::replace(&mut record.config, after),
                 std::mem::replace(&mut record.process_env, process_env),
                 record.mounts.replace(mounts.clone()),
+                std::mem::replace(&mut record.mounted_images, images),
             );
             undo
         });
         if let Err(error) = self.save_record(entry).await {
             // What was not kept was not changed.
-            entry.change(|record| (record.config, record.process_env, record.mounts) = undo);
+            entry.change(|record| {
+                (record.config, record.process_env, record.mounts, record.mounted_images) = undo;
+            });
             if relimited && let Err(error) = self.limit(&entry.id, &before.limits, limits.pids).await {
                 tracing::warn!(container = %entry.id, %error, "the limits before an update that failed could not be set again");
             }

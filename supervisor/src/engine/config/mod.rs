@@ -135,6 +135,9 @@ pub struct Record {
     /// All that is mounted, volumes by their names; `None` in records of an earlier version.
     #[serde(default)]
     pub mounts: Option<Vec<Mount>>,
+    /// Ids of the images among them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounted_images: Vec<String>,
     /// The image's ports, `80/tcp`.
     #[serde(default)]
     pub exposed: Vec<String>,

@@ -10,6 +10,7 @@ use super::lookup::Named;
 use super::naming::is_nameless;
 use super::parts::platforms;
 use crate::engine::Engine;
+use crate::engine::config::Record;
 use crate::engine::conflict::Conflict;
 use crate::engine::registry::Entry;
 use crate::error::{Error, Result};
@@ -221,13 +222,13 @@ impl Engine {
 
     fn users_of(&self, image_id: &str) -> Vec<Arc<Entry>> {
         let mut users = self.registry.all();
-        users.retain(|entry| entry.read(|record| record.image_id == image_id));
+        users.retain(|entry| entry.read(|record| has(record, image_id)));
         users
     }
 
-    /// Whether a container of the engine was made from this image.
+    /// Whether a container of the engine was made from this image, or has it mounted.
     pub(super) fn is_used(&self, image_id: &str) -> bool {
-        self.registry.all().iter().any(|entry| entry.read(|record| record.image_id == image_id))
+        self.registry.all().iter().any(|entry| entry.read(|record| has(record, image_id)))
     }
 }
 
@@ -252,6 +253,11 @@ fn with_digests(all: &[Image], image: &Image, reference: &Reference) -> Vec<Imag
 /// How docker abbreviates ids.
 fn short(id: &str) -> String {
     id.get(..12).unwrap_or(id).to_owned()
+}
+
+/// Whether the container was made from this image, or has it mounted.
+fn has(record: &Record, image_id: &str) -> bool {
+    record.image_id == image_id || record.mounted_images.iter().any(|id| id == image_id)
 }
 
 fn familiar(image: &Image) -> String {

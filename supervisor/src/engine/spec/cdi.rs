@@ -1,10 +1,17 @@
-//! Devices by name: the Container Device Interface. A vendor puts JSON files into /etc/cdi or /var/run/cdi that say what a
-//! container needs for `vendor.com/class=name`: device nodes, mounts, variables and hooks. The files are the host's, as
-//! trusted as its programs; those that cannot be read or are not JSON are passed over and named where a device is missing.
+//! Devices by name: the Container Device Interface. A vendor puts JSON or YAML files into /etc/cdi or /var/run/cdi that say what a
+//! container needs for `vendor.com/class=name`: device nodes, mounts, variables, hooks, groups, interfaces, a class of the cache. The
+//! format is that of CDI 1.1.
+//!
+//! What always holds: the files are the host's, as trusted as its programs; what a file says is done whole, or the container is not
+//! made; one that cannot be understood is named, with the reason, where a device is missing.
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use oci_spec::runtime::{Hook, HookBuilder, Hooks, LinuxDevice, LinuxDeviceCgroup, Mount, MountBuilder};
+use oci_spec::runtime::{
+    Hook, HookBuilder, Hooks, LinuxDevice, LinuxDeviceCgroup, LinuxIntelRdt, LinuxNetDevice, Mount,
+    MountBuilder,
+};
 use serde::Deserialize;
 
 use super::devices;
@@ -26,6 +33,11 @@ pub struct Edits {
     pub mounts: Vec<Mount>,
     pub env: Vec<String>,
     pub hooks: Hooks,
+    /// Groups that the process is in, too.
+    pub groups: Vec<u32>,
+    /// Interfaces of the host's that are moved into the container, by their names on the host.
+    pub interfaces: HashMap<String, LinuxNetDevice>,
+    pub cache: Option<LinuxIntelRdt>,
 }
 
 /// Whether a `--device` names a device of a vendor's.
@@ -35,8 +47,15 @@ pub fn is_name(text: &str) -> bool {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
+    /// Of the format; unknown fields tell of what is too new.
+    #[serde(rename = "cdiVersion")]
+    _version: String,
     kind: String,
+    /// For the vendor's own tools.
+    #[serde(default, rename = "annotations")]
+    _annotations: HashMap<String, String>,
     #[serde(default)]
     devices: Vec<Named>,
     #[serde(default, rename = "containerEdits")]
@@ -44,42 +63,63 @@ struct File {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Named {
     name: String,
+    #[serde(default, rename = "annotations")]
+    _annotations: HashMap<String, String>,
     #[serde(default, rename = "containerEdits")]
     edits: Wanted,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Wanted {
     env: Vec<String>,
     device_nodes: Vec<Node>,
+    net_devices: Vec<Interface>,
     mounts: Vec<WantedMount>,
     hooks: Vec<WantedHook>,
+    intel_rdt: Option<Cache>,
+    additional_gids: Vec<u32>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 struct Node {
     path: String,
-    #[serde(default)]
     host_path: String,
-    #[serde(default)]
+    /// `b`, `c`, `u` or `p`; empty: as on the host.
+    r#type: String,
+    major: i64,
+    minor: i64,
+    file_mode: Option<u32>,
     permissions: String,
+    uid: Option<u32>,
+    gid: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Interface {
+    host_interface_name: String,
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WantedMount {
     host_path: String,
     container_path: String,
+    /// Empty: a bind mount.
+    #[serde(default)]
+    r#type: String,
     #[serde(default)]
     options: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WantedHook {
     hook_name: String,
     path: String,
@@ -89,6 +129,22 @@ struct WantedHook {
     env: Vec<String>,
     #[serde(default)]
     timeout: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct Cache {
+    #[serde(rename = "closID")]
+    class: String,
+    l3_cache_schema: String,
+    mem_bw_schema: String,
+    schemata: Vec<String>,
+    enable_monitoring: bool,
+    /// What monitoring was before version 1.1.
+    #[serde(rename = "enableCMT")]
+    cache_monitoring: bool,
+    #[serde(rename = "enableMBM")]
+    memory_monitoring: bool,
 }
 
 /// What the devices with these names need.
@@ -136,45 +192,72 @@ fn read(folders: &[&Path]) -> (Vec<File>, Vec<String>) {
         let mut paths: Vec<_> = entries.map(|entry| entry.path()).take(MAX_FILES).collect();
         paths.sort();
         for path in paths {
-            let json = path.extension().is_some_and(|extension| extension == "json");
-            let small = path.metadata().is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE);
-            let read = (json && small).then(|| std::fs::read(&path).ok()).flatten();
-            match read.map(|bytes| serde_json::from_slice::<File>(&bytes)) {
+            match parse(&path) {
                 Some(Ok(file)) => files.push(file),
-                Some(Err(error)) => passed_over.push(format!("{} ({error})", path.display())),
-                None => {
-                    passed_over.push(format!("{} (only readable JSON of at most 4 MiB is)", path.display()))
-                }
+                Some(Err(why)) => passed_over.push(format!("{} ({why})", path.display())),
+                None => {}
             }
         }
     }
     (files, passed_over)
 }
 
+/// What a file says; `None`: by its name it is none of a vendor's.
+fn parse(path: &Path) -> Option<Result<File, String>> {
+    let extension = path.extension().and_then(|extension| extension.to_str())?;
+    if !matches!(extension, "json" | "yaml" | "yml") {
+        return None;
+    }
+    Some(bounded(path).and_then(|text| match extension {
+        "json" => serde_json::from_str(&text).map_err(|error| error.to_string()),
+        _ => serde_saphyr::from_str(&text).map_err(|error| first_line(&error.to_string())),
+    }))
+}
+
+fn bounded(path: &Path) -> Result<String, String> {
+    let words = |error: std::io::Error| error.to_string();
+    let meta = path.metadata().map_err(words)?;
+    match (meta.is_file(), meta.len() <= MAX_FILE) {
+        (true, true) => std::fs::read_to_string(path).map_err(words),
+        (true, false) => Err(format!("it is larger than {MAX_FILE} bytes")),
+        (false, _) => Err("it is no regular file".to_owned()),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 impl Edits {
     fn add(&mut self, wanted: &Wanted) -> Result<()> {
         self.env.extend(wanted.env.iter().cloned());
         for node in &wanted.device_nodes {
-            let device = Device {
-                host_path: if node.host_path.is_empty() { node.path.clone() } else { node.host_path.clone() },
-                container_path: node.path.clone(),
-                permissions: node.permissions.clone(),
-            };
-            let (nodes, rules) = devices::of_host(&device)?;
+            let (nodes, rules) = node.made()?;
             self.nodes.extend(nodes);
             self.rules.extend(rules);
         }
         for mount in &wanted.mounts {
+            let kind = if mount.r#type.is_empty() { "bind" } else { &mount.r#type };
             let mut options = mount.options.clone();
-            if !options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind")) {
+            if kind == "bind" && !options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind")) {
                 options.push("rbind".into());
             }
             let made = MountBuilder::default()
                 .destination(mount.container_path.as_str())
-                .typ("bind")
+                .typ(kind)
                 .source(mount.host_path.as_str())
                 .options(options);
             self.mounts.push(made.build().map_err(Error::oci)?);
+        }
+        for interface in &wanted.net_devices {
+            let mut device = LinuxNetDevice::default();
+            device.set_name(Some(interface.name.clone()));
+            self.interfaces.insert(interface.host_interface_name.clone(), device);
+        }
+        // Root's own group is no group of a device's.
+        self.groups.extend(wanted.additional_gids.iter().filter(|&&gid| gid != 0));
+        if let Some(cache) = &wanted.intel_rdt {
+            self.cache = Some(cache.made());
         }
         wanted.hooks.iter().try_for_each(|hook| self.add_hook(hook))
     }
@@ -195,6 +278,11 @@ impl Edits {
         let and =
             |all: &Option<Vec<Hook>>| Some([all.clone().unwrap_or_default(), vec![hook.clone()]].concat());
         match wanted.hook_name.as_str() {
+            // At the same point as its successor, and before all of those.
+            "prestart" => {
+                let all = hooks.create_runtime().clone().unwrap_or_default();
+                hooks.set_create_runtime(Some([vec![hook], all].concat()))
+            }
             "createRuntime" => hooks.set_create_runtime(and(hooks.create_runtime())),
             "createContainer" => hooks.set_create_container(and(hooks.create_container())),
             "startContainer" => hooks.set_start_container(and(hooks.start_container())),
@@ -203,11 +291,52 @@ impl Edits {
             other => {
                 return Err(Error::invalid(
                     format!("hook {other} of a CDI device"),
-                    "createRuntime, createContainer, startContainer, poststart and poststop are known",
+                    "prestart, createRuntime, createContainer, startContainer, poststart and poststop are known",
                 ));
             }
         };
         Ok(())
+    }
+}
+
+impl Node {
+    /// The node, or those below a folder of the host's, with their rules.
+    fn made(&self) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
+        let (mut nodes, rules) = if self.r#type.is_empty() {
+            devices::of_host(&Device {
+                host_path: if self.host_path.is_empty() { self.path.clone() } else { self.host_path.clone() },
+                container_path: self.path.clone(),
+                permissions: self.permissions.clone(),
+            })?
+        } else {
+            devices::described(&self.path, &self.r#type, (self.major, self.minor), &self.permissions)?
+        };
+        for node in &mut nodes {
+            if let Some(mode) = self.file_mode {
+                node.set_file_mode(Some(mode));
+            }
+            if let Some(uid) = self.uid {
+                node.set_uid(Some(uid));
+            }
+            if let Some(gid) = self.gid {
+                node.set_gid(Some(gid));
+            }
+        }
+        Ok((nodes, rules))
+    }
+}
+
+impl Cache {
+    fn made(&self) -> LinuxIntelRdt {
+        let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let mut rdt = LinuxIntelRdt::default();
+        rdt.set_clos_id(text(&self.class));
+        rdt.set_l3_cache_schema(text(&self.l3_cache_schema));
+        rdt.set_mem_bw_schema(text(&self.mem_bw_schema));
+        rdt.set_schemata((!self.schemata.is_empty()).then(|| self.schemata.clone()));
+        let monitored = self.enable_monitoring || self.cache_monitoring || self.memory_monitoring;
+        rdt.set_enable_monitoring(monitored.then_some(true));
+        rdt
     }
 }
 
@@ -227,6 +356,7 @@ mod tests {
              {"name": "b"}]}"#;
         std::fs::write(folder.path().join("v.json"), json).unwrap();
         std::fs::write(folder.path().join("w.yaml"), "kind: x").unwrap();
+        std::fs::write(folder.path().join("README"), "for people").unwrap();
         let edits = edits_in(&[folder.path()], &["vendor.com/class=a", "vendor.com/class=b"]).unwrap();
         assert_eq!(edits.env, ["ALL=1", "A=1"]);
         assert_eq!(edits.nodes[0].path(), Path::new("/dev/a"));
@@ -234,9 +364,59 @@ mod tests {
         assert_eq!(edits.hooks.create_container().as_ref().unwrap().len(), 1);
         let said = edits_in(&[folder.path()], &["vendor.com/class=c"]).unwrap_err().for_people();
         assert!(
-            said.contains("unresolvable CDI devices vendor.com/class=c") && said.contains("w.yaml"),
+            said.contains("unresolvable CDI devices vendor.com/class=c")
+                && said.contains("w.yaml (")
+                && said.contains("cdiVersion")
+                && !said.contains("README"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn every_kind_of_edit_in_yaml() {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = r#"
+cdiVersion: "1.1.0"
+kind: vendor.com/net
+annotations: {made-by: hand}
+devices:
+- name: "0"
+  annotations: {}
+  containerEdits:
+    env: [ "A=1" ]
+    deviceNodes:
+    - {path: /dev/made, type: c, major: 1, minor: 3, fileMode: 0o640, uid: 7, gid: 8, permissions: r}
+    netDevices:
+    - hostInterfaceName: eth9
+      name: inside
+    mounts:
+    - {hostPath: tmpfs, containerPath: /run/v, type: tmpfs, options: [nosuid]}
+    hooks:
+    - {hookName: createRuntime, path: /bin/second}
+    - {hookName: prestart, path: /bin/first, timeout: 3}
+    additionalGids: [0, 44]
+    intelRdt:
+      closID: cos
+      l3CacheSchema: "L3:0=f"
+      enableCMT: true
+"#;
+        std::fs::write(folder.path().join("v.yaml"), yaml).unwrap();
+        let edits = edits_in(&[folder.path()], &["vendor.com/net=0"]).unwrap();
+        let node = &edits.nodes[0];
+        assert_eq!((node.major(), node.minor(), node.file_mode()), (1, 3, Some(0o640)));
+        assert_eq!((node.uid(), node.gid()), (Some(7), Some(8)));
+        assert_eq!(edits.rules[0].access().as_deref(), Some("r"));
+        assert_eq!(edits.interfaces["eth9"].name().as_deref(), Some("inside"));
+        assert_eq!(edits.mounts[0].typ().as_deref(), Some("tmpfs"));
+        let hooks = edits.hooks.create_runtime().clone().unwrap();
+        assert_eq!(hooks[0].path(), Path::new("/bin/first"));
+        assert_eq!(edits.groups, [44]);
+        let cache = edits.cache.unwrap();
+        assert_eq!((cache.clos_id().as_deref(), cache.enable_monitoring()), (Some("cos"), Some(true)));
+        let unknown = yaml.replace("netDevices", "quantumDevices");
+        std::fs::write(folder.path().join("v.yaml"), unknown).unwrap();
+        let said = edits_in(&[folder.path()], &["vendor.com/net=0"]).unwrap_err().for_people();
+        assert!(said.contains("v.yaml (") && said.contains("quantumDevices"), "{said}");
     }
 
     #[test]

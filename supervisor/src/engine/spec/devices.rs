@@ -145,6 +145,33 @@ pub fn of_host(device: &Device) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgro
     Ok((nodes, rules))
 }
 
+/// A node that is told by its numbers, and its rule. A pipe has neither numbers nor a rule.
+pub fn described(
+    path: &str,
+    kind: &str,
+    (major, minor): (i64, i64),
+    permissions: &str,
+) -> Result<(Vec<LinuxDevice>, Vec<LinuxDeviceCgroup>)> {
+    let failed = |why: String| Error::invalid(format!("device node {path:?}"), why);
+    let kind = match kind {
+        "b" => LinuxDeviceType::B,
+        "c" => LinuxDeviceType::C,
+        "u" => LinuxDeviceType::U,
+        "p" => LinuxDeviceType::P,
+        other => return Err(failed(format!("its type {other:?} is none of b, c, u and p"))),
+    };
+    let access = if permissions.is_empty() { "rwm" } else { permissions };
+    if !access.bytes().all(|byte| b"rwm".contains(&byte)) {
+        return Err(failed(format!("{access:?} is not made of r, w and m")));
+    }
+    let pipe = kind == LinuxDeviceType::P;
+    let node = LinuxDeviceBuilder::default().path(path).typ(kind).major(major).minor(minor);
+    // Character devices all, to the cgroup.
+    let ruled = if kind == LinuxDeviceType::U { LinuxDeviceType::C } else { kind };
+    let rules = if pipe { Vec::new() } else { vec![rule(true, ruled, Some(major), Some(minor), access)?] };
+    Ok((vec![node.build().map_err(Error::oci)?], rules))
+}
+
 /// `c 1:3 rwm` as a rule.
 pub fn parse_rule(text: &str) -> Result<LinuxDeviceCgroup> {
     let invalid =

@@ -60,12 +60,14 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
     let names =
         config.devices.iter().map(|device| device.host_path.as_str()).filter(|name| cdi::is_name(name));
     let vendors = cdi::edits(&names.collect::<Vec<_>>())?;
+    let mut identity = input.identity.clone();
+    identity.groups.extend(&vendors.groups);
     let process = process(&ProcessInput {
         args: &input.record.process_args,
         env: env::with_home(env::merge(&input.record.process_env, &vendors.env), &input.identity.home),
         cwd: &input.record.process_cwd,
         tty: config.tty,
-        identity: input.identity,
+        identity: &identity,
         bounding: &bounding,
         rlimits: ulimits::rlimits(&config.ulimits, input.default_ulimits)?,
         no_new_privileges: security.no_new_privileges,
@@ -264,6 +266,12 @@ fn linux(
     let sysctls = namespaces::sysctls(config);
     if !sysctls.is_empty() {
         linux.set_sysctl(Some(sysctls));
+    }
+    if !vendors.interfaces.is_empty() {
+        linux.set_net_devices(Some(vendors.interfaces.clone()));
+    }
+    if vendors.cache.is_some() {
+        linux.set_intel_rdt(vendors.cache.clone());
     }
     linux.set_seccomp(security.filter(bounding)?);
     Ok(linux)

@@ -266,19 +266,19 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Resul
         .map_err(Error::oci)
 }
 
-/// What becomes of mounts of a folder within a volume.
+/// What becomes of mounts of a folder within a volume or an image.
 pub enum Subpaths<'a> {
-    /// They are named by descriptors, which are put here and must live until the container has started. The volumes are mounted.
+    /// They are named by descriptors, which are put here and must live until the container has started. Volumes and images are mounted.
     Opened(&'a mut Vec<OwnedFd>),
     /// A start will look for them: until then they have a name that leads nowhere.
     Later,
 }
 
-/// The user's mounts with their sources on the host: volumes by their folders; missing folders of the host are made where `-v` asks for
+/// The user's mounts with their sources on the host: volumes and images by their folders, which `source` tells; missing folders of the host are made where `-v` asks for
 /// that.
 pub fn prepare(
     mounts: &[config::Mount],
-    volume: impl Fn(&str) -> PathBuf,
+    source: impl Fn(&config::Mount) -> PathBuf,
     mut subpaths: Subpaths<'_>,
 ) -> Result<Vec<config::Mount>> {
     let mut prepared = Vec::with_capacity(mounts.len());
@@ -286,26 +286,30 @@ pub fn prepare(
         let mut mount = mount.clone();
         match mount.kind {
             MountKind::Bind => prepare_bind(&mount)?,
-            MountKind::Volume => {
-                let path = volume(&mount.source);
-                mount.source = match &mut subpaths {
-                    _ if mount.subpath.is_empty() => path.display().to_string(),
-                    Subpaths::Opened(folders) => within(&path, &mount, folders)?,
-                    Subpaths::Later => path.with_file_name(LATER).join(&mount.subpath).display().to_string(),
+            MountKind::Volume | MountKind::Image => {
+                let (path, whole) = (source(&mount), mount.subpath.is_empty());
+                let path = match &mut subpaths {
+                    Subpaths::Opened(folders) if !whole => within(&path, &mount, folders)?,
+                    Subpaths::Later if !whole || mount.kind == MountKind::Image => {
+                        path.with_file_name(LATER).join(&mount.subpath).display().to_string()
+                    }
+                    _ => path.display().to_string(),
                 };
+                mount.source = path;
             }
-            MountKind::Tmpfs | MountKind::Image => {}
+            MountKind::Tmpfs => {}
         }
         prepared.push(mount);
     }
     Ok(prepared)
 }
 
-/// The folder within a volume, by a descriptor: no link leads out of the volume, whoever writes to it meanwhile.
+/// What is within a volume or an image, by a descriptor: no link leads out, whoever writes to it meanwhile.
 fn within(volume: &Path, mount: &config::Mount, folders: &mut Vec<OwnedFd>) -> Result<String> {
+    let what = if mount.kind == MountKind::Image { "image" } else { "volume" };
     let refuse = |errno: Errno| {
         Error::precondition(
-            format!("cannot access path {:?} of volume {}", mount.subpath, mount.source),
+            format!("cannot access path {:?} of {what} {}", mount.subpath, mount.source),
             std::io::Error::from(errno).to_string(),
         )
     };
@@ -365,7 +369,8 @@ pub fn check(mount: &config::Mount) -> Result<()> {
             return refuse(format!("invalid mount path: '{source}' mount path must be absolute"));
         }
         MountKind::Tmpfs if !source.is_empty() => return refuse("field Source must not be specified".into()),
-        MountKind::Volume | MountKind::Tmpfs if !plain_bind => return misplaced("Bind"),
+        MountKind::Image if source.is_empty() => return refuse("field Source must not be empty".into()),
+        MountKind::Volume | MountKind::Tmpfs | MountKind::Image if !plain_bind => return misplaced("Bind"),
         _ => {}
     }
     if kind != MountKind::Volume && mount.volume != config::VolumeOptions::default() {

@@ -19,7 +19,7 @@ mod resolve;
 
 pub use list::Listed;
 pub use make::Wanted;
-pub(super) use mount::names;
+pub(super) use mount::{names, release};
 pub use points::MountPoint;
 pub use prune::Selected;
 pub use remove::Absent;

@@ -85,7 +85,7 @@ impl Engine {
             engine.unmount_all(&names, &user).await;
             done
         };
-        self.carry_through("work with volumes", job).await
+        self.carry("work with volumes", job).await
     }
 
     /// Mounts volumes for `user`, all or none. One that `user` has already stays as it is.
@@ -149,7 +149,7 @@ pub fn names(record: &Record) -> Vec<String> {
 
 /// Whether a file system is mounted at `data` itself.
 fn is_mounted(data: &Path) -> Result<bool> {
-    let failed = |errno: rustix::io::Errno| Error::io("looking at the volume", data, errno.into());
+    let failed = |errno: rustix::io::Errno| Error::io("looking at", data, errno.into());
     let id = |path: &Path| {
         rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)
             .map(|stat| stat.stx_mnt_id)
@@ -160,7 +160,7 @@ fn is_mounted(data: &Path) -> Result<bool> {
 fn unmount(data: &Path) -> Result<()> {
     // Busy is no reason to leave it in sight: it goes with its last user.
     nix::mount::umount2(data, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
-        .map_err(|errno| Error::io("unmounting the volume", data, errno.into()))
+        .map_err(|errno| Error::io("unmounting", data, errno.into()))
 }
 
 /// Removes a volume's folder. What is mounted in it is not the volume's: it is let go of first, and if that cannot be, nothing is
@@ -177,18 +177,22 @@ pub fn delete(folder: &Path) -> Result<()> {
 
 /// Unmounts what is mounted in a volume's folder, also what runs that were cut short have left there.
 pub fn leave(folder: &Path) -> Result<()> {
-    let data = folder.join(super::DATA);
-    if std::fs::symlink_metadata(&data).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+    release(&folder.join(super::DATA))
+}
+
+/// Unmounts everything that is mounted at `point`; that there is nothing, or no such folder, is fine.
+pub fn release(point: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(point).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         return Ok(());
     }
     for _ in 0..MAX_STACKED {
-        if !is_mounted(&data)? {
+        if !is_mounted(point)? {
             return Ok(());
         }
-        unmount(&data)?;
+        unmount(point)?;
     }
     Err(Error::precondition(
-        format!("the volume's folder {}", folder.display()),
+        format!("the folder {}", point.display()),
         "something is mounted there again and again; unmount it by hand",
     ))
 }

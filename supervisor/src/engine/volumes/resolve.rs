@@ -83,8 +83,11 @@ impl Engine {
             kept: false,
         };
         for mut mount in wanted {
-            if mount.kind == MountKind::Volume {
-                self.acquire(&mut mount, config, &mut acquired).await?;
+            match mount.kind {
+                MountKind::Volume => self.acquire(&mut mount, config, &mut acquired).await?,
+                // Images are never written to.
+                MountKind::Image => mount.access = Access::ReadOnly,
+                MountKind::Bind | MountKind::Tmpfs => {}
             }
             acquired.mounts.push(mount);
         }
