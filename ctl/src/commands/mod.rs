@@ -8,6 +8,7 @@ mod host_config;
 pub mod image;
 pub mod inspect;
 pub mod network;
+pub mod prune;
 pub mod registry;
 pub mod system;
 pub mod volume;

@@ -5,7 +5,12 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use tonic::Streaming;
+
 use crate::failure::{Failure, errno_text};
+
+/// What is said of archives that would go to a terminal.
+pub const ON_TERMINAL: &str = "cowardly refusing to save to a terminal. Use the -o flag or redirect";
 
 /// Where a result goes.
 pub enum Output {
@@ -31,6 +36,18 @@ impl Output {
             None if io::stdout().is_terminal() => Err(Failure::message(on_terminal)),
             None => Ok(Output::Stdout),
         }
+    }
+
+    /// Writes all that the daemon sends.
+    pub async fn receive<T>(
+        mut self,
+        mut messages: Streaming<T>,
+        data: impl Fn(T) -> Vec<u8>,
+    ) -> Result<(), Failure> {
+        while let Some(message) = messages.message().await? {
+            self.write(&data(message))?;
+        }
+        self.finish()
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {

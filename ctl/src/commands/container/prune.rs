@@ -4,9 +4,8 @@ use longshore_proto::longshore::engine::v1::PruneRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::confirm;
+use crate::commands::prune;
 use crate::failure::Failure;
-use crate::output::{human, print};
 use crate::parse::pairs;
 
 #[derive(clap::Args)]
@@ -25,15 +24,11 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        if !self.force {
-            confirm("This will remove all stopped containers.", "container prune")?;
-        }
+        prune::ask(self.force, "This will remove all stopped containers.", "container prune")?;
         let request = PruneRequest { filters: self.filter };
         let pruned = context.containers().await?.prune(request).await?.into_inner();
-        if !pruned.removed.is_empty() {
-            print::line(format!("Deleted Containers:\n{}\n", pruned.removed.join("\n")))?;
-        }
-        print::line(format!("Total reclaimed space: {}", human::size(pruned.reclaimed_bytes as f64)))?;
+        prune::deleted("Containers", &pruned.removed)?;
+        prune::reclaimed(pruned.reclaimed_bytes)?;
         Ok(0)
     }
 }

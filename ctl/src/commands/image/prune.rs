@@ -4,9 +4,8 @@ use longshore_proto::longshore::engine::v1::{PruneImagesRequest, PruneImagesResp
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::confirm;
+use crate::commands::prune;
 use crate::failure::Failure;
-use crate::output::{human, print};
 use crate::parse::pairs;
 
 #[derive(clap::Args)]
@@ -28,32 +27,22 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        if !self.force {
-            let warning = match self.all {
-                true => "This will remove all images without at least one container associated to them.",
-                false => "This will remove all dangling images.",
-            };
-            confirm(warning, "image prune")?;
-        }
+        let warning = match self.all {
+            true => "This will remove all images without at least one container associated to them.",
+            false => "This will remove all dangling images.",
+        };
+        prune::ask(self.force, warning, "image prune")?;
         let request = PruneImagesRequest { all: self.all, filters: self.filter };
         let pruned = context.images().await?.prune(request).await?.into_inner();
         deleted(&pruned)?;
-        print::line(format!("Total reclaimed space: {}", human::size(pruned.reclaimed_bytes as f64)))?;
+        prune::reclaimed(pruned.reclaimed_bytes)?;
         Ok(0)
     }
 }
 
 /// What was removed, if something was.
 pub fn deleted(pruned: &PruneImagesResponse) -> Result<(), Failure> {
-    if pruned.untagged.is_empty() && pruned.deleted.is_empty() {
-        return Ok(());
-    }
-    print::line("Deleted Images:")?;
-    for name in &pruned.untagged {
-        print::line(format!("untagged: {name}"))?;
-    }
-    for id in &pruned.deleted {
-        print::line(format!("deleted: {id}"))?;
-    }
-    print::line("")
+    let untagged = pruned.untagged.iter().map(|name| format!("untagged: {name}"));
+    let deleted = pruned.deleted.iter().map(|id| format!("deleted: {id}"));
+    prune::deleted("Images", &untagged.chain(deleted).collect::<Vec<_>>())
 }

@@ -2,14 +2,12 @@
 
 use std::path::PathBuf;
 
-use longshore_proto::longshore::engine::v1::SaveRequest;
+use longshore_proto::longshore::engine::v1::{SaveRequest, SaveResponse};
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
 use crate::failure::Failure;
-use crate::output::file::Output;
-
-const ON_TERMINAL: &str = "cowardly refusing to save to a terminal. Use the -o flag or redirect";
+use crate::output::file::{ON_TERMINAL, Output};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -30,13 +28,10 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::AtLeast(1);
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        let mut output = Output::open(self.output.as_deref(), "failed to save image", ON_TERMINAL)?;
+        let output = Output::open(self.output.as_deref(), "failed to save image", ON_TERMINAL)?;
         let request = SaveRequest { images: self.images, platforms: self.platform };
-        let mut pieces = context.images().await?.save(request).await?.into_inner();
-        while let Some(piece) = pieces.message().await? {
-            output.write(&piece.data)?;
-        }
-        output.finish()?;
+        let pieces = context.images().await?.save(request).await?.into_inner();
+        output.receive(pieces, |message: SaveResponse| message.data).await?;
         Ok(0)
     }
 }

@@ -4,9 +4,8 @@ use longshore_proto::longshore::engine::v1::PruneNetworksRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::confirm;
+use crate::commands::prune;
 use crate::failure::Failure;
-use crate::output::print;
 use crate::parse::pairs;
 
 #[derive(clap::Args)]
@@ -25,19 +24,11 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        if !self.force {
-            let warning = "This will remove all custom networks not used by at least one container.";
-            confirm(warning, "network prune")?;
-        }
+        let warning = "This will remove all custom networks not used by at least one container.";
+        prune::ask(self.force, warning, "network prune")?;
         let request = PruneNetworksRequest { filters: self.filter };
         let pruned = context.networks().await?.prune(request).await?.into_inner();
-        if !pruned.removed.is_empty() {
-            print::line("Deleted Networks:")?;
-            for name in &pruned.removed {
-                print::line(name)?;
-            }
-            print::line("")?;
-        }
+        prune::deleted("Networks", &pruned.removed)?;
         Ok(0)
     }
 }

@@ -6,10 +6,9 @@ use longshore_proto::longshore::engine::v1::{
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::confirm;
 use crate::commands::image::prune::deleted;
+use crate::commands::prune;
 use crate::failure::Failure;
-use crate::output::{human, print};
 use crate::parse::pairs;
 
 #[derive(clap::Args)]
@@ -37,33 +36,24 @@ impl Verb for Args {
         if self.volumes && self.filter.iter().any(|filter| filter.starts_with("until=")) {
             return Err(Failure::message("ERROR: The \"until\" filter is not supported with \"--volumes\""));
         }
-        if !self.force {
-            confirm(&self.warning(), "system prune")?;
-        }
+        prune::ask(self.force, &self.warning(), "system prune")?;
         let request = PruneRequest { filters: self.filter.clone() };
         let containers = context.containers().await?.prune(request).await?.into_inner();
-        if !containers.removed.is_empty() {
-            print::line(format!("Deleted Containers:\n{}\n", containers.removed.join("\n")))?;
-        }
+        prune::deleted("Containers", &containers.removed)?;
         let request = PruneNetworksRequest { filters: self.filter.clone() };
         let networks = context.networks().await?.prune(request).await?.into_inner();
-        if !networks.removed.is_empty() {
-            print::line(format!("Deleted Networks:\n{}\n", networks.removed.join("\n")))?;
-        }
+        prune::deleted("Networks", &networks.removed)?;
         let mut reclaimed = containers.reclaimed_bytes;
         if self.volumes {
             let request = PruneVolumesRequest { all: false, filters: self.filter.clone() };
             let volumes = context.volumes().await?.prune(request).await?.into_inner();
-            if !volumes.removed.is_empty() {
-                print::line(format!("Deleted Volumes:\n{}\n", volumes.removed.join("\n")))?;
-            }
+            prune::deleted("Volumes", &volumes.removed)?;
             reclaimed = reclaimed.saturating_add(volumes.reclaimed_bytes);
         }
         let request = PruneImagesRequest { all: self.all, filters: self.filter };
         let images = context.images().await?.prune(request).await?.into_inner();
         deleted(&images)?;
-        let reclaimed = reclaimed.saturating_add(images.reclaimed_bytes);
-        print::line(format!("Total reclaimed space: {}", human::size(reclaimed as f64)))?;
+        prune::reclaimed(reclaimed.saturating_add(images.reclaimed_bytes))?;
         Ok(0)
     }
 }

@@ -4,9 +4,8 @@ use longshore_proto::longshore::engine::v1::PruneVolumesRequest;
 
 use crate::cli::{Arguments, Verb};
 use crate::client::Context;
-use crate::commands::confirm;
+use crate::commands::prune;
 use crate::failure::Failure;
-use crate::output::{human, print};
 use crate::parse::pairs;
 
 #[derive(clap::Args)]
@@ -28,19 +27,15 @@ impl Verb for Args {
     const ARGUMENTS: Arguments = Arguments::None;
 
     async fn run(self, context: &Context) -> Result<u8, Failure> {
-        if !self.force {
-            let warning = match self.all {
-                true => "This will remove all local volumes not used by at least one container.",
-                false => "This will remove anonymous local volumes not used by at least one container.",
-            };
-            confirm(warning, "volume prune")?;
-        }
+        let warning = match self.all {
+            true => "This will remove all local volumes not used by at least one container.",
+            false => "This will remove anonymous local volumes not used by at least one container.",
+        };
+        prune::ask(self.force, warning, "volume prune")?;
         let request = PruneVolumesRequest { all: self.all, filters: self.filter };
         let pruned = context.volumes().await?.prune(request).await?.into_inner();
-        if !pruned.removed.is_empty() {
-            print::line(format!("Deleted Volumes:\n{}\n", pruned.removed.join("\n")))?;
-        }
-        print::line(format!("Total reclaimed space: {}", human::size(pruned.reclaimed_bytes as f64)))?;
+        prune::deleted("Volumes", &pruned.removed)?;
+        prune::reclaimed(pruned.reclaimed_bytes)?;
         Ok(0)
     }
 }
