@@ -203,7 +203,7 @@ fn an_init_reaps_forwards_signals_and_hands_on_the_exit_code() {
 fn several_are_stopped_at_once() {
     let f = Fixture::pulled();
     let d = &f.daemon;
-    let names = ["a", "b", "c", "d", "e", "f"];
+    let names = ["s1", "s2", "s3", "s4", "s5", "s6"];
     for name in names {
         let script = "trap '' TERM; while :; do sleep 1; done";
         d.ctl(&["run", "-d", "--name", name, &f.busybox, "sh", "-c", script]).ok();
@@ -214,7 +214,7 @@ fn several_are_stopped_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(9), "{:?} for six that take 2 s each", begun.elapsed());
     assert_eq!(said.stdout.lines().collect::<Vec<_>>(), names, "told in their order");
     assert!(names.iter().all(|name| field(d, "{{.State.ExitCode}}", name) == "137"));
-    let said = d.ctl(&["rm", "a", "nobody", "b"]).expect(1);
-    assert_eq!(said.stdout, "a\nb\n");
+    let said = d.ctl(&["rm", "s1", "nobody", "s2"]).expect(1);
+    assert_eq!(said.stdout, "s1\ns2\n");
     assert!(said.stderr.contains("No such container: nobody"), "{}", said.stderr);
 }

@@ -15,6 +15,9 @@ use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
 
+/// The same sources make the same pages. An empty word would be left out, and the others take each other's places.
+const NO_DATE: &str = " ";
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     let Some(folder) = words.next() else {
@@ -62,8 +65,12 @@ fn pages(folder: &Path, command: &Command, name: &str, above: &[String]) -> io::
 fn page(command: &Command, name: &str, above: &[String]) -> io::Result<Vec<u8>> {
     let named = command.clone().name(name.to_string()).display_name(name.to_string());
     let version = format!("longshore {}", env!("CARGO_PKG_VERSION"));
-    let man =
-        Man::new(named).title(name.to_uppercase()).section("1").source(version.clone()).manual("longshore");
+    let man = Man::new(named)
+        .title(name.to_uppercase())
+        .section("1")
+        .date(NO_DATE)
+        .source(version.clone())
+        .manual("longshore");
     let mut text = Vec::new();
     man.render_title(&mut text)?;
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();

@@ -7,7 +7,10 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, italic, roman};
+
+use crate::NO_DATE;
 
 const PROGRAMS: [&str; 4] =
     ["longshored", "longshore-snapshotter", "containerd-shim-longshore-v1", "longshore-runtime"];
@@ -18,8 +21,6 @@ pub fn write(pages: &Path, programs: &Path) -> io::Result<()> {
     for name in PROGRAMS {
         let help = ask(programs, name, &[])?;
         let mut roff = Roff::new();
-        let version = format!("longshore {}", env!("CARGO_PKG_VERSION"));
-        roff.control("TH", [name, "8", "", &version, "longshore"]);
         let (about, rest) = help.split_once('\n').unwrap_or((&help, ""));
         let about = about.strip_prefix(name).map_or(about, |about| about.trim_start_matches(':').trim());
         roff.control("SH", ["NAME"]).text([roman(format!("{name} - {about}"))]);
@@ -32,6 +33,9 @@ pub fn write(pages: &Path, programs: &Path) -> io::Result<()> {
         let others: Vec<String> = std::iter::once("longshore(1)".to_owned()).chain(others).collect();
         roff.control("SH", ["SEE ALSO"]).text([italic(others.join(", "))]);
         let mut file = fs::File::create(pages.join(format!("{name}.8")))?;
+        let title =
+            Man::new(clap::Command::new(name)).title(name).section("8").date(NO_DATE).manual("longshore");
+        title.source(format!("longshore {}", env!("CARGO_PKG_VERSION"))).render_title(&mut file)?;
         roff.to_writer(&mut file)?;
     }
     Ok(())
@@ -92,7 +96,9 @@ fn verbatim<'a>(
     form: fn(String) -> clap_mangen::roff::Inline,
 ) {
     roff.control("nf", []);
-    lines.for_each(|line| drop(roff.text([form(line.to_owned())])));
+    for line in lines {
+        roff.text([form(line.to_owned())]);
+    }
     roff.control("fi", []);
 }
 
