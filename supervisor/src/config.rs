@@ -2,6 +2,7 @@
 //!
 //! What always holds: every key has a default and an unknown key is an error that names file and line.
 
+mod cri;
 mod network;
 mod proxies;
 
@@ -49,6 +50,7 @@ pub struct Config {
     pub proxy_plugins: BTreeMap<String, ProxyPlugin>,
     pub engine: Engine,
     pub network: Network,
+    pub cri: Cri,
     pub restart: Restart,
     pub metadata: Metadata,
 }
@@ -71,6 +73,7 @@ impl Default for Config {
             proxy_plugins: BTreeMap::new(),
             engine: Engine::default(),
             network: Network::default(),
+            cri: Cri::default(),
             restart: Restart::default(),
             metadata: Metadata::default(),
         }
@@ -394,10 +397,12 @@ impl Config {
             return Err(ConfigError::Value { key: "engine.log_max_files, engine.log_max_size", value, why });
         }
         self.network.check()?;
+        self.cri.check()?;
         self.check_plugins()
     }
 }
 
+pub use cri::Cri;
 pub use network::{Network, PublishMode};
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 

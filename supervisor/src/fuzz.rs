@@ -83,6 +83,11 @@ pub fn connection(bytes: &mut [u8]) {
     Authority::default().scrub(bytes);
 }
 
+/// What a client of the streaming server sends after the upgrade of its connection.
+pub fn streaming(bytes: &[u8]) {
+    crate::cri::streaming::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -127,6 +132,7 @@ mod tests {
         #[test]
         fn no_noise_makes_the_daemon_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             super::request(&bytes);
+            super::streaming(&bytes);
             super::filter(&String::from_utf8_lossy(&bytes));
             super::connection(&mut bytes);
         }

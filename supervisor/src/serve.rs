@@ -74,7 +74,7 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
     pods.read_back().context("reading the pods back")?;
     engine.recover().await.context("reading the containers back")?;
     pods.recover().await.context("settling the pods")?;
-    let cri = Cri::new(Arc::clone(&pods));
+    let cri = Cri::new(Arc::clone(&pods), &config.cri)?;
     services.gc.start();
     services.gc.trigger();
     let restarts = looked_after(&services);
@@ -94,7 +94,8 @@ pub async fn run(config: Arc<Config>) -> anyhow::Result<()> {
         address = %config.address.display(), root = %config.root.display(), state = %config.state.display(),
         version = env!("CARGO_PKG_VERSION"), "longshored is ready"
     );
-    let result = serve(&services, &engine, cri, socket, &mut signals).await;
+    let result = serve(&services, &engine, cri.clone(), socket, &mut signals).await;
+    cri.shutdown().await;
     pods.shutdown(STOP_TIMEOUT).await;
     engine.shutdown(STOP_TIMEOUT).await;
     exporter.abort();

@@ -1,11 +1,14 @@
 use longshore_proto::runtime::v1 as wire;
 
 use super::Cri;
-use crate::error::{Error, Result};
+use super::streaming::Exec;
+use crate::error::Result;
 
 impl Cri {
     pub(super) async fn do_exec(&self, request: wire::ExecRequest) -> Result<wire::ExecResponse> {
-        self.pods.running(&request.container_id)?;
-        Err(Error::Unimplemented { what: "an exec with streams over the streaming server".into() })
+        let container = self.pods.running(&request.container_id)?.id.clone();
+        let wire::ExecRequest { cmd: args, tty, stdin, stdout, stderr, .. } = request;
+        let url = self.streaming.exec(Exec { container, args, tty, stdin, stdout, stderr })?;
+        Ok(wire::ExecResponse { url })
     }
 }

@@ -34,6 +34,8 @@ mod start_container;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+pub mod streaming;
+mod streams;
 mod update_container_resources;
 mod update_pod_sandbox_resources;
 mod version;
@@ -43,8 +45,10 @@ use std::sync::Arc;
 use longshore_proto::runtime::v1 as wire;
 use tonic::{Response, Status};
 
+use crate::config;
 use crate::error::Error;
 use crate::pods::Pods;
+use streaming::Streaming;
 
 /// Entries that a streamed list sends in one message.
 const BATCH: usize = 100;
@@ -59,11 +63,19 @@ type Stream<T> = tokio_stream::wrappers::ReceiverStream<Result<T, Status>>;
 #[derive(Clone)]
 pub struct Cri {
     pods: Arc<Pods>,
+    streaming: Arc<Streaming>,
 }
 
 impl Cri {
-    pub fn new(pods: Arc<Pods>) -> Self {
-        Self { pods }
+    /// Serves streams, too, from now on.
+    pub fn new(pods: Arc<Pods>, config: &config::Cri) -> Result<Self, Error> {
+        let streaming = Streaming::open(config, Arc::new(streams::Streams(Arc::clone(&pods))))?;
+        Ok(Self { pods, streaming })
+    }
+
+    /// Ends the streams of all clients.
+    pub async fn shutdown(&self) {
+        self.streaming.shutdown().await;
     }
 }
 

@@ -1,0 +1,209 @@
+//! Port-forward: pairs of streams, one for a connection's data and one for what went wrong with it.
+//!
+//! What always holds: each pair is carried by itself; the end of either direction reaches the other side as an end, and what is on its
+//! way arrives before it; when the connection to the client ends, all of its pairs do.
+
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::ends::{Inlet, Outlet};
+use super::limits;
+use super::spdy::{Connection, Stream};
+use super::target::Target;
+use super::websocket::Channels;
+
+/// The name of the SPDY subprotocol.
+pub const PROTOCOLS: &[&str] = &["portforward.k8s.io"];
+
+/// Half of a pair waits for the other.
+struct Half {
+    stream: Stream,
+    is_data: bool,
+    until: Instant,
+}
+
+/// Carries the pairs that a client opens, until it is gone.
+pub async fn streams(connection: &mut Connection, target: Arc<dyn Target>, pod: Arc<str>) {
+    let mut pairs = JoinSet::new();
+    let mut halves: HashMap<String, Half> = HashMap::new();
+    loop {
+        let until = halves.values().map(|half| half.until).min();
+        let stream = tokio::select! {
+            stream = connection.next() => stream,
+            Some(_) = pairs.join_next(), if !pairs.is_empty() => continue,
+            () = async { tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {
+                drop_late(&mut halves).await;
+                continue;
+            }
+        };
+        let Some(stream) = stream else { return };
+        let Some(half) = half(&stream) else {
+            stream.refuse().await;
+            continue;
+        };
+        match halves.remove(&half.request) {
+            None if halves.len() >= limits::STREAMS => stream.refuse().await,
+            None => {
+                let until = Instant::now() + limits::CREATION;
+                halves.insert(half.request, Half { stream, is_data: half.is_data, until });
+            }
+            Some(first) if first.is_data == half.is_data => {
+                stream.refuse().await;
+                halves.insert(half.request, first);
+            }
+            Some(first) => {
+                let (data, error) =
+                    if half.is_data { (stream, first.stream) } else { (first.stream, stream) };
+                let Some(port) = port(&data) else { continue };
+                let (target, pod) = (target.clone(), pod.clone());
+                pairs.spawn(async move {
+                    let (Ok((inlet, outlet)), Ok((_, error))) = (data.accept().await, error.accept().await)
+                    else {
+                        return;
+                    };
+                    pair(&*target, &pod, port, inlet, &outlet, &error).await;
+                });
+            }
+        }
+    }
+}
+
+async fn drop_late(halves: &mut HashMap<String, Half>) {
+    let now = Instant::now();
+    let late: Vec<String> =
+        halves.iter().filter(|(_, half)| half.until <= now).map(|(request, _)| request.clone()).collect();
+    for request in late {
+        if let Some(half) = halves.remove(&request) {
+            half.stream.refuse().await;
+        }
+    }
+}
+
+struct Named {
+    request: String,
+    is_data: bool,
+}
+
+/// Which half of which pair a stream is. Old clients name no pair: they open the error stream, and then the data stream.
+fn half(stream: &Stream) -> Option<Named> {
+    port(stream)?;
+    let is_data = match stream.headers.get("streamtype") {
+        "data" => true,
+        "error" => false,
+        _ => return None,
+    };
+    let request = match stream.headers.get("requestid") {
+        "" if is_data => stream.id.saturating_sub(2).to_string(),
+        "" => stream.id.to_string(),
+        named => named.to_owned(),
+    };
+    Some(Named { request, is_data })
+}
+
+fn port(stream: &Stream) -> Option<u16> {
+    stream.headers.get("port").parse().ok().filter(|port| *port != 0)
+}
+
+/// Which of a WebSocket's channels the client writes to: data and error of each port.
+pub fn reads(ports: &[u16]) -> Vec<bool> {
+    ports.iter().flat_map(|_| [true, false]).collect()
+}
+
+/// Carries the ports of a WebSocket until all of them have ended. Each channel begins with its port, least byte first.
+pub async fn channels(channels: &mut Channels, target: Arc<dyn Target>, pod: Arc<str>, ports: &[u16]) {
+    let mut pairs = JoinSet::new();
+    for (number, port) in (0u8..).step_by(2).zip(ports.iter().copied()) {
+        let (inlet, outlet) = channels.take(number);
+        let (_, error) = channels.take(number + 1);
+        let (target, pod) = (target.clone(), pod.clone());
+        pairs.spawn(async move {
+            let Some(inlet) = inlet else { return };
+            let name = Bytes::copy_from_slice(&port.to_le_bytes());
+            for out in [&outlet, &error] {
+                if out.send(name.clone()).await.is_err() {
+                    return;
+                }
+            }
+            pair(&*target, &pod, port, inlet, &outlet, &error).await;
+        });
+    }
+    let gone = channels.gone();
+    let all = async { while pairs.join_next().await.is_some() {} };
+    tokio::select! {
+        () = all => {}
+        () = gone.cancelled() => {}
+    }
+}
+
+/// One connection to a port, from beginning to end.
+async fn pair(target: &dyn Target, pod: &str, port: u16, inlet: Inlet, outlet: &Outlet, error: &Outlet) {
+    let connected = tokio::select! {
+        connected = target.connect(pod, port) => connected,
+        () = outlet.dropped() => return,
+    };
+    let ended = match connected {
+        Ok(socket) => carry(socket, inlet, outlet).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.for_people()),
+    };
+    if let Err(why) = ended {
+        tracing::debug!(pod, port, why, "forwarding a port");
+        let text = format!("error forwarding port {port} to pod {pod}: {why}");
+        let _ = error.send(text.into()).await;
+    }
+    outlet.finish().await;
+    error.finish().await;
+}
+
+async fn carry(socket: TcpStream, inlet: Inlet, outlet: &Outlet) -> std::io::Result<()> {
+    let _ = socket.set_nodelay(true);
+    let (read, write) = socket.into_split();
+    let (inwards, outwards) = (send_all(inlet, write), receive_all(read, outlet));
+    tokio::pin!(inwards, outwards);
+    tokio::select! {
+        () = outlet.dropped() => Ok(()),
+        () = &mut inwards => {
+            // The client's direction has ended: the pod may answer for as long as it likes.
+            tokio::select! {
+                () = outlet.dropped() => Ok(()),
+                received = &mut outwards => received,
+            }
+        }
+        received = &mut outwards => {
+            outlet.finish().await;
+            // The client hears of the end, and ends its own; most connections are closed in both directions at once.
+            let _ = timeout(limits::HALF_CLOSED, &mut inwards).await;
+            received
+        }
+    }
+}
+
+/// From the client to the pod.
+async fn send_all(mut inlet: Inlet, mut write: OwnedWriteHalf) {
+    while let Some(bytes) = inlet.next().await {
+        if write.write_all(&bytes).await.is_err() {
+            // The pod takes no more; what it said before is still to be read.
+            while inlet.next().await.is_some() {}
+            return;
+        }
+    }
+    let _ = write.shutdown().await;
+}
+
+/// From the pod to the client.
+async fn receive_all(mut read: OwnedReadHalf, outlet: &Outlet) -> std::io::Result<()> {
+    loop {
+        let mut piece = BytesMut::with_capacity(limits::PIECE);
+        if read.read_buf(&mut piece).await? == 0 || outlet.send(piece.freeze()).await.is_err() {
+            return Ok(());
+        }
+    }
+}

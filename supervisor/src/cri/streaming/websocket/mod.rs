@@ -1,0 +1,14 @@
+//! WebSockets: channels in messages whose first byte is the channel's number, and tunnels of SPDY.
+//!
+//! What always holds: as for SPDY (see [`super::spdy`]); a channel that is not read holds up its connection.
+
+#![forbid(unsafe_code)]
+
+mod channels;
+mod driver;
+pub mod handshake;
+mod tunnel;
+
+pub use channels::{Channels, Codec, Writer};
+pub use driver::open;
+pub use tunnel::tunnel;
