@@ -24,10 +24,12 @@ use super::websocket::Channels;
 /// The name of the SPDY subprotocol.
 pub const PROTOCOLS: &[&str] = &["portforward.k8s.io"];
 
-/// Half of a pair waits for the other.
+/// Half of a pair waits for the other. It is accepted already: clients open the second stream when the first one is.
 struct Half {
-    stream: Stream,
+    port: u16,
     is_data: bool,
+    inlet: Inlet,
+    outlet: Outlet,
     until: Instant,
 }
 
@@ -40,62 +42,60 @@ pub async fn streams(connection: &mut Connection, target: Arc<dyn Target>, pod: 
         let stream = tokio::select! {
             stream = connection.next() => stream,
             Some(_) = pairs.join_next(), if !pairs.is_empty() => continue,
-            () = async { tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {
+            () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                 drop_late(&mut halves).await;
                 continue;
             }
         };
         let Some(stream) = stream else { return };
-        let Some(half) = half(&stream) else {
+        let Some(Named { request, port, is_data }) = named(&stream) else {
             stream.refuse().await;
             continue;
         };
-        match halves.remove(&half.request) {
-            None if halves.len() >= limits::STREAMS => stream.refuse().await,
-            None => {
-                let until = Instant::now() + limits::CREATION;
-                halves.insert(half.request, Half { stream, is_data: half.is_data, until });
-            }
-            Some(first) if first.is_data == half.is_data => {
-                stream.refuse().await;
-                halves.insert(half.request, first);
-            }
-            Some(first) => {
-                let (data, error) =
-                    if half.is_data { (stream, first.stream) } else { (first.stream, stream) };
-                let Some(port) = port(&data) else { continue };
-                let (target, pod) = (target.clone(), pod.clone());
-                pairs.spawn(async move {
-                    let (Ok((inlet, outlet)), Ok((_, error))) = (data.accept().await, error.accept().await)
-                    else {
-                        return;
-                    };
-                    pair(&*target, &pod, port, inlet, &outlet, &error).await;
-                });
-            }
+        let refused = match halves.get(&request) {
+            Some(first) => first.is_data == is_data,
+            None => halves.len() >= limits::STREAMS,
+        };
+        if refused {
+            stream.refuse().await;
+            continue;
         }
+        let other = halves.remove(&request);
+        let Ok((inlet, outlet)) = stream.accept().await else { return };
+        let half = Half { port, is_data, inlet, outlet, until: Instant::now() + limits::CREATION };
+        let Some(first) = other else {
+            halves.insert(request, half);
+            continue;
+        };
+        let (data, error) = if is_data { (half, first) } else { (first, half) };
+        let (target, pod) = (target.clone(), pod.clone());
+        pairs.spawn(async move {
+            pair(&*target, &pod, data.port, data.inlet, &data.outlet, &error.outlet).await;
+        });
     }
 }
 
 async fn drop_late(halves: &mut HashMap<String, Half>) {
     let now = Instant::now();
-    let late: Vec<String> =
-        halves.iter().filter(|(_, half)| half.until <= now).map(|(request, _)| request.clone()).collect();
-    for request in late {
-        if let Some(half) = halves.remove(&request) {
-            half.stream.refuse().await;
+    let late: Vec<Half> = halves.extract_if(|_, half| half.until <= now).map(|(_, half)| half).collect();
+    for half in late {
+        if !half.is_data {
+            let text = format!("forwarding port {}: its data stream did not come in time", half.port);
+            let _ = half.outlet.send(text.into()).await;
         }
+        half.outlet.finish().await;
     }
 }
 
 struct Named {
     request: String,
+    port: u16,
     is_data: bool,
 }
 
 /// Which half of which pair a stream is. Old clients name no pair: they open the error stream, and then the data stream.
-fn half(stream: &Stream) -> Option<Named> {
-    port(stream)?;
+fn named(stream: &Stream) -> Option<Named> {
+    let port = stream.headers.get("port").parse().ok().filter(|port| *port != 0)?;
     let is_data = match stream.headers.get("streamtype") {
         "data" => true,
         "error" => false,
@@ -106,11 +106,7 @@ fn half(stream: &Stream) -> Option<Named> {
         "" => stream.id.to_string(),
         named => named.to_owned(),
     };
-    Some(Named { request, is_data })
-}
-
-fn port(stream: &Stream) -> Option<u16> {
-    stream.headers.get("port").parse().ok().filter(|port| *port != 0)
+    Some(Named { request, port, is_data })
 }
 
 /// Which of a WebSocket's channels the client writes to: data and error of each port.

@@ -10,6 +10,10 @@ async fn pair(client: &mut Client<TcpStream>, request: &str, port: &str) -> [u32
     let mut ids = [0; 2];
     for (id, kind) in ids.iter_mut().zip(["error", "data"]) {
         *id = client.open(&[("streamType", kind), ("port", port), ("requestID", request)]).await;
+        // As Kubernetes' clients do: the second stream is opened when the first one is taken.
+        let replied =
+            |event: &Event| matches!(event, Event::Control(Control::Reply { stream, .. }) if stream == id);
+        while !replied(&client.event().await.unwrap()) {}
     }
     ids
 }
