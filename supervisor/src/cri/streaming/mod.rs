@@ -31,7 +31,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use target::{Attach, Exec, Input, PortForward, Process, Size, StdinEnd, Target};
+pub use target::{Attach, Exec, PortForward, Process, Size, StdinEnd, Target};
 
 use crate::config::Cri;
 use crate::error::{Error, Result};

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::config::Cri;
 use crate::cri::streaming::spdy::client::Client;
-use crate::cri::streaming::{Attach, Exec, Input, PortForward, Process, Size, StdinEnd, Streaming, Target};
+use crate::cri::streaming::target::Input;
+use crate::cri::streaming::{Attach, Exec, PortForward, Process, Size, StdinEnd, Streaming, Target};
 use crate::error::{Error, Result};
 use crate::tasks::{AttachInput, AttachOutput, Exit};
 
