@@ -54,11 +54,12 @@ pub enum Broken {
     Window,
 }
 
-/// Why one stream cannot go on, or need not.
+/// Why one stream does not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reset {
-    Protocol = 1,
     Refused = 3,
+    /// Clients' only.
+    #[cfg(test)]
     Cancel = 5,
 }
 

@@ -10,9 +10,6 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Codec;
 
-/// Before the name of the protocol that is tunnelled.
-pub const TUNNEL: &str = "SPDY/3.1+";
-
 /// What a subprotocol means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subprotocol {
