@@ -81,8 +81,8 @@ test: packages-test nextest clients ## Build and run every test, then check that
 	$(CARGO) nextest run --workspace --no-fail-fast
 	$(TARGET)/debug/leakcheck after $(TARGET)/test/host-before
 
-# Their kernel and everything else in them are Debian packages, fetched into target/vm. FLAVOUR=v2, systemd or power: one alone.
-test-vm: packages-vm nextest ## Test what needs a pure cgroup v2 host, a booted systemd or a power cut, in small virtual machines
+# Their kernel and everything else in them are Debian packages, fetched into target/vm. FLAVOUR=v2, systemd, legacy, hybrid or power: one alone.
+test-vm: packages-vm nextest ## Test what needs a pure cgroup v2 host, a booted systemd (on v1, v2 and hybrid) or a power cut, in small virtual machines
 	$(CARGO) build --workspace --bins
 	@mkdir -p $(TARGET)/vm
 	$(CARGO) nextest list --workspace --list-type binaries-only --message-format json > $(TARGET)/vm/binaries.json

@@ -48,7 +48,7 @@ FailureAction=poweroff-force
 
 [Service]
 Type=oneshot
-ExecStart=/longshore/longshore-vm guest tests systemd
+ExecStart=/longshore/longshore-vm guest tests
 StandardInput=null
 StandardOutput=tty
 StandardError=tty

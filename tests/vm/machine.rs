@@ -159,14 +159,18 @@ fn follow(lines: &Receiver<String>, mut hear: impl FnMut(&str) -> Then) -> Resul
 fn command(machine: &Machine) -> Result<Command> {
     let init = match machine.flavour {
         Flavour::V2 | Flavour::Power => "init=/longshore/longshore-vm -- guest init",
-        Flavour::Systemd => {
-            "systemd.unit=longshore-tests.service systemd.unified_cgroup_hierarchy=1 systemd.show_status=no"
-        }
+        Flavour::Systemd => "systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
+        Flavour::Legacy => "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1",
+        Flavour::Hybrid => "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=0",
+    };
+    let init = match machine.flavour {
+        Flavour::V2 | Flavour::Power => format!("cgroup_no_v1=all {init}"),
+        _ => format!("systemd.unit=longshore-tests.service systemd.show_status=no {init}"),
     };
     let arguments = guest::wrap(&machine.arguments);
     let line = format!(
         "root=/dev/nvme0n1 rootfstype=ext4 rw console=ttyS0 quiet loglevel=3 panic=-1 oops=panic mitigations=off \
-         random.trust_cpu=on no_timer_check tsc=reliable cgroup_no_v1=all longshore={arguments} {init}"
+         random.trust_cpu=on no_timer_check tsc=reliable longshore={arguments} {init}"
     );
     let snapshot = match machine.disk {
         Disk::Untouched => "on",

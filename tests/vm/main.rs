@@ -19,7 +19,7 @@ const USAGE: &str = "usage: longshore-vm FOLDER BINARIES.json CARGO.json [FLAVOU
   FOLDER         where packages are kept and images are made (target/vm)
   BINARIES.json  of `cargo nextest list --list-type binaries-only --message-format json`
   CARGO.json     of `cargo metadata --format-version 1`
-  FLAVOUR        v2, systemd or power; all without it
+  FLAVOUR        v2, systemd, legacy, hybrid or power; all without it
   -- ARGUMENTS   for nextest in the machine instead of the flavour's usual ones";
 
 /// What a machine boots into.
@@ -27,8 +27,12 @@ const USAGE: &str = "usage: longshore-vm FOLDER BINARIES.json CARGO.json [FLAVOU
 pub enum Flavour {
     /// Nothing but our own init, on a unified hierarchy that we have for ourselves.
     V2,
-    /// systemd, with a system bus.
+    /// systemd, with a system bus, on a unified hierarchy.
     Systemd,
+    /// The same with a v1 hierarchy for each controller, and one for systemd itself.
+    Legacy,
+    /// The same with a unified hierarchy beside them, which systemd keeps its units in.
+    Hybrid,
     /// As v2, and its power is cut while it works.
     Power,
 }
@@ -38,6 +42,8 @@ impl Flavour {
         match self {
             Flavour::V2 => "v2",
             Flavour::Systemd => "systemd",
+            Flavour::Legacy => "legacy",
+            Flavour::Hybrid => "hybrid",
             Flavour::Power => "power",
         }
     }
@@ -46,6 +52,8 @@ impl Flavour {
         match name {
             "v2" => Ok(Flavour::V2),
             "systemd" => Ok(Flavour::Systemd),
+            "legacy" => Ok(Flavour::Legacy),
+            "hybrid" => Ok(Flavour::Hybrid),
             "power" => Ok(Flavour::Power),
             other => bail!("{other:?} is no flavour\n{USAGE}"),
         }
@@ -71,9 +79,12 @@ fn host(words: &[String]) -> Result<i32> {
     let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let (words, extra) = (&words[..at], words.get(at + 1..).unwrap_or_default());
     let (folder, binaries, cargo, flavours) = match words {
-        [folder, binaries, cargo] => {
-            (folder, binaries, cargo, vec![Flavour::V2, Flavour::Systemd, Flavour::Power])
-        }
+        [folder, binaries, cargo] => (
+            folder,
+            binaries,
+            cargo,
+            vec![Flavour::V2, Flavour::Systemd, Flavour::Legacy, Flavour::Hybrid, Flavour::Power],
+        ),
         [folder, binaries, cargo, flavour] => (folder, binaries, cargo, vec![Flavour::parse(flavour)?]),
         _ => bail!("{USAGE}"),
     };
@@ -88,13 +99,15 @@ fn host(words: &[String]) -> Result<i32> {
         let start = Instant::now();
         let code = match flavour {
             Flavour::Power => power::run(&folder, &base.kernel, &image)?,
-            Flavour::V2 | Flavour::Systemd => machine::run(&machine::Machine {
-                kernel: base.kernel.clone(),
-                image: image.clone(),
-                flavour,
-                disk: machine::Disk::Untouched,
-                arguments: extra.to_vec(),
-            })?,
+            Flavour::V2 | Flavour::Systemd | Flavour::Legacy | Flavour::Hybrid => {
+                machine::run(&machine::Machine {
+                    kernel: base.kernel.clone(),
+                    image: image.clone(),
+                    flavour,
+                    disk: machine::Disk::Untouched,
+                    arguments: extra.to_vec(),
+                })?
+            }
         };
         let seconds = start.elapsed().as_secs_f32();
         println!("longshore-vm: {} ended with {code} after {seconds:.1} s", flavour.name());

@@ -18,6 +18,10 @@ fn show(unit: &str, property: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+fn is_v2() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 fn request(shim: &crate::harness::Shim, want: &Want) -> task::CreateTaskRequest {
     let options = RuncOptions { systemd_cgroup: true, ..Default::default() };
     let options = Any { type_url: "containerd.runc.v1.Options".into(), value: options.encode_to_vec() };
@@ -39,9 +43,13 @@ fn a_scope_goes_with_its_container() {
     };
     shim.start().unwrap();
     let unit = "shim-asked.scope";
-    assert_eq!((show(unit, "ActiveState"), show(unit, "MemoryMax")), ("active".into(), "67108864".into()));
-    let group = fs::read_to_string(format!("/proc/{}/cgroup", created.pid)).unwrap();
-    assert_eq!(group.trim(), format!("0::/longshore.slice/longshore-test.slice/{unit}"));
+    let limit = if is_v2() { "MemoryMax" } else { "MemoryLimit" };
+    assert_eq!((show(unit, "ActiveState"), show(unit, limit)), ("active".into(), "67108864".into()));
+    let groups = fs::read_to_string(format!("/proc/{}/cgroup", created.pid)).unwrap();
+    let path = format!(":/longshore.slice/longshore-test.slice/{unit}");
+    // v1 has hierarchies that Linux makes but nobody mounts.
+    let there = groups.lines().filter(|line| line.ends_with(&path)).count();
+    assert!(there == groups.lines().count() || !is_v2() && there > 5, "{groups}");
     shim.kill("", libc::SIGKILL).unwrap();
     shim.wait("").unwrap();
     shim.delete("").unwrap();
