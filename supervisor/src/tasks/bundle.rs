@@ -161,6 +161,11 @@ impl Bundle {
         self.path.join("acknowledged").exists()
     }
 
+    /// Where the container's cgroups are, if its shim had systemd make them.
+    pub fn cgroups_record(&self) -> Option<String> {
+        fs::read_to_string(self.path.join("cgroups")).ok().filter(|record| !record.is_empty())
+    }
+
     /// Whether the shim got as far as making the container's first process.
     pub fn has_init(&self) -> bool {
         self.path.join("init.pid").exists()

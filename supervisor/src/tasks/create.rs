@@ -297,7 +297,7 @@ impl Parts {
                 tracing::error!(container = id, pid = shim.pid(), "a shim cannot be killed");
             }
             if !left {
-                orphan::remove(manager, id, cgroups_path).await;
+                orphan::remove(manager, id, cgroups_path, self.bundle.as_ref()).await;
             }
         }
         if let Some(bundle) = self.bundle {

@@ -174,7 +174,7 @@ pub(super) async fn bury(manager: &Inner, task: &Task) {
     }
     tracing::warn!(container = task.id, namespace = %task.namespace, "the shim of a container is gone");
     foreign::driven::clean_up(manager, &task.namespace, &task.id, &task.bundle).await;
-    orphan::remove(manager, &task.id, &task.cgroups_path).await;
+    orphan::remove(manager, &task.id, &task.cgroups_path, Some(&task.bundle)).await;
     let execs: Vec<String> = task.state().execs.keys().cloned().collect();
     for exec_id in execs {
         end(manager, task, &exec_id);

@@ -371,7 +371,7 @@ async fn discard(
     }
     foreign::driven::clean_up(manager, namespace, id, bundle).await;
     if bundle.has_init() || process.is_some() {
-        orphan::remove(manager, id, cgroups_path).await;
+        orphan::remove(manager, id, cgroups_path, Some(bundle)).await;
     }
     bundle.remove();
 }
@@ -387,7 +387,7 @@ async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) ->
     let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
     let forwarded = bundle.forwarded();
     foreign::driven::clean_up(manager, &namespace, &id, &bundle).await;
-    orphan::remove(manager, &id, &record.cgroups_path).await;
+    orphan::remove(manager, &id, &record.cgroups_path, Some(&bundle)).await;
     let task = Task::new(NewTask {
         namespace,
         id,

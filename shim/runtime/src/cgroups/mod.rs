@@ -351,8 +351,13 @@ pub fn path_of(spec: &Spec, id: &str, by_systemd: bool) -> String {
         Some(path) => path,
         None if by_systemd => systemd::usual_path(id),
         None if crate::rootless::is_rootless() => format!("{}{DEFAULT_PARENT}-{id}", own_path()),
-        None => format!("{DEFAULT_PARENT}/{id}"),
+        None => usual_path(id),
     }
+}
+
+/// Where they are if the config does not say and files make them.
+pub fn usual_path(id: &str) -> String {
+    format!("{DEFAULT_PARENT}/{id}")
 }
 
 fn path_in(spec: &Spec) -> Option<String> {
