@@ -97,6 +97,7 @@ impl Shim {
         match request.method.as_str() {
             "Assign" => self.unary(payload, Self::assign),
             "Publish" => self.unary(payload, Self::publish_ports),
+            "ReopenLog" => self.unary(payload, Self::reopen_log),
             "Events" => self.subscribe(caller, ttrpc::decode(payload, "EventsRequest")?),
             "Attach" => {
                 if let Some(connection) = self.connections.get_mut(&caller.connection) {

@@ -6,7 +6,7 @@
 //! Its source is `program.rs`, which `build.rs` compiles by itself: as part of the workspace it would be linked like all else.
 #![forbid(unsafe_code)]
 
-/// The program. Its command line is `NAME -- PROGRAM [ARGUMENT...]`.
+/// The program. Its command line is `NAME -- PROGRAM [ARGUMENT...]`, or `NAME` to run nothing and only reap.
 pub static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! gets itself, reaps whatever is left to it, and ends as the program ended; the kernel then ends the rest.
 //!
 //! What always holds: it needs nothing but the kernel and a page or two: no library, no heap, no file of the container's.
-//! Its command line is `NAME -- PROGRAM [ARGUMENT...]`; a program without a slash is looked for on `PATH`.
+//! Its command line is `NAME -- PROGRAM [ARGUMENT...]`; a program without a slash is looked for on `PATH`. With `NAME` alone it
+//! runs nothing: it holds the namespaces that others join, reaps what is left to it, and ends when it is told to.
 
 #![no_std]
 #![no_main]
@@ -39,6 +40,8 @@ mod number {
     pub const EXIT_GROUP: usize = 94;
 }
 
+const SIGINT: usize = 2;
+const SIGTERM: usize = 15;
 const SIGCHLD: usize = 17;
 const SIGTTIN: usize = 21;
 const SIGTTOU: usize = 22;
@@ -122,6 +125,9 @@ fn set_mask(mask: u64) {
 unsafe extern "C" fn begin(stack: *const usize) -> ! {
     // SAFETY: as the caller promises.
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const u8>()) };
+    if argc == 1 {
+        hold(!FAULTS);
+    }
     if argc < 3 {
         exit(127);
     }
@@ -139,13 +145,34 @@ unsafe extern "C" fn begin(stack: *const usize) -> ! {
     }
 }
 
+/// The next of the signals that are waited for, or an error.
+fn next_signal(waited: u64) -> isize {
+    // SAFETY: the mask is 8 bytes, as the fourth argument says; nothing else is asked for.
+    unsafe { syscall(number::RT_SIGTIMEDWAIT, [&raw const waited as usize, 0, 0, size_of::<u64>(), 0]) }
+}
+
+/// Takes a child that has ended, if there is one.
+fn next_ended(status: &mut i32) -> isize {
+    // SAFETY: the status is a place for an int.
+    unsafe { syscall(number::WAIT4, [usize::MAX, &raw mut *status as usize, WNOHANG, 0, 0]) }
+}
+
+/// Only reaps, until it is told to end.
+fn hold(waited: u64) -> ! {
+    set_mask(waited);
+    loop {
+        match usize::try_from(next_signal(waited)) {
+            Ok(SIGINT | SIGTERM) => exit(0),
+            // Another one that ended at the same moment may have sent no signal of its own.
+            Ok(SIGCHLD) => while next_ended(&mut 0) > 0 {},
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
 fn serve(child: usize, waited: u64) -> ! {
     loop {
-        // SAFETY: the mask is 8 bytes, as the fourth argument says; nothing else is asked for.
-        let signal = unsafe {
-            syscall(number::RT_SIGTIMEDWAIT, [&raw const waited as usize, 0, 0, size_of::<u64>(), 0])
-        };
-        match usize::try_from(signal) {
+        match usize::try_from(next_signal(waited)) {
             Ok(SIGCHLD) => reap(child),
             // About the terminal of this process, which uses none.
             Ok(SIGTTIN | SIGTTOU) | Err(_) => {}
@@ -159,9 +186,7 @@ fn serve(child: usize, waited: u64) -> ! {
 fn reap(child: usize) {
     loop {
         let mut status = 0_i32;
-        // SAFETY: the status is a place for an int.
-        let ended =
-            unsafe { syscall(number::WAIT4, [usize::MAX, &raw mut status as usize, WNOHANG, 0, 0]) };
+        let ended = next_ended(&mut status);
         if ended == child as isize || ended == ECHILD {
             let signal = status & 0x7f;
             exit(if signal == 0 { status >> 8 & 0xff } else { 128 + signal });

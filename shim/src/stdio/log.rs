@@ -1,4 +1,5 @@
-//! The rotating log: CRI's text format (`RFC3339Nano stdout|stderr P|F text`), one file for both streams.
+//! The log: CRI's text format (`RFC3339Nano stdout|stderr P|F text`), one file for both streams, which rotates by itself or
+//! is opened anew when somebody has renamed it.
 //!
 //! What always holds: every byte of output is in exactly one record; a record is never split over two files; a
 //! line without its end is a `P` record; what a full disk refused is kept and tried again, and meanwhile
@@ -14,8 +15,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::poll::Stream;
-use crate::stdio::compress;
-use crate::stdio::uri::LogTarget;
+use crate::stdio::compress::{name as compressed, start as start_compressing};
+use crate::stdio::uri::{LogTarget, Rotation};
 
 /// An open log.
 pub struct Log {
@@ -23,8 +24,10 @@ pub struct Log {
     file: File,
     /// Bytes that the current file will have when everything in the last batch is written.
     planned: u64,
-    /// Records to be written; between two batches the file is rotated.
+    /// Records to be written; between two batches the file changes.
     batches: VecDeque<Vec<u8>>,
+    /// The file that was opened anew, if a batch that is not written yet still belongs to the one before.
+    next: Option<File>,
     /// What of the first batch is written.
     written: usize,
     partial: [Vec<u8>; 2],
@@ -39,7 +42,26 @@ impl Log {
         let file = open(&target.path).map_err(failed)?;
         let planned = file.metadata().map_err(failed)?.len();
         let partial = [Vec::new(), Vec::new()];
-        Ok(Self { target, file, planned, batches: VecDeque::new(), written: 0, partial, compressor: None })
+        let batches = VecDeque::new();
+        Ok(Self { target, file, planned, batches, next: None, written: 0, partial, compressor: None })
+    }
+
+    /// Opens the file anew and goes on there: with the next record, if one is half written that the disk has refused.
+    pub fn reopen(&mut self) -> Result<()> {
+        if self.target.rotation != Rotation::Caller {
+            let why = "the log rotates by itself; name it as cri:// to rotate it from outside".to_owned();
+            return Err(Error::BadField { field: "stdout", why });
+        }
+        let path = &self.target.path;
+        let file =
+            open(path).map_err(|source| Error::Io { doing: "open log", path: path.clone(), source })?;
+        self.flush();
+        if self.batches.is_empty() {
+            self.file = file;
+        } else if self.next.replace(file).is_none() {
+            self.batches.push_back(Vec::new());
+        }
+        Ok(())
     }
 
     /// Takes over output and writes every line that is whole.
@@ -136,7 +158,12 @@ impl Log {
             }
         }
         let length = (stamp.0.len() + name.len() + 3 + partial.len() + tail.len()) as u64;
-        let full = self.planned > 0 && self.planned.saturating_add(length) > self.target.max_size;
+        let full = match self.target.rotation {
+            Rotation::Own { max_size, .. } => {
+                self.planned > 0 && self.planned.saturating_add(length) > max_size
+            }
+            Rotation::Caller => false,
+        };
         if full {
             self.planned = 0;
         }
@@ -156,32 +183,44 @@ impl Log {
         batch.push(b'\n');
     }
 
-    /// Moves every file one place on. If that cannot be done the current file grows on: nothing is lost.
+    /// Changes to the next file.
     fn rotate(&mut self) {
+        match self.target.rotation {
+            Rotation::Caller => {
+                if let Some(file) = self.next.take() {
+                    self.file = file;
+                }
+            }
+            Rotation::Own { max_files, compress, .. } => self.move_on(max_files, compress),
+        }
+    }
+
+    /// Moves every file one place on. If that cannot be done the current file grows on: nothing is lost.
+    fn move_on(&mut self, max_files: u32, compress: bool) {
         let path = &self.target.path;
-        if self.target.max_files == 1 {
+        if max_files == 1 {
             let _ = self.file.set_len(0);
             return;
         }
-        if self.target.compress {
+        if compress {
             // A file is there in one of two forms: the other must not stay behind as another one's.
-            let last = self.target.max_files - 1;
+            let last = max_files - 1;
             let _ = fs::remove_file(numbered(path, last));
-            let _ = fs::remove_file(compress::name(&numbered(path, last)));
+            let _ = fs::remove_file(compressed(&numbered(path, last)));
         }
-        for number in (1..self.target.max_files - 1).rev() {
+        for number in (1..max_files - 1).rev() {
             let (from, to) = (numbered(path, number), numbered(path, number + 1));
             let _ = fs::rename(&from, &to);
-            if self.target.compress {
-                let _ = fs::rename(compress::name(&from), compress::name(&to));
+            if compress {
+                let _ = fs::rename(compressed(&from), compressed(&to));
             }
         }
         if fs::rename(path, numbered(path, 1)).is_ok()
             && let Ok(file) = open(path)
         {
             self.file = file;
-            if self.target.compress {
-                self.compressor = compress::start(&numbered(path, 1));
+            if compress {
+                self.compressor = start_compressing(&numbered(path, 1));
             }
         }
     }

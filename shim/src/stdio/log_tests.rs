@@ -6,8 +6,8 @@ const T: SystemTime = UNIX_EPOCH;
 const HEAD: &str = "1970-01-01T00:00:00.000000000Z";
 
 fn log(dir: &Path, max_size: u64, max_files: u32) -> Log {
-    Log::open(LogTarget { path: dir.join("log"), max_size, max_files, compress: false, buffer: None })
-        .unwrap()
+    let rotation = Rotation::Own { max_size, max_files, compress: false };
+    Log::open(LogTarget { path: dir.join("log"), rotation, buffer: None }).unwrap()
 }
 
 /// The text of all records of a stream, oldest file first, and the names of the files.
@@ -129,4 +129,48 @@ fn days_are_dates() {
     ] {
         assert_eq!(Stamp::new(UNIX_EPOCH + Duration::from_secs(seconds)).0, text.as_bytes());
     }
+}
+
+#[test]
+fn a_log_that_was_renamed_is_opened_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let target = LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None };
+    let mut cri = Log::open(target).unwrap();
+    cri.append(Stream::Stdout, b"one\nhal", T);
+    fs::rename(&path, dir.path().join("log.1")).unwrap();
+    cri.append(Stream::Stdout, b"f\n", T);
+    cri.reopen().unwrap();
+    cri.append(Stream::Stdout, b"two\n", T);
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(read("log.1"), format!("{HEAD} stdout F one\n{HEAD} stdout F half\n"));
+    assert_eq!(read("log"), format!("{HEAD} stdout F two\n"));
+    // What cannot be opened leaves the old one.
+    fs::rename(&path, dir.path().join("log.2")).unwrap();
+    std::os::unix::fs::symlink("elsewhere", &path).unwrap();
+    assert!(cri.reopen().unwrap_err().to_string().contains("open log"));
+    cri.append(Stream::Stdout, b"three\n", T);
+    assert!(read("log.2").ends_with("F three\n") && !dir.path().join("elsewhere").exists());
+    assert!(log(dir.path(), 1000, 3).reopen().is_err());
+}
+
+#[test]
+fn a_record_that_a_full_disk_has_cut_is_not_split_over_two_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let mut cri =
+        Log::open(LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None }).unwrap();
+    // /dev/full refuses everything.
+    cri.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    cri.append(Stream::Stdout, b"before\n", T);
+    assert!(cri.is_waiting());
+    cri.reopen().unwrap();
+    cri.reopen().unwrap();
+    cri.append(Stream::Stdout, b"after\n", T);
+    let old = dir.path().join("old");
+    cri.file = File::create(&old).unwrap();
+    cri.flush();
+    assert!(!cri.is_waiting());
+    assert_eq!(fs::read_to_string(&old).unwrap(), format!("{HEAD} stdout F before\n"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), format!("{HEAD} stdout F after\n"));
 }

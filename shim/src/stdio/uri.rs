@@ -1,8 +1,8 @@
 //! What the three stdio strings of a request mean. Pure text: nothing is opened here.
 //!
 //! Empty: `/dev/null`. A plain absolute path or `fifo://`: a FIFO, or an existing file that is appended to.
-//! `file://`: one file for both output streams. `log://`: the rotating log, for both output streams. `binary://`: a program
-//! that gets both, with the query as its arguments.
+//! `file://`: one file for both output streams. `log://`: the rotating log, for both output streams. `cri://`: the same without
+//! rotation, which is somebody else's. `binary://`: a program that gets both, with the query as its arguments.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -29,18 +29,29 @@ pub struct LoggerTarget {
     pub args: Vec<OsString>,
 }
 
-/// The rotating log of a `log://` URI.
+/// The log of a `log://` or `cri://` URI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogTarget {
     pub path: PathBuf,
-    /// A record that would make the file longer than so many bytes goes to the next one.
-    pub max_size: u64,
-    /// Files that are kept, the current one included; at least 1.
-    pub max_files: u32,
-    /// Whether files are compressed once they are rotated away.
-    pub compress: bool,
+    pub rotation: Rotation,
     /// So many bytes are kept of what a disk refuses, and what comes then is dropped. `None`: the process waits for the disk.
     pub buffer: Option<u64>,
+}
+
+/// Who begins a new file when a log has grown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// The log itself.
+    Own {
+        /// A record that would make the file longer than so many bytes goes to the next one.
+        max_size: u64,
+        /// Files that are kept, the current one included; at least 1.
+        max_files: u32,
+        /// Whether files are compressed once they are rotated away.
+        compress: bool,
+    },
+    /// The caller: it renames the file and has the log opened anew.
+    Caller,
 }
 
 /// Reads one stdio string; `field` is its name, for the error.
@@ -57,10 +68,14 @@ pub fn parse(field: &'static str, value: &str) -> Result<Target> {
         "fifo" => Ok(Target::Fifo(path()?)),
         "file" => Ok(Target::File(path()?)),
         "log" => log(field, path()?, query).map(Target::Log),
+        "cri" if query.is_empty() => {
+            Ok(Target::Log(LogTarget { path: path()?, rotation: Rotation::Caller, buffer: None }))
+        }
+        "cri" => Err(Error::BadField { field, why: format!("{value:?}: a cri log has no options") }),
         "binary" => Ok(Target::Logger(LoggerTarget { program: path()?, args: arguments(field, query)? })),
         _ => Err(Error::BadField {
             field,
-            why: format!("{value:?} has an unknown scheme; known are fifo, file, binary and log"),
+            why: format!("{value:?} has an unknown scheme; known are fifo, file, binary, cri and log"),
         }),
     }
 }
@@ -81,43 +96,38 @@ fn arguments(field: &'static str, query: &str) -> Result<Vec<OsString>> {
 }
 
 fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
-    let mut target = LogTarget {
-        path,
-        max_size: limits::LOG_SIZE,
-        max_files: limits::LOG_FILES,
-        compress: false,
-        buffer: None,
-    };
+    let (mut max_size, mut max_files) = (limits::LOG_SIZE, limits::LOG_FILES);
+    let (mut compress, mut buffer) = (false, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad = |why: &str| Error::BadField { field, why: format!("{pair:?} in a log URI: {why}") };
         match key {
             "max-size" => {
-                target.max_size = value.parse().map_err(|_| bad("not a number of bytes"))?;
-                if target.max_size == 0 {
+                max_size = value.parse().map_err(|_| bad("not a number of bytes"))?;
+                if max_size == 0 {
                     return Err(bad("must be at least 1"));
                 }
             }
             "max-files" => {
-                target.max_files = value.parse().map_err(|_| bad("not a number of files"))?;
-                if !(1..=1000).contains(&target.max_files) {
+                max_files = value.parse().map_err(|_| bad("not a number of files"))?;
+                if !(1..=1000).contains(&max_files) {
                     return Err(bad("must be 1 to 1000"));
                 }
             }
             "compress" => {
-                target.compress = value.parse().map_err(|_| bad("must be true or false"))?;
+                compress = value.parse().map_err(|_| bad("must be true or false"))?;
             }
             "buffer" => {
                 let bytes = value.parse().map_err(|_| bad("not a number of bytes"))?;
                 if !(1..=limits::LOG_BUFFER).contains(&bytes) {
                     return Err(bad("must be 1 to 67108864"));
                 }
-                target.buffer = Some(bytes);
+                buffer = Some(bytes);
             }
             _ => return Err(bad("known are max-size, max-files, compress and buffer")),
         }
     }
-    Ok(target)
+    Ok(LogTarget { path, rotation: Rotation::Own { max_size, max_files, compress }, buffer })
 }
 
 fn absolute(field: &'static str, path: OsString) -> Result<PathBuf> {
@@ -164,19 +174,18 @@ mod tests {
         let args = ["a b", "c", "d", ""].map(OsString::from).to_vec();
         let logger = LoggerTarget { program: "/bin/x".into(), args };
         assert_eq!(parse("stdout", "binary:///bin/x?a+b=c&d&a+b=2").unwrap(), Target::Logger(logger));
-        let log = LogTarget { path: "/l".into(), max_size: 5, max_files: 2, compress: true, buffer: Some(9) };
+        let rotation = Rotation::Own { max_size: 5, max_files: 2, compress: true };
+        let log = LogTarget { path: "/l".into(), rotation, buffer: Some(9) };
         assert_eq!(
             parse("stdout", "log:///l?max-size=5&max-files=2&compress=true&buffer=9").unwrap(),
             Target::Log(log)
         );
-        let log = LogTarget {
-            path: "/l".into(),
-            max_size: limits::LOG_SIZE,
-            max_files: limits::LOG_FILES,
-            compress: false,
-            buffer: None,
-        };
+        let rotation =
+            Rotation::Own { max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES, compress: false };
+        let log = LogTarget { path: "/l".into(), rotation, buffer: None };
         assert_eq!(parse("stdout", "log:///l").unwrap(), Target::Log(log));
+        let log = LogTarget { path: "/l b".into(), rotation: Rotation::Caller, buffer: None };
+        assert_eq!(parse("stdout", "cri:///l%20b").unwrap(), Target::Log(log));
     }
 
     #[test]
@@ -190,6 +199,8 @@ mod tests {
             "log:///l?compress=x",
             "log:///l?buffer=0",
             "log:///l?a=b",
+            "cri:///l?max-size=1",
+            "cri://l",
             "/a\0b",
         ] {
             let error = parse("stdout", bad).unwrap_err();

@@ -10,6 +10,7 @@ mod kill;
 mod options;
 mod pause;
 mod pids;
+mod reopen_log;
 mod resize_pty;
 mod resume;
 mod shutdown;

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use longshore_proto::longshore::shim::v1 as shim;
+use longshore_proto::ttrpc::Code;
 
-use crate::harness::{Shim, Want, cpu_ticks, wait_until};
+use crate::client::{SHIM, code};
+use crate::harness::{ID, Shim, Want, cpu_ticks, wait_until};
 
 /// The text of one stream in all files of a log, oldest first.
 fn text(dir: &Path, stream: &str) -> Vec<u8> {
@@ -129,4 +131,48 @@ impl Drop for Unmount {
     fn drop(&mut self) {
         let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
     }
+}
+
+#[test]
+fn a_cri_log_is_opened_anew_on_request_and_attaching_goes_on() {
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let log = shim.dir.path().join("0 a.log");
+    let stdout = format!("cri://{}", log.display()).replace(' ', "%20");
+    let want = Want { stdout, ..Want::sh("while read line; do echo $line; echo err $line >&2; done") };
+    shim.create(&want).unwrap();
+    let stream =
+        shim.client.queue_attach(shim::AttachStart { stdin: true, stdout: true, ..Default::default() });
+    shim.client.flush();
+    shim.start().unwrap();
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_default();
+    let renamed = log.with_extension("old");
+    shim.client.send_stdin(stream, b"one\n", false);
+    assert!(wait_until(Duration::from_secs(5), || read(&log).contains(" stderr F err one\n")));
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&fs::metadata(&log).unwrap()) & 0o777, 0o640);
+    fs::rename(&log, &renamed).unwrap();
+    shim.client.send_stdin(stream, b"two\n", false);
+    assert!(wait_until(Duration::from_secs(5), || read(&renamed).contains(" stderr F err two\n")));
+    let reopen = shim::ReopenLogRequest { id: ID.into() };
+    shim.client.call::<_, ()>(SHIM, "ReopenLog", &reopen).unwrap();
+    assert_eq!(read(&log), "");
+    shim.client.send_stdin(stream, b"three\n", true);
+    let all = shim.client.attach_all(stream);
+    assert_eq!(all.stdout, b"one\ntwo\nthree\n");
+    shim.wait("").unwrap();
+    let texts: Vec<String> = [&renamed, &log]
+        .map(|path| read(path).lines().map(|line| format!("{};", &line[31..])).collect())
+        .into();
+    assert_eq!(texts[0], "stdout F one;stderr F err one;stdout F two;stderr F err two;");
+    assert_eq!(texts[1], "stdout F three;stderr F err three;");
+    shim.delete("").unwrap();
+    shim.shut_down();
+    // A log that rotates by itself stays as it is.
+    let (mut shim, want, _dir) = logged("sleep 100", "");
+    shim.create(&want).unwrap();
+    assert_eq!(code(shim.client.call::<_, ()>(SHIM, "ReopenLog", &reopen)), Code::InvalidArgument);
+    shim.kill("", libc::SIGKILL).unwrap();
+    shim.wait("").unwrap();
+    shim.delete("").unwrap();
+    shim.shut_down();
 }

@@ -144,6 +144,18 @@ impl TaskManager {
         answer.map_err(|failure| wire::failure(id, "publish ports", &failure))
     }
 
+    /// Has a container's `cri://` log opened anew, once somebody has renamed the file.
+    ///
+    /// # Errors
+    /// NotFound; it has no such log; the file cannot be opened: then the shim goes on with the one that it has.
+    pub async fn reopen_log(&self, namespace: &Namespace, id: &str) -> Result<()> {
+        let found = self.inner.task(namespace, id)?;
+        found.refuse_foreign("reopening a log")?;
+        let request = shim::ReopenLogRequest { id: id.to_owned() };
+        let answer = found.control()?.unary(wire::SHIM, "ReopenLog", &request, limits::REQUEST).await;
+        answer.map_err(|failure| wire::failure(id, "reopen the log", &failure))
+    }
+
     /// Thaws a paused container.
     ///
     /// # Errors
