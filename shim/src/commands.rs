@@ -85,7 +85,7 @@ impl Commands {
     }
 
     /// Whether a process is being started.
-    fn starts(&self, serial: u32) -> bool {
+    pub fn starts(&self, serial: u32) -> bool {
         let is_it = |job: &Job| job.turn == Turn::Process(serial) && job.leaves == Leaves::Process;
         self.jobs.values().any(is_it)
     }
@@ -154,6 +154,24 @@ impl Shim {
         match answer {
             Ok(answer) => self.answer(caller, &answer),
             Err(error) => self.fail(caller, &error),
+        }
+    }
+
+    /// Answers a call that was kept open as its handler would have.
+    pub fn resolve(&mut self, caller: Caller, outcome: Result<Answer>) {
+        match outcome {
+            Ok(Answer::Later) => {}
+            Ok(Answer::Now(payload)) => {
+                let connection = self.connections.get_mut(&caller.connection);
+                if let Some(connection) =
+                    connection.filter(|open| open.streams.get(&caller.stream) == Some(&Open::Call))
+                {
+                    connection.answer_raw(caller.stream, payload);
+                }
+            }
+            // Nobody asks for a turn who has it.
+            Ok(Answer::InTurn(_)) => self.reply(caller, Err::<(), _>(Error::Finished)),
+            Err(error) => self.reply(caller, Err::<(), _>(error)),
         }
     }
 

@@ -1,13 +1,14 @@
 //! How processes end: reaped, recorded on disk, and only then told.
 //!
-//! What always holds: the record is on disk before anybody hears of the exit; what the process wrote before it ended
-//! has been read by then, unless somebody who takes part is slow; an exec's exit is told before the first process's.
+//! What always holds: the record is on disk before anybody hears of the exit, and as soon as the process has ended even if
+//! the news must wait for its start to be told; what the process wrote before it ended has been read when it is told, unless
+//! somebody who takes part is slow; an exec's exit is told before the first process's.
 
 use std::time::{Instant, SystemTime};
 
 use longshore_proto::containerd::events::{TaskExit, TaskOom};
 use longshore_proto::longshore::shim::v1::ExitRecord;
-use rustix::process::WaitStatus;
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus};
 
 use crate::commands::Turn;
 use crate::driver::Step;
@@ -32,6 +33,7 @@ impl Shim {
                 self.life = Life::Done;
             }
         }
+        self.note_early_ends();
         while let Some((pid, status)) = self.next_ended() {
             if self.is_commands_end(pid, status) {
                 continue;
@@ -46,20 +48,44 @@ impl Shim {
         }
     }
 
-    /// A process has ended with this exit code.
-    pub fn exited(&mut self, serial: u32, code: u32) {
-        let Some(container) = self.processes.get(&serial).map(|process| process.container.clone()) else {
-            return;
-        };
-        self.check_ooms(&container);
-        let task = self.tasks.get(&*container);
-        let Some(process) = self.processes.get_mut(&serial) else { return };
+    /// A first process may end while its start is still going on: its poststart hooks run, or another runtime's command. It stays a
+    /// zombie until that is over, so that nobody else gets its number meanwhile, and its exit is told after its start; but the record
+    /// is on disk at once.
+    fn note_early_ends(&mut self) {
+        let starting: Vec<(u32, i32)> = self
+            .processes
+            .iter()
+            .filter(|(serial, process)| {
+                let known = process.is_init() && process.pid > 0 && process.early_record.is_none();
+                known && process.is_alive() && self.commands.starts(**serial)
+            })
+            .map(|(serial, process)| (*serial, process.pid))
+            .collect();
+        for (serial, pid) in starting {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            let Some(number) = Pid::from_raw(pid) else { continue };
+            let Ok(Some(status)) = rustix::process::waitid(WaitId::Pid(number), options) else { continue };
+            let signal = status.terminating_signal().map(|signal| 128 + signal);
+            let code = status.exit_status().or(signal).and_then(|code| u32::try_from(code).ok());
+            if let Some(record) = code.and_then(|code| self.record(serial, code))
+                && let Some(process) = self.processes.get_mut(&serial)
+            {
+                process.early_record = Some(record);
+            }
+        }
+    }
+
+    /// Writes the record of an exit to disk.
+    fn record(&self, serial: u32, code: u32) -> Option<ExitRecord> {
+        let process = self.processes.get(&serial)?;
+        let task = self.tasks.get(&*process.container);
+        let early = process.early_record.as_ref();
         let record = ExitRecord {
-            container_id: container.to_string(),
+            container_id: process.container.to_string(),
             exec_id: process.exec_id.clone(),
             pid: process.wire_pid(),
             exit_status: process.unusable.map_or(code, u32::from),
-            exited_at: Some(SystemTime::now().into()),
+            exited_at: early.map_or_else(|| Some(SystemTime::now().into()), |early| early.exited_at),
             oom_killed: task.is_some_and(|task| task.ooms > process.ooms_before),
             started_at: process.started_at.map(Into::into),
         };
@@ -67,8 +93,19 @@ impl Shim {
             && let Err(error) = bundle::write_exit(&task.place.folder, &record)
         {
             // The exit is true all the same, and whoever is connected must hear of it.
-            report::error(&container, &error);
+            report::error(&process.container, &error);
         }
+        Some(record)
+    }
+
+    /// A process has ended with this exit code.
+    pub fn exited(&mut self, serial: u32, code: u32) {
+        let Some(container) = self.processes.get(&serial).map(|process| process.container.clone()) else {
+            return;
+        };
+        self.check_ooms(&container);
+        let Some(record) = self.record(serial, code) else { return };
+        let Some(process) = self.processes.get_mut(&serial) else { return };
         process.phase = Phase::Stopped(record);
         process.exited = Some(Instant::now());
         process.handle = None;

@@ -62,6 +62,8 @@ pub struct Process {
     /// The exit code of a program that could not be executed.
     pub unusable: Option<u8>,
     pub started_at: Option<SystemTime>,
+    /// What was recorded of its exit while its start was still going on.
+    pub early_record: Option<ExitRecord>,
     /// When it was seen to have exited.
     pub exited: Option<Instant>,
     /// The container's count of out-of-memory kills when it started.
@@ -92,6 +94,7 @@ impl Process {
             console: None,
             unusable: None,
             started_at: None,
+            early_record: None,
             exited: None,
             ooms_before: 0,
             stdin_once: false,

@@ -1,12 +1,11 @@
 //! Checkpoint and restore by another OCI runtime, which calls criu.
 
 use longshore_proto::containerd::runc::v1::CheckpointOptions;
-use longshore_runtime::Stdio;
 
 use super::command::{Command, Making, give_stdio};
 use super::console::Console;
 use super::order::Order;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits;
 
 /// A checkpoint that is to be made.
@@ -58,32 +57,25 @@ impl Command {
 }
 
 impl Restore {
-    /// Keeps what `start` needs. A terminal would have to exist before the restore makes it.
-    pub fn prepare(making: Making) -> Result<Self> {
-        if matches!(making.stdio, Stdio::Terminal) {
-            return Err(Error::NotBuilt {
-                what: "restoring a container with a terminal",
-                why: "its terminal would not be there before it is started; restore it without".into(),
-            });
-        }
-        Ok(Self { making })
+    /// Keeps what `start` needs.
+    pub fn prepare(making: Making) -> Self {
+        Self { making }
     }
 
-    pub fn order(self, container: &Command) -> Result<Order> {
+    /// The command, and where the terminal comes from that there is only then.
+    pub fn order(self, container: &Command) -> Result<(Order, Option<Console>)> {
         let making = self.making;
         let mut order = container.oci().order("restore");
         order.limit = limits::RUNTIME_CHECKPOINT;
         order.command.arg("--detach").arg("--bundle").arg(container.oci().bundle());
+        // An image says itself which earlier one it builds on.
         order.command.arg("--image-path").arg(&making.checkpoint);
         if !making.criu_work.is_empty() {
             order.command.arg("--work-path").arg(&making.criu_work);
         }
-        if !making.parent_checkpoint.is_empty() {
-            order.command.arg("--parent-path").arg(&making.parent_checkpoint);
-        }
         container.add_common(&mut order, making.no_pivot, false);
-        let _: Option<Console> = give_stdio(&mut order, making.stdio, container.oci())?;
+        let console = give_stdio(&mut order, making.stdio, container.oci())?;
         order.command.arg(container.id());
-        Ok(order)
+        Ok((order, console))
     }
 }

@@ -27,7 +27,6 @@ pub struct Making {
     pub no_new_keyring: bool,
     /// The folder of a checkpoint, and of the one before it; empty: none.
     pub checkpoint: String,
-    pub parent_checkpoint: String,
     pub criu_work: String,
 }
 
@@ -43,6 +42,8 @@ pub struct Command {
     oom: Option<OwnedFd>,
     /// What is left to be done by `start` instead of opening a gate.
     restore: Option<Box<Restore>>,
+    /// Where a restored container's terminal comes from.
+    console: Option<Console>,
 }
 
 /// A process that was added.
@@ -99,9 +100,10 @@ impl Addition {
 impl Command {
     /// How the container is made, or, with nothing to run yet, restored.
     pub fn create(oci: Oci, making: Making) -> Result<(Creation, Step)> {
-        let mut made = Self { oci, id: making.id.clone(), pid: 0, cgroups: None, oom: None, restore: None };
+        let id = making.id.clone();
+        let mut made = Self { oci, id, pid: 0, cgroups: None, oom: None, restore: None, console: None };
         if !making.checkpoint.is_empty() {
-            made.restore = Some(Box::new(Restore::prepare(making)?));
+            made.restore = Some(Box::new(Restore::prepare(making)));
             made.oci.record()?;
             return Ok((Creation { container: made, console: None }, Step::Done));
         }
@@ -135,6 +137,11 @@ impl Command {
         Ok(())
     }
 
+    /// The terminal of a container that was restored just now.
+    pub fn late_terminal(&mut self) -> Result<Option<OwnedFd>> {
+        self.console.take().map(Console::receive).transpose()
+    }
+
     pub(super) fn oci(&self) -> &Oci {
         &self.oci
     }
@@ -149,7 +156,11 @@ impl Command {
 
     pub fn start(&mut self) -> Result<Step> {
         let mut order = match self.restore.take() {
-            Some(restore) => restore.order(self)?,
+            Some(restore) => {
+                let (order, console) = restore.order(self)?;
+                self.console = console;
+                order
+            }
             None => self.verb("start"),
         };
         order.leaves = Leaves::Process;

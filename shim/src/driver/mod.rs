@@ -133,6 +133,16 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// The terminal of a container that was restored just now by another runtime.
+    pub fn late_terminal(&mut self) -> Result<Option<OwnedFd>> {
+        match self {
+            Self::Library(_) => Ok(None),
+            Self::Command(command) => command.late_terminal(),
+        }
+    }
+}
+
 fn done(result: Result<(), longshore_runtime::Error>) -> Result<Step> {
     Ok(result.map(|()| Step::Done)?)
 }

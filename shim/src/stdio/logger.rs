@@ -1,11 +1,12 @@
 //! The program that a `binary://` URI names: it gets both output streams and keeps them where it likes.
 //!
-//! What always holds: it is started before the container and has said that it is ready; it reads end of file when both
-//! streams have ended; it is reaped, and killed if it does not leave.
+//! What always holds: it is started before the container and has said that it is ready, for which the loop does not wait; it
+//! reads end of file when both streams have ended; it is reaped, and killed if it does not leave.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,8 +33,11 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Starts it; gives back where stdout and stderr go.
-    pub fn start(target: &LoggerTarget, identity: &Identity<'_>) -> Result<(Self, [OwnedFd; 2])> {
+    /// Starts it; gives back its beginning, which must be waited for, and where stdout and stderr go.
+    pub fn start(
+        target: &LoggerTarget,
+        identity: &Identity<'_>,
+    ) -> Result<(Self, LoggerStart, [OwnedFd; 2])> {
         let failed = |source: io::Error| Error::Io {
             doing: "start the logging program",
             path: target.program.clone(),
@@ -50,27 +54,44 @@ impl Logger {
         let child = command.spawn().map_err(failed)?;
         drop((out, err, say_ready));
         let logger = Self { pid: i32::try_from(child.id()).unwrap_or(0), told: false };
-        if let Err(error) = await_ready(&ready).map_err(failed) {
-            logger.signal(Signal::KILL);
-            return Err(error);
-        }
         for end in [&to_out, &to_err] {
-            super::set_nonblocking(end)?;
+            if let Err(error) = super::set_nonblocking(end) {
+                signal(logger.pid, Signal::KILL);
+                return Err(error);
+            }
         }
-        Ok((logger, [to_out, to_err]))
+        let start = LoggerStart { pid: logger.pid, program: target.program.clone(), ready };
+        Ok((logger, start, [to_out, to_err]))
     }
 
     /// Tells it to end; again, and it is killed.
     pub fn end(&mut self) {
-        self.signal(if self.told { Signal::KILL } else { Signal::TERM });
+        signal(self.pid, if self.told { Signal::KILL } else { Signal::TERM });
         self.told = true;
     }
+}
 
-    fn signal(&self, signal: Signal) {
-        // Not reaped yet, so the number is still its.
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            let _ = rustix::process::kill_process(pid, signal);
-        }
+/// It is not reaped yet, so the number is still its.
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// A logging program that has not said yet that it is ready.
+pub struct LoggerStart {
+    pid: i32,
+    program: PathBuf,
+    ready: OwnedFd,
+}
+
+impl LoggerStart {
+    /// Waits until it is ready, which is not for the loop to do; one that does not get there is killed. Nobody may reap meanwhile.
+    pub fn wait(self) -> Result<()> {
+        await_ready(&self.ready).map_err(|source| {
+            signal(self.pid, Signal::KILL);
+            Error::Io { doing: "start the logging program", path: self.program, source }
+        })
     }
 }
 

@@ -25,7 +25,7 @@ use rustix::pipe::PipeFlags;
 pub use attach::Attachment;
 pub use input::{Client, Input};
 pub use log::{Log, Stamp};
-pub use logger::{Identity, Logger};
+pub use logger::{Identity, Logger, LoggerStart};
 pub use output::{Output, Sink};
 pub use pump::Until;
 
@@ -60,6 +60,8 @@ pub struct Io {
     input: Option<Input>,
     log: Option<Log>,
     logger: Option<Logger>,
+    /// Until somebody waits for it.
+    logger_start: Option<LoggerStart>,
     /// Kept from before the terminal exists until it does.
     wants_input: Option<Option<OwnedFd>>,
 }
@@ -132,8 +134,8 @@ impl Io {
                 return Ok([Some(Sink::Log), Some(Sink::Log)]);
             }
             Target::Logger(target) => {
-                let (logger, ends) = Logger::start(&target, identity)?;
-                self.logger = Some(logger);
+                let (logger, start, ends) = Logger::start(&target, identity)?;
+                (self.logger, self.logger_start) = (Some(logger), Some(start));
                 return Ok(ends.map(|fd| Some(Sink::Fifo { fd, is_watched: false, is_unread: false })));
             }
             Target::File(path) => {
@@ -214,6 +216,11 @@ impl Io {
     /// Lets go of the log although it has not taken everything.
     pub fn abandon_log(&mut self) {
         self.log = None;
+    }
+
+    /// The beginning of a logging program: the process must not be made before that has come to its end.
+    pub fn take_start(&mut self) -> Option<LoggerStart> {
+        self.logger_start.take()
     }
 
     pub fn has_logger(&self) -> bool {

@@ -92,6 +92,8 @@ fn prepare(container: &Container, place: &Place, criu: &str, what: &Checkpoint) 
         pre_dump: false,
         leave_running: !options.exit,
         tcp_established: options.open_tcp,
+        tcp_skip_in_flight: false,
+        link_remap: false,
         external_unix_sockets: options.external_unix_sockets,
         shell_job: options.terminal,
         file_locks: options.file_locks,

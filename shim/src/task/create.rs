@@ -7,7 +7,9 @@ use std::rc::Rc;
 use longshore_proto::containerd::events::{TaskCreate, TaskIo};
 use longshore_proto::containerd::task::v3::{CreateTaskRequest, CreateTaskResponse};
 use longshore_proto::containerd::types::Mount;
-use longshore_runtime::{Container, CreateOptions, RestoreOptions, RootfsMount, Stdio};
+use longshore_runtime::{
+    Container, CreateOptions, FirstProgram, ParentImage, RestoreOptions, RootfsMount, Stdio,
+};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::options::Options;
@@ -42,6 +44,26 @@ struct Draft {
     io: Io,
 }
 
+/// The first process of a container.
+#[derive(Clone, Copy)]
+enum First {
+    Program,
+    /// An init that runs the program.
+    Init,
+    /// An init that runs nothing.
+    Pause,
+}
+
+impl First {
+    fn of(options: &longshore_proto::longshore::shim::v1::CreateOptions) -> Self {
+        match options {
+            options if options.pause => Self::Pause,
+            options if options.init => Self::Init,
+            _ => Self::Program,
+        }
+    }
+}
+
 /// Everything that our own runtime makes a container from.
 struct LibraryMaking {
     id: String,
@@ -56,8 +78,8 @@ struct LibraryMaking {
     no_pivot: bool,
     no_new_keyring: bool,
     systemd_cgroup: bool,
-    /// Whether an init is the first process.
-    init: bool,
+    /// What is the first process, if not the program itself.
+    init: First,
     criu: String,
     criu_work: Option<PathBuf>,
     checkpoint: PathBuf,
@@ -94,7 +116,7 @@ impl LibraryMaking {
             no_pivot: options.runc.no_pivot_root,
             no_new_keyring: options.runc.no_new_keyring,
             systemd_cgroup: options.systemd_cgroup,
-            init: options.own.init,
+            init: First::of(&options.own),
             criu: options.runc.criu_path.clone(),
             criu_work: filled(&options.runc.criu_work_path),
             checkpoint: PathBuf::from(&request.checkpoint),
@@ -103,7 +125,11 @@ impl LibraryMaking {
     }
 
     fn create(mut self) -> Result<MadeByLibrary> {
-        let init = if self.init { Some(crate::init::sealed()?) } else { None };
+        let init = match self.init {
+            First::Program => None,
+            First::Init => Some(FirstProgram::Runs(crate::init::sealed()?)),
+            First::Pause => Some(FirstProgram::Alone(crate::init::sealed()?)),
+        };
         let rootfs = match self.on_host {
             true => HostRootfs::mount(&self.bundle, &std::mem::take(&mut self.mounts))?,
             false => None,
@@ -139,11 +165,11 @@ impl LibraryMaking {
 
     /// The restored processes stand still until the container is started, so that it has a process id meanwhile.
     fn restore(self) -> Result<MadeByLibrary> {
-        if !self.parent_checkpoint.is_empty() {
-            let why = "an image that builds on another is restored by other OCI runtimes only".into();
-            return Err(Error::NotBuilt { what: "restoring from a parent checkpoint", why });
-        }
-        let container = Container::restore(RestoreOptions {
+        let parent = match self.parent_checkpoint.as_str() {
+            "" => ParentImage::None,
+            path => ParentImage::At(Path::new(path)),
+        };
+        let mut container = Container::restore(RestoreOptions {
             criu: criu_of(&self.criu),
             id: &self.id,
             bundle: &self.bundle,
@@ -161,8 +187,13 @@ impl LibraryMaking {
             file_locks: true,
             auto_dedup: false,
             empty_namespaces: &[],
+            parent,
+            lazy_pages: false,
+            lsm_profile: None,
+            lsm_mount_context: None,
         })?;
-        Ok(MadeByLibrary { container: Box::new(container), terminal: None, rootfs: None })
+        let terminal = container.take_terminal();
+        Ok(MadeByLibrary { container: Box::new(container), terminal, rootfs: None })
     }
 }
 
@@ -192,12 +223,29 @@ impl Shim {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
         };
-        let other = other_runtime(&options).map(str::to_owned);
         let identity = Identity { id: &request.id, namespace: &self.assigned()?.namespace };
-        let (io, stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
+        let (mut io, stdio) = Io::open(&paths, options.attachable, options.owner, &identity)?;
+        let logger = io.take_start();
         let oom_score = spec.process().as_ref().and_then(|process| process.oom_score_adj());
         let shares_pids = shares_pids(&spec);
         let draft = Draft { request, options, place, shares_pids, oom_score, paths, io };
+        let Some(logger) = logger else { return self.create_with(caller, draft, spec, stdio) };
+        let turn = Turn::Creation(draft.request.id.as_str().into());
+        let answer = self.keep_open(caller);
+        self.beside(
+            turn,
+            move || logger.wait(),
+            move |shim, ready| {
+                let made = ready.and_then(|()| shim.create_with(caller, draft, spec, stdio));
+                shim.resolve(caller, made);
+            },
+        );
+        Ok(answer)
+    }
+
+    /// Makes the container, whose stdio is there.
+    fn create_with(&mut self, caller: Caller, draft: Draft, spec: Spec, stdio: Stdio) -> Result<Answer> {
+        let other = other_runtime(&draft.options).map(str::to_owned);
         match other {
             None if !draft.request.checkpoint.is_empty() => {
                 let turn = Turn::Creation(draft.request.id.as_str().into());
@@ -354,7 +402,6 @@ impl Shim {
             no_pivot: runc.no_pivot_root,
             no_new_keyring: runc.no_new_keyring,
             checkpoint: request.checkpoint.clone(),
-            parent_checkpoint: request.parent_checkpoint.clone(),
             criu_work: runc.criu_work_path.clone(),
         };
         let turn = Turn::Creation(request.id.as_str().into());

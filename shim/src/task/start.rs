@@ -46,6 +46,10 @@ impl Shim {
             && let Some(opening) = container.opening()?
         {
             let answer = self.keep_open(caller);
+            if let Some(process) = self.processes.get_mut(&serial) {
+                // If it ends before its hooks, its record says when it was let go.
+                process.started_at = Some(SystemTime::now());
+            }
             let run = move || Ok(opening.run()?);
             self.beside(turn, run, move |shim, result| {
                 let answer = shim.init_started(serial, id, result);
@@ -62,20 +66,59 @@ impl Shim {
         let started = result.and_then(|()| {
             let driver = self.driver(&id)?;
             driver.started()?;
-            Ok(driver.pid())
+            Ok((driver.pid(), driver.late_terminal()?))
         });
-        let pid = started.inspect_err(|error| self.start_failed(serial, error))?;
-        if let Some(process) = self.processes.get_mut(&serial) {
-            process.pid = pid;
-        }
+        let adopted = started.and_then(|(pid, terminal)| self.adopt_restored(serial, pid, terminal));
+        adopted.inspect_err(|error| self.start_failed(serial, error))?;
         let pid = self.mark_running(serial);
         self.emit(&What::Start(TaskStart { container_id: id, pid }));
         Ok(StartResponse { pid })
     }
 
+    /// A process that another runtime has restored is there only now, and so is its terminal.
+    fn adopt_restored(&mut self, serial: u32, pid: i32, terminal: Option<OwnedFd>) -> Result<()> {
+        let Some(process) = self.processes.get_mut(&serial) else { return Ok(()) };
+        process.pid = pid;
+        if let Some(terminal) = terminal {
+            process.io.adopt_terminal(terminal)?;
+            self.feed_input(serial);
+            self.resume_output(serial);
+        }
+        Ok(())
+    }
+
     fn start_exec(&mut self, caller: Caller, serial: u32, request: StartRequest) -> Result<Answer> {
-        let (io, stdio) =
+        let (mut io, stdio) =
             self.open_exec(serial, &request.id).inspect_err(|error| self.start_failed(serial, error))?;
+        let Some(logger) = io.take_start() else {
+            return self.start_exec_with(caller, serial, request, io, stdio);
+        };
+        let answer = self.keep_open(caller);
+        self.beside(
+            Turn::Process(serial),
+            move || logger.wait(),
+            move |shim, ready| {
+                let started = match ready {
+                    Ok(()) => shim.start_exec_with(caller, serial, request, io, stdio),
+                    Err(error) => {
+                        shim.start_failed(serial, &error);
+                        Err(error)
+                    }
+                };
+                shim.resolve(caller, started);
+            },
+        );
+        Ok(answer)
+    }
+
+    fn start_exec_with(
+        &mut self,
+        caller: Caller,
+        serial: u32,
+        request: StartRequest,
+        io: Io,
+        stdio: Stdio,
+    ) -> Result<Answer> {
         let task = self.tasks.get_mut(&request.id).ok_or(Error::Finished)?;
         let driver = task.driver.as_mut().ok_or(Error::Finished)?;
         let process = self.processes.get(&serial).ok_or(Error::Finished)?;
@@ -167,7 +210,7 @@ impl Shim {
         let Some(process) = self.processes.get_mut(&serial) else { return 0 };
         let ooms = self.tasks.get(&*process.container).map_or(0, |task| task.ooms);
         process.phase = Phase::Running;
-        process.started_at = Some(SystemTime::now());
+        process.started_at.get_or_insert_with(SystemTime::now);
         process.ooms_before = ooms;
         process.wire_pid()
     }
@@ -196,7 +239,12 @@ impl Shim {
                 self.exited(serial, code.into());
             }
             _ => {
-                process.unusable = Some(code);
+                // One whose poststart hook fails has run: it ends by itself, or by our signal.
+                let has_run = matches!(error, Error::Runtime(RuntimeError::Hook { kind: "poststart", .. }));
+                if !has_run {
+                    process.unusable = Some(code);
+                    process.started_at = None;
+                }
                 // Often it has ended by itself; it is reaped like any other.
                 let _ = self.kill_process(serial, libc::SIGKILL, |_, _| {});
             }

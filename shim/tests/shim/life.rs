@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use longshore_proto::containerd::task::v3 as task;
 use longshore_proto::containerd::v1::types::Status;
+use longshore_proto::longshore::shim::v1 as shim;
 use longshore_proto::ttrpc::Code;
 
 use crate::client::{Client, SHIM, TASK, code};
@@ -475,5 +476,66 @@ fn hooks_do_not_hold_up_the_shim() {
     // Killed at its gate or just behind it: the exit status tells.
     let _ = shim.client.answer::<task::StartResponse>(starting);
     assert_eq!(shim.wait("").unwrap().exit_status, 137);
+    shim.finish();
+}
+
+/// A poststart hook that runs on and on.
+fn with_poststart(script: &str, hook: fn(&mut serde_json::Value)) -> (Shim, u32) {
+    let mut shim = Shim::created(&Want { adjust: Some(hook), ..Want::sh(script) });
+    let start = task::StartRequest { id: ID.into(), exec_id: String::new() };
+    let starting = shim.client.start(TASK, "Start", &start);
+    assert!(wait_until(Duration::from_secs(5), || shim.record("init").is_some()), "nothing is recorded");
+    assert_eq!(shim.record("init").unwrap().exit_status, 3);
+    (shim, starting)
+}
+
+#[test]
+fn an_end_is_on_disk_before_the_poststart_hooks_are_over_and_told_after_the_start() {
+    let (mut shim, starting) = with_poststart("exit 3", |config| {
+        config["hooks"] =
+            serde_json::json!({ "poststart": [{ "path": "/bin/sleep", "args": ["sleep", "1.5"] }] });
+    });
+    assert_eq!(shim.state("").unwrap().status(), Status::Created, "the start is not over");
+    let record = shim.record("init").unwrap();
+    shim.client.answer::<task::StartResponse>(starting).unwrap();
+    let told = shim.wait("").unwrap();
+    assert_eq!((told.exit_status, told.exited_at), (3, record.exited_at));
+    let events = shim.client.events(0);
+    let topics: Vec<String> = (0..3).map(|_| shim.client.event(events).topic).collect();
+    assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit"]);
+    shim.finish();
+}
+
+#[test]
+fn a_poststart_hook_that_hangs_holds_back_the_news_of_an_end_no_longer_than_ten_seconds() {
+    let (mut shim, starting) = with_poststart("exit 3", |config| {
+        config["hooks"] =
+            serde_json::json!({ "poststart": [{ "path": "/bin/sleep", "args": ["sleep", "1000"] }] });
+    });
+    let began = std::time::Instant::now();
+    let error = shim.client.answer::<task::StartResponse>(starting).unwrap_err();
+    assert!(format!("{error:?}").contains("after the container had ended"), "{error:?}");
+    assert_eq!(shim.wait("").unwrap().exit_status, 3);
+    assert!(began.elapsed() < Duration::from_secs(13), "{:?}", began.elapsed());
+    shim.finish();
+}
+
+#[test]
+fn a_pause_only_holds_its_namespaces() {
+    let options = shim::CreateOptions { pause: true, ..Default::default() };
+    let args = vec!["/no/such/program".to_owned()];
+    let mut shim = Shim::created(&Want { args, options: Some(options), ..Want::default() });
+    let pid = shim.start().unwrap().pid;
+    assert_eq!(std::fs::read(format!("/proc/{pid}/cmdline")).unwrap(), b"/dev/init\0");
+    // What is left to it is reaped.
+    shim.exec("e", "for i in 1 2 3; do (sleep 0.1 &); done; ls -d /proc/[0-9]*", false).unwrap();
+    shim.start_exec("e").unwrap();
+    assert_eq!(shim.wait("e").unwrap().exit_status, 0);
+    let children = || std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    assert!(wait_until(Duration::from_secs(5), || children().is_empty()), "{}", children());
+    shim.kill("", libc::SIGUSR1).unwrap();
+    assert_eq!(shim.state("").unwrap().status(), Status::Running);
+    shim.kill("", libc::SIGTERM).unwrap();
+    assert_eq!(shim.wait("").unwrap().exit_status, 0);
     shim.finish();
 }

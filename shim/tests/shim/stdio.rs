@@ -10,7 +10,7 @@ use longshore_proto::containerd::task::v3 as task;
 use longshore_proto::longshore::shim::v1 as shim;
 use longshore_proto::ttrpc::Code;
 
-use crate::client::code;
+use crate::client::{TASK, code};
 use crate::harness::{ID, Shim, Want, wait_until};
 
 fn fifo(dir: &Path, name: &str) -> String {
@@ -184,5 +184,76 @@ fn a_grandchild_with_the_pipe_holds_delete_for_ten_seconds_at_most() {
     assert_eq!(all.stdout, b"started\n");
     shim.kill("", libc::SIGKILL).unwrap();
     shim.wait("").unwrap();
+    shim.finish();
+}
+
+/// A logging program that never gets ready, and where it says its process id.
+fn hanging_logger(shim: &Shim) -> (String, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let (program, pid) = (shim.dir.path().join("hangs"), shim.dir.path().join("logger-pid"));
+    std::fs::write(&program, format!("#!/bin/sh\necho $$ > {}\nexec sleep 1000\n", pid.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    (format!("binary://{}", program.display()), pid)
+}
+
+fn is_gone(file: &std::path::Path) -> bool {
+    let pid = std::fs::read_to_string(file).unwrap();
+    wait_until(Duration::from_secs(5), || !std::path::Path::new("/proc").join(pid.trim()).exists())
+}
+
+#[test]
+fn a_logger_that_hangs_holds_up_nobody_but_its_container() {
+    let mut shim = Shim::new();
+    shim.assign().unwrap();
+    let (stdout, logger) = hanging_logger(&shim);
+    let want = Want { stdout, options: None, ..Want::sh("true") };
+    shim.write_config(&want);
+    let create = shim.create_request(&want);
+    let creating = shim.client.start(TASK, "Create", &create);
+    let mut other = shim.connect();
+    let began = std::time::Instant::now();
+    assert_eq!(code(other.task::<_, task::CreateTaskResponse>("Create", &create)), Code::AlreadyExists);
+    let state = task::StateRequest { id: ID.into(), ..Default::default() };
+    assert_eq!(code(other.task::<_, task::StateResponse>("State", &state)), Code::NotFound);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let error = shim.client.answer::<task::CreateTaskResponse>(creating).unwrap_err();
+    assert!(format!("{error:?}").contains("descriptor 5"), "{error:?}");
+    assert!(is_gone(&logger), "the logging program lives on");
+    // The shim is as good as new.
+    let want = Want { options: None, ..Want::sh("exit 4") };
+    shim.create(&want).unwrap();
+    shim.start().unwrap();
+    assert_eq!(shim.wait("").unwrap().exit_status, 4);
+    shim.finish();
+}
+
+#[test]
+fn a_logger_of_an_exec_that_hangs_holds_up_nobody_but_the_exec() {
+    let mut shim = Shim::created(&Want::sh("sleep 1000"));
+    shim.start().unwrap();
+    let (stdout, logger) = hanging_logger(&shim);
+    let spec = serde_json::json!({ "args": ["true"], "cwd": "/", "user": { "uid": 0, "gid": 0 }, "env": ["PATH=/bin"] });
+    let request = task::ExecProcessRequest {
+        id: ID.into(),
+        exec_id: "e".into(),
+        stdout,
+        spec: Some(prost_types::Any { type_url: String::new(), value: spec.to_string().into() }),
+        ..Default::default()
+    };
+    shim.client.task::<_, ()>("Exec", &request).unwrap();
+    let starting =
+        shim.client.start(TASK, "Start", &task::StartRequest { id: ID.into(), exec_id: "e".into() });
+    let mut other = shim.connect();
+    let began = std::time::Instant::now();
+    let pids = task::PidsRequest { id: ID.into() };
+    other.task::<_, task::PidsResponse>("Pids", &pids).unwrap();
+    let kill = task::KillRequest { id: ID.into(), signal: 9, ..Default::default() };
+    other.task::<_, ()>("Kill", &kill).unwrap();
+    assert!(wait_until(Duration::from_secs(2), || shim.record("init").is_some()), "its end is not seen");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(shim.client.answer::<task::StartResponse>(starting).is_err());
+    assert_eq!(shim.wait("").unwrap().exit_status, 137);
+    assert!(is_gone(&logger), "the logging program lives on");
+    shim.delete("e").unwrap();
     shim.finish();
 }
