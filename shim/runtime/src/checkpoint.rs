@@ -1,7 +1,7 @@
 //! Dumping a container to files, by criu.
 
 use crate::cgroups::CgroupPaths;
-use crate::criu::{self, DESCRIPTORS, MASK};
+use crate::criu::{self, DESCRIPTORS, MASK, Parent};
 use crate::{Error, Result, paths};
 use oci_spec::runtime::Spec;
 use std::collections::HashSet;
@@ -22,12 +22,16 @@ pub struct CheckpointOptions<'a> {
     pub image: &'a Path,
     /// Folder of criu's logs; `None`: the image's.
     pub work: Option<&'a Path>,
-    /// Folder of an earlier image, relative to this one's.
+    /// Folder of an earlier image, relative to this one's: `../NAME` or `NAME`.
     pub parent: Option<&'a str>,
     /// Memory only, while the container runs on.
     pub pre_dump: bool,
     pub leave_running: bool,
     pub tcp_established: bool,
+    /// Leave out connections that are being made.
+    pub tcp_skip_in_flight: bool,
+    /// Files that have no name any more get one for the restore.
+    pub link_remap: bool,
     pub external_unix_sockets: bool,
     pub shell_job: bool,
     pub file_locks: bool,
@@ -66,24 +70,25 @@ impl Checkpoint {
             command.arg("--work-dir").arg(work);
         }
         if let Some(parent) = options.parent.filter(|parent| !parent.is_empty()) {
-            if Path::new(parent).is_absolute() {
-                return Err(Error::UntrustedImage {
-                    path: parent.into(),
-                    why: "must be relative to the image folder".into(),
-                });
-            }
+            let path = Path::new(parent);
+            criu::check_parent(path).map_err(|why| Error::UntrustedImage { path: path.into(), why })?;
+            criu::check_image(&options.image.join(path), Parent::Linked)?;
             command.args(["--prev-images-dir", parent, "--track-mem"]);
         } else if options.pre_dump {
             command.arg("--track-mem");
         }
+        let terminal = options.spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
         if !options.pre_dump {
             add_details(&mut command, options)?;
         }
         let flags = [
             ("--leave-running", options.leave_running && !options.pre_dump),
             ("--tcp-established", options.tcp_established),
+            ("--skip-in-flight", options.tcp_skip_in_flight),
+            ("--link-remap", options.link_remap),
             ("--ext-unix-sk", options.external_unix_sockets),
-            ("--shell-job", options.shell_job),
+            // Otherwise criu refuses a terminal whose master side is not in the image. A restore gets a new one.
+            ("--shell-job", options.shell_job || terminal),
             ("--file-locks", options.file_locks),
             ("--auto-dedup", options.auto_dedup),
         ];
@@ -114,11 +119,6 @@ impl Checkpoint {
 
 fn add_details(command: &mut Command, options: &CheckpointOptions<'_>) -> Result<()> {
     let mode = options.cgroups_mode.filter(|mode| !mode.is_empty()).unwrap_or("soft");
-    let terminal = options.spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
-    if terminal && !options.shell_job {
-        // Its other side is ours, and criu hands it over to its library's callers only.
-        return Err(Error::NotBuilt { feature: "checkpoint of a container with a terminal".into() });
-    }
     if !["soft", "full", "strict", "ignore"].contains(&mode) {
         let why = format!("{mode:?} is none of soft, full, strict and ignore");
         return Err(Error::InvalidSpec { field: "manage-cgroups-mode".into(), why });

@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 
 /// In an image folder: what the first process's stdio was, as runc notes it.
 pub(crate) const DESCRIPTORS: &str = "descriptors.json";
+/// In an image folder: a link to the one that it builds on.
+const PARENT: &str = "parent";
+/// Most images that one builds on.
+const PARENTS_MAX: usize = 64;
 /// Most files of an image folder that are looked at.
 const FILES_MAX: usize = 100_000;
 /// How much of a log's end is told.
@@ -56,10 +60,10 @@ pub(crate) fn check_folder(folder: &Path, parent_link: bool) -> Result<()> {
         if count >= FILES_MAX {
             return Err(refused(Path::new(""), "has too many files"));
         }
-        if parent_link && name == Path::new("parent") {
+        let found = entry.metadata().map_err(failed("list"))?;
+        if parent_link && name == Path::new(PARENT) && found.is_symlink() {
             continue;
         }
-        let found = entry.metadata().map_err(failed("list"))?;
         match (found.is_file(), found.nlink()) {
             (true, 1) => {}
             (true, _) => return Err(refused(&name, "is linked to from elsewhere, too")),
@@ -67,6 +71,69 @@ pub(crate) fn check_folder(folder: &Path, parent_link: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Which earlier image one may build on: the one that the link `parent` in its folder leads to. It stands beside the folder or in
+/// it, so that an image cannot have pages of any other on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent<'a> {
+    /// None: an image that wants one is refused.
+    None,
+    /// Whichever it says.
+    Linked,
+    /// This one.
+    At(&'a Path),
+}
+
+/// Checks the folder of an image and of all those that it builds on.
+pub(crate) fn check_image(folder: &Path, parent: Parent<'_>) -> Result<()> {
+    let mut folder = folder.to_owned();
+    let mut parent = parent;
+    for _ in 0..PARENTS_MAX {
+        check_folder(&folder, true)?;
+        let link = folder.join(PARENT);
+        let refused = |why: String| Error::UntrustedImage { path: link.clone(), why };
+        let failed = |doing| {
+            let path = link.clone();
+            move |source| Error::Io { doing, path, source }
+        };
+        let target = match fs::read_link(&link) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            other => other.map_err(failed("look at"))?,
+        };
+        check_parent(&target).map_err(refused)?;
+        let next = fs::canonicalize(&link).map_err(failed("follow"))?;
+        match parent {
+            Parent::None => {
+                return Err(refused("leads to an earlier image, and none was named".into()));
+            }
+            Parent::At(named) if !fs::canonicalize(named).is_ok_and(|named| named == next) => {
+                return Err(refused(format!("leads to {next:?}, and {named:?} was named")));
+            }
+            Parent::At(_) | Parent::Linked => parent = Parent::Linked,
+        }
+        let found = fs::metadata(&next).map_err(failed("look at"))?;
+        if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
+            return Err(refused(format!("leads to {next:?}, which others own or may write to")));
+        }
+        folder = next;
+    }
+    Err(Error::UntrustedImage {
+        path: folder,
+        why: format!("builds on more than {PARENTS_MAX} earlier images"),
+    })
+}
+
+/// `NAME` or `../NAME`.
+pub(crate) fn check_parent(path: &Path) -> std::result::Result<(), String> {
+    use std::path::Component::{Normal, ParentDir};
+    let parts: Vec<_> = path.components().collect();
+    match parts.as_slice() {
+        [Normal(_)] | [ParentDir, Normal(_)] => Ok(()),
+        _ => Err(format!(
+            "{path:?} is not of the form NAME or ../NAME: an earlier image is beside the new one, or in it"
+        )),
+    }
 }
 
 /// The end of criu's log, where it says what went wrong.

@@ -1,15 +1,17 @@
 //! Hooks: programs of the host that are told of the container's state on stdin at fixed moments of its life.
 //!
 //! What always holds: running one allocates nothing, so the same code serves the parent and the container's init; a hook
-//! that outlives its timeout is killed and reaped; it gets its own environment only, and no descriptor above stdio.
+//! that outlives its timeout is killed and reaped, and a poststart hook also one that outlives its container by
+//! [`AFTERLIFE`]; it gets its own environment only, and no descriptor above stdio.
 
 use crate::init::channel::How;
-use crate::patience::ends_within;
+use crate::patience::{ends_within, poll_for};
 use crate::sys::SysResult;
 use crate::sys::cstrings::CStrings;
 use crate::sys::process::{self, Exit, Reap};
 use crate::{Error, Result};
 use oci_spec::runtime::Hook;
+use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -17,7 +19,10 @@ use rustix::process::Pid;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a poststart hook may go on once its container has ended: it holds back the news of that.
+const AFTERLIFE: Duration = Duration::from_secs(10);
 
 /// At which moment hooks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +192,19 @@ pub fn run_poststart(spec: &oci_spec::runtime::Spec, id: &str, bundle: &Path, pi
     }
 }
 
+/// Why a hook has no exit.
+enum Gone {
+    Errno(Errno),
+    TimedOut,
+    Outlived,
+}
+
+impl From<Errno> for Gone {
+    fn from(errno: Errno) -> Self {
+        Gone::Errno(errno)
+    }
+}
+
 impl HookList {
     /// Runs every hook, whatever becomes of the others, and answers what failed.
     pub(crate) fn run_each(&self, pid: i32) -> Vec<String> {
@@ -194,35 +212,47 @@ impl HookList {
     }
 
     fn each(&self, pid: i32) -> impl Iterator<Item = Result<()>> {
-        (0..self.hooks.len()).map(move |index| self.run_at(index, pid).map_err(|failure| self.error(failure)))
+        let run = move |index| self.run_at(index, pid, None).map_err(|failure| self.error(failure));
+        (0..self.hooks.len()).map(run)
     }
 
     /// Runs the hooks in the host's namespaces, one after the other, until one fails.
     pub(crate) fn run(&self, pid: i32) -> Result<()> {
-        self.run_all(pid).map_err(|failure| self.error(failure))
+        self.run_all(pid, None).map_err(|failure| self.error(failure))
+    }
+
+    /// The same while the container lives, and a little longer.
+    pub(crate) fn run_beside(&self, pid: i32, container: BorrowedFd<'_>) -> Result<()> {
+        self.run_all(pid, Some(container)).map_err(|failure| self.error(failure))
     }
 
     /// Runs the hooks as children of the container's init; it tells them its own process id as it sees it.
     pub(crate) fn run_inside(&self) -> Result<(), HookFailure> {
-        self.run_all(rustix::process::getpid().as_raw_nonzero().get())
+        self.run_all(rustix::process::getpid().as_raw_nonzero().get(), None)
     }
 
-    fn run_all(&self, pid: i32) -> Result<(), HookFailure> {
-        (0..self.hooks.len()).try_for_each(|index| self.run_at(index, pid))
+    fn run_all(&self, pid: i32, container: Option<BorrowedFd<'_>>) -> Result<(), HookFailure> {
+        (0..self.hooks.len()).try_for_each(|index| self.run_at(index, pid, container))
     }
 
-    fn run_at(&self, index: usize, pid: i32) -> Result<(), HookFailure> {
+    fn run_at(&self, index: usize, pid: i32, container: Option<BorrowedFd<'_>>) -> Result<(), HookFailure> {
         let fail = |how, value| Err(HookFailure { index: index as u32, how, value });
-        match self.run_one(&self.hooks[index], pid) {
-            Err(Errno::TIMEDOUT) => fail(How::HookTimeout, 0),
-            Err(errno) => fail(How::Errno, errno.raw_os_error()),
+        match self.run_one(&self.hooks[index], pid, container) {
+            Err(Gone::TimedOut) => fail(How::HookTimeout, 0),
+            Err(Gone::Outlived) => fail(How::HookOutlived, 0),
+            Err(Gone::Errno(errno)) => fail(How::Errno, errno.raw_os_error()),
             Ok(Exit::Code(0)) => Ok(()),
             Ok(Exit::Code(code)) => fail(How::HookExit, code),
             Ok(Exit::Signal(signal)) => fail(How::HookSignal, signal),
         }
     }
 
-    fn run_one(&self, hook: &PreparedHook, pid: i32) -> SysResult<Exit> {
+    fn run_one(
+        &self,
+        hook: &PreparedHook,
+        pid: i32,
+        container: Option<BorrowedFd<'_>>,
+    ) -> Result<Exit, Gone> {
         // A file rather than a pipe: a hook that does not read its stdin must not hold anybody up.
         let stdin = rustix::fs::memfd_create(c"state", MemfdFlags::CLOEXEC)?;
         let mut digits = [0u8; 12];
@@ -235,10 +265,10 @@ impl HookList {
         let parent = self.moment.is_of_creation().then(rustix::process::getpid);
         let child = process::spawn(0, None, || hook.child(stdin.as_fd(), child_end.as_fd(), parent))?;
         drop(child_end);
-        let exit = wait_for(&child, hook.timeout)?;
+        let exit = wait_for(&child, hook.timeout, container)?;
         let mut errno = [0u8; 4];
         match rustix::io::read(&parent_end, &mut errno) {
-            Ok(4) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno))),
+            Ok(4) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno)).into()),
             _ => Ok(exit),
         }
     }
@@ -262,6 +292,9 @@ pub(crate) fn failed(kind: &'static str, path: PathBuf, timeout: Option<u64>, ho
             format!("ran longer than its timeout of {seconds} s and was killed")
         }
         (How::HookTimeout, None) => "ran too long".into(),
+        (How::HookOutlived, _) => {
+            format!("still ran {} s after the container had ended, and was killed", AFTERLIFE.as_secs())
+        }
         _ => format!("cannot be executed: {}", crate::error::errno_text(value)),
     };
     Error::Hook { kind, path, why }
@@ -303,14 +336,37 @@ impl PreparedHook {
     }
 }
 
-/// Waits for a hook, no longer than its timeout; `ETIMEDOUT` if it had to be killed.
-fn wait_for(child: &process::Child, timeout: Option<Duration>) -> SysResult<Exit> {
-    if timeout.is_some_and(|timeout| !ends_within(child.pidfd.as_fd(), timeout)) {
-        let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-        process::wait(child.pidfd.as_fd(), Reap::Take)?;
-        return Err(Errno::TIMEDOUT);
+/// Waits for a hook, no longer than its timeout, nor long after the end of its container, if that is watched.
+fn wait_for(
+    child: &process::Child,
+    timeout: Option<Duration>,
+    container: Option<BorrowedFd<'_>>,
+) -> Result<Exit, Gone> {
+    let began = Instant::now();
+    let hook = child.pidfd.as_fd();
+    if let Some(container) = container {
+        let mut either = [
+            PollFd::from_borrowed_fd(hook, PollFlags::IN),
+            PollFd::from_borrowed_fd(container, PollFlags::IN),
+        ];
+        poll_for(&mut either, timeout.unwrap_or(Duration::MAX))?;
+        let outlives = either[0].revents().is_empty() && !either[1].revents().is_empty();
+        let left = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_sub(began.elapsed()));
+        if outlives && left > AFTERLIFE && !ends_within(hook, AFTERLIFE) {
+            return end(child, Gone::Outlived);
+        }
     }
-    process::wait(child.pidfd.as_fd(), Reap::Take)
+    match timeout.map(|timeout| timeout.saturating_sub(began.elapsed())) {
+        Some(left) if !ends_within(hook, left) => end(child, Gone::TimedOut),
+        _ => Ok(process::wait(hook, Reap::Take)?),
+    }
+}
+
+/// Kills a hook.
+fn end(child: &process::Child, why: Gone) -> Result<Exit, Gone> {
+    let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    process::wait(child.pidfd.as_fd(), Reap::Take)?;
+    Err(why)
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> SysResult<()> {

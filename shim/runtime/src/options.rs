@@ -29,14 +29,22 @@ pub struct CreateOptions<'a> {
     pub hand_over: Option<Handover>,
     /// So many open descriptors above stdio stay open in the program; all of them must be.
     pub preserve_fds: u32,
-    /// A program that becomes the first process and is given `NAME -- ` and the process's command line: a file that is
-    /// sealed, or that no container can write to. The process's own program is looked for all the same.
-    pub init: Option<OwnedFd>,
+    /// What becomes the first process in the place of the process's own program.
+    pub init: Option<FirstProgram>,
     /// Have systemd make the cgroups; `linux.cgroupsPath` is `slice:prefix:name` then, or empty.
     pub systemd_cgroup: bool,
     /// Called once the cgroups are made, before any process: who may be killed half-way keeps a [`crate::CgroupRecord`] of
     /// them. Its failure is the creation's.
     pub note_cgroups: Option<NoteCgroups<'a>>,
+}
+
+/// A program for the first process: a file that is sealed, or that no container can write to.
+pub enum FirstProgram {
+    /// It runs the process's own: it is given `NAME -- ` and the process's command line, and that program is looked for as
+    /// ever.
+    Runs(OwnedFd),
+    /// It is all there is: it is given `NAME`, and nothing of the rootfs is looked for or run.
+    Alone(OwnedFd),
 }
 
 /// What wants to know of new cgroups.

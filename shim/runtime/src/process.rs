@@ -6,7 +6,7 @@ use crate::init::{Console, HOME_SLOT, Init, Listener, Missing, Plan, Program, Re
 use crate::mounts::in_root;
 use crate::scheduling::{self, MemoryPolicy};
 use crate::sys::cstrings::CStrings;
-use crate::{Error, Result, Stdio};
+use crate::{Error, FirstProgram, Result, Stdio};
 use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::fd::{AsRawFd, OwnedFd};
 use std::ffi::CString;
@@ -36,7 +36,7 @@ pub(crate) struct Context<'a> {
     /// Descriptors above stdio that stay open in the program.
     pub(crate) preserve_fds: u32,
     /// What runs the program and is the first process in its place.
-    pub(crate) init: Option<OwnedFd>,
+    pub(crate) init: Option<FirstProgram>,
     /// Runs after the gate, before the program.
     pub(crate) last: Option<Step>,
 }
@@ -180,7 +180,7 @@ fn stdio(stdio: Stdio, process: &Process, size: Option<(u16, u16)>, console: Con
     }
 }
 
-fn program(process: &Process, init: Option<OwnedFd>) -> Result<Program> {
+fn program(process: &Process, init: Option<FirstProgram>) -> Result<Program> {
     let args = process.args().as_deref().unwrap_or_default();
     let name = args.first().filter(|name| !name.is_empty()).ok_or_else(|| {
         invalid("process.args", "must name a program; give a command, or an image with an entrypoint")
@@ -196,13 +196,17 @@ fn program(process: &Process, init: Option<OwnedFd>) -> Result<Program> {
         let found = path.split(':').map(|folder| CString::new(join(folder)));
         found.collect::<Result<Vec<_>, _>>().map_err(nul("process.args"))?
     };
-    let init = init.map(|file| {
+    let init = init.map(|init| {
+        let (file, words, runs) = match init {
+            FirstProgram::Runs(file) => (file, INIT_WORDS.len(), args),
+            FirstProgram::Alone(file) => (file, 1, &[][..]),
+        };
         let file = crate::init::channel::above_stdio(file).map_err(|errno| Error::System {
             doing: "duplicate the init's descriptor",
             source: errno.into(),
         })?;
-        let words = INIT_WORDS.into_iter().chain(args.iter().map(String::as_str));
-        Ok(Init { file, argv: CStrings::new(words, 0).map_err(nul("process.args"))? })
+        let words = INIT_WORDS.into_iter().take(words).chain(runs.iter().map(String::as_str));
+        Ok(Init { file, argv: CStrings::new(words, 0).map_err(nul("process.args"))?, alone: runs.is_empty() })
     });
     Ok(Program {
         init: init.transpose()?,

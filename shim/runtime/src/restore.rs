@@ -5,7 +5,8 @@
 
 use crate::cgroups::{CgroupPaths, Manager, OomWatch};
 use crate::container::SeccompProgram;
-use crate::criu::{self, DESCRIPTORS, MASK};
+use crate::criu::{self, DESCRIPTORS, MASK, Parent};
+use crate::criu_service::{Failure, Message, Restored, Service, field};
 use crate::init::{Listener, Step};
 use crate::namespaces::Namespaces;
 use crate::paths::Kind;
@@ -19,16 +20,17 @@ use crate::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long criu may take.
 const PATIENCE: Duration = Duration::from_secs(600);
-const PIDFILE: &str = "restored.pid";
+/// How long it may take to leave after its answer.
+const END: Duration = Duration::from_secs(10);
 const LOG: &str = "restore.log";
 
 /// What is restored, and as what.
@@ -40,7 +42,7 @@ pub struct RestoreOptions<'a> {
     pub spec: &'a Spec,
     /// As for [`Container::create`].
     pub rootfs_mounts: &'a [RootfsMount],
-    /// In the place of what the dumped process's stdio was.
+    /// In the place of what the dumped process's stdio was; [`Stdio::Terminal`] exactly if `process.terminal` is true.
     pub stdio: Stdio,
     pub seccomp_cache: Option<&'a Path>,
     pub systemd_cgroup: bool,
@@ -56,6 +58,13 @@ pub struct RestoreOptions<'a> {
     pub file_locks: bool,
     pub auto_dedup: bool,
     pub empty_namespaces: &'a [String],
+    /// Which earlier image this one may build on.
+    pub parent: Parent<'a>,
+    /// Memory comes when it is used, from a daemon of criu (`criu lazy-pages`) that listens in `work`.
+    pub lazy_pages: bool,
+    /// `TYPE:NAME` of another security profile than the dumped one, and another security context of mounts.
+    pub lsm_profile: Option<&'a str>,
+    pub lsm_mount_context: Option<&'a str>,
 }
 
 impl Container {
@@ -66,21 +75,39 @@ impl Container {
     /// No criu, an image folder with links in it, an image that gives more than the config, and what criu says.
     pub fn restore(options: RestoreOptions<'_>) -> Result<Container> {
         let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
-        let Stdio::Fds { stdin, stdout, stderr } = &options.stdio else {
-            return Err(Error::NotBuilt { feature: "restoring a container with a terminal".into() });
+        let wants = options.spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        let stdio = match (&options.stdio, wants) {
+            (Stdio::Fds { stdin, stdout, stderr }, false) => {
+                vec![stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]
+            }
+            (Stdio::Terminal, true) => Vec::new(),
+            (Stdio::Fds { .. }, true) => {
+                return Err(invalid("process.terminal", "is true, but no terminal was asked for"));
+            }
+            (Stdio::Terminal, false) => {
+                return Err(invalid("process.terminal", "is false, but a terminal was asked for"));
+            }
         };
         let criu = criu::find(options.criu)?;
-        criu::check_folder(options.image, false)?;
-        criu::check_folder(options.work, false)?;
+        criu::check_image(options.image, options.parent)?;
+        // A folder for both is as the image's.
+        criu::check_folder(options.work, options.work == options.image)?;
         let manager = if options.systemd_cgroup { Manager::Systemd } else { Manager::Files };
         let (cgroups, placeholder) = CgroupPaths::create(options.spec, options.id, manager)?;
         let restored = (|| {
             options.note_cgroups.map_or(Ok(()), |note| note(&cgroups))?;
             cgroups.enable_usual_controllers()?;
             let warnings = cgroups.limit_new(linux.resources().as_ref())?;
-            let pid = run(&criu, &options, &cgroups, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])?;
+            let restored = run(&criu, &options, &cgroups, &stdio)?;
             drop(placeholder);
-            examine(&options, pid, warnings, cgroups.watch_oom()?)
+            if wants && restored.terminal.is_none() {
+                let path = options.image.into();
+                return Err(Error::UntrustedImage {
+                    path,
+                    why: "has no terminal, and the config has".into(),
+                });
+            }
+            examine(&options, restored, warnings, cgroups.watch_oom()?)
         })();
         match restored {
             Ok(found) => Ok(found.into_container(options.id, cgroups)),
@@ -134,51 +161,50 @@ impl Drop for Aside {
     }
 }
 
-/// Runs criu beside the host's mounts and in the container's cgroups; the process id of the first process.
+/// Runs criu beside the host's mounts and in the container's cgroups.
 fn run(
     criu: &Path,
     options: &RestoreOptions<'_>,
     cgroups: &CgroupPaths,
-    stdio: [BorrowedFd<'_>; 3],
-) -> Result<i32> {
+    stdio: &[BorrowedFd<'_>],
+) -> Result<Restored> {
     let root = options.spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
     let root = options.bundle.join(root.path());
     let _aside = Aside::step()?;
     let folder = mount_root(options, &root)?;
-    let mut arguments = arguments(options, &root)?;
+    let mut passed = Passed::default();
+    let mut request = request(options, &root, &mut passed)?;
     for external in criu::externals(options.spec, options.bundle, cgroups) {
         make_target(folder.as_fd(), options.spec, &external)?;
-        arguments.push("--external".into());
-        arguments.push(format!("mnt[{}]:{}", external.inside, external.source.display()));
+        request.text(field::EXTERNAL, format!("mnt[{}]:{}", external.inside, external.source.display()));
     }
-    let mut passed: Vec<(String, OwnedFd)> = Vec::new();
+    let mut known: Vec<String> = Vec::new();
     for (key, fd) in descriptors(options.image)?.into_iter().zip(stdio) {
-        if !key.is_empty() && passed.iter().all(|(known, _)| *known != key) {
-            let fd =
-                rustix::io::fcntl_dupfd_cloexec(fd, 10).map_err(system("duplicate a descriptor of stdio"))?;
-            passed.push((key, fd));
+        if !key.is_empty() && !known.contains(&key) {
+            let fd = passed.keep(fd).map_err(system("duplicate a descriptor of stdio"))?;
+            request.inherit(&key, fd);
+            known.push(key);
         }
     }
     for (_, key, path) in criu::shared_namespaces(options.spec) {
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let fd = fd.map_err(|errno| Error::Io { doing: "open the namespace", path, source: errno.into() })?;
-        passed.push((
-            key.into(),
-            rustix::io::fcntl_dupfd_cloexec(&fd, 10).map_err(system("duplicate a namespace"))?,
-        ));
+        request.inherit(key, passed.keep(fd).map_err(system("duplicate a namespace"))?);
     }
-    for (key, fd) in &passed {
-        arguments.extend(["--inherit-fd".into(), format!("fd[{}]:{key}", fd.as_raw_fd())]);
+    execute(criu, request, options, cgroups, passed)
+}
+
+/// Descriptors that criu inherits, by the numbers that they have here. None of them is among those of stdio.
+#[derive(Default)]
+struct Passed(Vec<OwnedFd>);
+
+impl Passed {
+    fn keep(&mut self, fd: impl AsFd) -> Result<u32, Errno> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 10)?;
+        let number = u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF)?;
+        self.0.push(fd);
+        Ok(number)
     }
-    execute(criu, &arguments, options, cgroups, &passed)?;
-    let path = options.work.join(PIDFILE);
-    let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-        doing: "read",
-        path: path.clone(),
-        source,
-    })?;
-    let _ = std::fs::remove_file(&path);
-    text.trim().parse().map_err(|_| failure(options, "wrote no process id"))
 }
 
 fn failure(options: &RestoreOptions<'_>, why: &str) -> Error {
@@ -229,33 +255,66 @@ fn make_target(root: BorrowedFd<'_>, spec: &Spec, external: &criu::External) -> 
     })
 }
 
-fn arguments(options: &RestoreOptions<'_>, root: &Path) -> Result<Vec<String>> {
-    let text = |path: &Path| {
-        path.to_str().map(str::to_owned).ok_or_else(|| invalid("path", format!("{path:?} is not UTF-8")))
+/// Everything that criu is told but for what is outside of the image.
+fn request(options: &RestoreOptions<'_>, root: &Path, passed: &mut Passed) -> Result<Message> {
+    let open = |folder: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| Error::Io {
+            doing: "open",
+            path: folder.into(),
+            source: errno.into(),
+        })
     };
-    let mut list: Vec<String> =
-        ["criu", "restore", "-v4", "--log-file", LOG, "--pidfile", PIDFILE].map(Into::into).into();
-    list.extend(
-        ["--restore-detached", "--restore-sibling", "--leave-stopped", "--manage-cgroups=ignore"]
-            .map(Into::into),
-    );
-    list.extend(["--images-dir".into(), text(options.image)?, "--work-dir".into(), text(options.work)?]);
-    list.extend(["--root".into(), text(root)?, "--external".into(), format!("mnt[{MASK}]:{MASK}")]);
+    let mut request = Message::default();
+    for (field, folder) in [(field::IMAGES, options.image), (field::WORK, options.work)] {
+        // criu opens it anew as a descriptor of this process.
+        let fd = passed.keep(open(folder)?).map_err(system("duplicate a folder"))?;
+        request.number(field, fd.into());
+    }
+    let leave_stopped = passed.keep(leave_stopped()?).map_err(system("duplicate criu's configuration"))?;
+    request.text(field::CONFIG, format!("/proc/self/fd/{leave_stopped}"));
+    request.text(field::ROOT, root.as_os_str().as_bytes());
+    request.text(field::LOG_FILE, LOG);
+    request.number(field::LOG_LEVEL, 4);
+    // Cgroups come from the config.
+    request.number(field::CGROUPS_MODE, 0);
+    request.flag(field::SIBLING, true);
+    request.flag(field::NOTIFICATIONS, true);
+    request.text(field::EXTERNAL, format!("mnt[{MASK}]:{MASK}"));
     for namespace in options.empty_namespaces {
-        list.extend([
-            "--empty-ns".into(),
-            if namespace == "network" { "net".into() } else { namespace.clone() },
-        ]);
+        match namespace.as_str() {
+            "network" => request.number(field::EMPTY_NAMESPACES, libc::CLONE_NEWNET as u64),
+            other => {
+                return Err(invalid("empty-ns", format!("{other:?} cannot be left empty, only network")));
+            }
+        }
     }
     let flags = [
-        ("--tcp-established", options.tcp_established),
-        ("--ext-unix-sk", options.external_unix_sockets),
-        ("--shell-job", options.shell_job),
-        ("--file-locks", options.file_locks),
-        ("--auto-dedup", options.auto_dedup),
+        (field::TERMINAL, matches!(options.stdio, Stdio::Terminal)),
+        (field::TCP, options.tcp_established),
+        (field::UNIX_SOCKETS, options.external_unix_sockets),
+        (field::SHELL_JOB, options.shell_job),
+        (field::FILE_LOCKS, options.file_locks),
+        (field::AUTO_DEDUP, options.auto_dedup),
+        (field::LAZY_PAGES, options.lazy_pages),
     ];
-    list.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| (*flag).to_owned()));
-    Ok(list)
+    flags.into_iter().for_each(|(field, is_set)| request.flag(field, is_set));
+    for (field, value) in
+        [(field::LSM_PROFILE, options.lsm_profile), (field::LSM_MOUNTS, options.lsm_mount_context)]
+    {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            request.text(field, value);
+        }
+    }
+    Ok(request)
+}
+
+/// What the service has no field for in every version: a configuration file that nobody else can write to.
+fn leave_stopped() -> Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(c"criu.conf", MemfdFlags::CLOEXEC)
+        .map_err(system("make criu's configuration"))?;
+    rustix::io::write(&file, b"leave-stopped\n").map_err(system("write criu's configuration"))?;
+    Ok(file)
 }
 
 /// What the dumped process's stdio was. Only names of what comes from outside are taken.
@@ -280,15 +339,17 @@ fn descriptors(image: &Path) -> Result<Vec<String>> {
 
 fn execute(
     criu: &Path,
-    arguments: &[String],
+    request: Message,
     options: &RestoreOptions<'_>,
     cgroups: &CgroupPaths,
-    passed: &[(String, OwnedFd)],
-) -> Result<()> {
+    mut passed: Passed,
+) -> Result<Restored> {
     let nul = |_| invalid("path", "contains a NUL byte");
     let path =
         CString::new(criu.as_os_str().as_bytes()).map_err(|_| invalid("criu", "contains a NUL byte"))?;
-    let argv = CStrings::new(arguments, 0).map_err(nul)?;
+    let (service, theirs) = Service::pair().map_err(system("make a socket for criu"))?;
+    let number = passed.keep(theirs).map_err(system("duplicate criu's socket"))?;
+    let argv = CStrings::new(["criu", "swrk", &number.to_string()], 0).map_err(nul)?;
     let environment =
         format!("PATH={}", std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
     let envp = CStrings::new([environment], 0).map_err(nul)?;
@@ -315,31 +376,35 @@ fn execute(
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
-        for (_, fd) in passed {
+        for fd in &passed.0 {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
         }
         Err(sys::execve(&path, &argv, &envp))
     };
     let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
+    let deadline = Instant::now() + PATIENCE;
     let child = sys::spawn(0, group, || become_criu().map_or_else(|errno| errno.raw_os_error(), |()| 0))
         .map_err(system("clone a process for criu"))?;
-    match ends_within(child.pidfd.as_fd(), PATIENCE) {
-        false => {
-            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-            let _ = sys::wait(child.pidfd.as_fd(), Reap::Take);
-            Err(failure(options, "took too long and was killed"))
-        }
-        true => match sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))? {
-            Exit::Code(0) => Ok(()),
-            Exit::Code(code) => Err(failure(options, &format!("ended with {code}"))),
-            Exit::Signal(signal) => Err(failure(options, &format!("was killed by signal {signal}"))),
-        },
+    // criu's end of the socket is its alone, so that its end is heard; the folders it takes from here.
+    passed.0.pop();
+    let restored = service.restore(request, deadline);
+    if restored.is_err() || !ends_within(child.pidfd.as_fd(), END) {
+        let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
     }
+    let exit = sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))?;
+    restored.map_err(|error| match (error, exit) {
+        (Failure::Late, _) => failure(options, "took too long and was killed"),
+        (Failure::Refused(why), _) if !why.is_empty() => failure(options, &why),
+        (_, Exit::Code(code)) => failure(options, &format!("ended with {code}")),
+        (Failure::System(errno), _) => system("talk to criu")(errno),
+        (_, Exit::Signal(signal)) => failure(options, &format!("was killed by signal {signal}")),
+    })
 }
 
 /// What was restored, and found to be what the config allows.
 struct Found {
     pid: i32,
+    terminal: Option<OwnedFd>,
     pidfd: OwnedFd,
     warnings: Vec<String>,
     oom: Option<OomWatch>,
@@ -351,7 +416,7 @@ struct Found {
 impl Found {
     fn into_container(self, id: &str, cgroups: CgroupPaths) -> Container {
         Container {
-            init: Process { pid: self.pid, pidfd: self.pidfd, terminal: None, gate: None },
+            init: Process { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, gate: None },
             id: id.into(),
             warnings: self.warnings,
             cgroups,
@@ -373,10 +438,11 @@ impl Found {
 /// Looks at what was restored, before any of it runs.
 fn examine(
     options: &RestoreOptions<'_>,
-    pid: i32,
+    restored: Restored,
     warnings: Vec<String>,
     oom: Option<OomWatch>,
 ) -> Result<Found> {
+    let Restored { pid, terminal } = restored;
     let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
     let process = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
     let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
@@ -392,7 +458,7 @@ fn examine(
     };
     let namespaces = Namespaces::plan(linux)?.flags();
     let memory_policy = scheduling::memory_policy(linux)?;
-    Ok(Found { pid, pidfd, warnings, oom, namespaces, seccomp, memory_policy })
+    Ok(Found { pid, terminal, pidfd, warnings, oom, namespaces, seccomp, memory_policy })
 }
 
 /// The first process of an image has no more than the config gives: capabilities, a seccomp filter, no_new_privs,

@@ -50,7 +50,7 @@ impl Opening {
 
 fn run_poststart(hooks: Option<&HookList>, process: &Process) -> Result<()> {
     hooks.map_or(Ok(()), |hooks| {
-        hooks.run(process.pid).inspect_err(|_| {
+        hooks.run_beside(process.pid, process.pidfd.as_fd()).inspect_err(|_| {
             // A container whose poststart hook fails is not wanted.
             let _ = process.kill(libc::SIGKILL);
         })

@@ -174,7 +174,7 @@ pub fn launch(global: &Global, args: &Args, stay: Stay, size: Option<(u16, u16)>
 }
 
 /// Gives the callers' sockets and file what they wait for.
-fn hand_out(args: &Args, container: &mut Container) -> Result<()> {
+pub fn hand_out(args: &Args, container: &mut Container) -> Result<()> {
     if let Some(socket) = args.filled("console-socket") {
         let terminal = container.take_terminal().ok_or(Error::Config("the container has no terminal"))?;
         console::connect_to(Path::new(socket))?.send("/dev/ptmx", terminal.as_fd())?;

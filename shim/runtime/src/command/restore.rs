@@ -6,10 +6,11 @@ use super::checkpoint::{
 };
 use super::error::{Error, Result};
 use super::foreground::{self, Signals, Watched};
-use super::launch::{self, Claim, Launched, Made};
+use super::launch::{self, Claim, Launched, Made, Stay};
 use super::store::{self, State};
-use super::{Global, Verb, config, pidfile, run, sealed};
-use longshore_runtime::{Container, RestoreOptions, Stdio};
+use super::terminal::{Host, Relay};
+use super::{Global, Verb, config, run, sealed};
+use longshore_runtime::{Container, ParentImage, RestoreOptions, Stdio};
 use std::path::Path;
 
 pub const VERB: Verb = Verb {
@@ -47,10 +48,9 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
 
 fn restore(global: &Global, args: &Args) -> Result<i32> {
     sealed::ensure(store::make_root(&global.root)?)?;
-    for flag in ["lazy-pages", "lsm-profile", "lsm-mount-context", "console-socket", "no-pivot"] {
-        if args.value(flag).is_some() {
-            return Err(longshore_runtime::Error::NotBuilt { feature: format!("restore --{flag}") }.into());
-        }
+    if args.has("no-pivot") {
+        let why = "criu restores a container's mounts itself, always by pivot_root; leave --no-pivot out";
+        return Err(Error::Usage { why: why.into() });
     }
     match args.filled("manage-cgroups-mode") {
         None | Some("soft" | "ignore") => {}
@@ -66,16 +66,24 @@ fn restore(global: &Global, args: &Args) -> Result<i32> {
     {
         global.log.warn(&format!("cannot become a subreaper: {errno}"));
     }
-    let mut launched = make(global, args)?;
     let stays = !args.has("detach");
+    let terminal = config::bundle_wants_terminal(args.filled("bundle"))?;
+    let stay = if stays { Stay::Foreground } else { Stay::Detach };
+    launch::check_terminal(terminal, stay, args.filled("console-socket"))?;
+    let host = if terminal && stays { Some(Host::find()?) } else { None };
+    let mut launched = make(global, args)?;
     // Not before: while the container is being restored, signals end this command as any other.
     let signals = if stays { Signals::catch().map(Some) } else { Ok(None) };
     let outcome = signals.and_then(|signals| {
+        let relay = match (host, launched.container.take_terminal()) {
+            (Some(host), Some(terminal)) => Some(Relay::new(host, terminal)?),
+            _ => None,
+        };
         launched.container.start()?;
         let Some(signals) = &signals else { return Ok(0) };
         launched.folder.unlock();
         let watched = Watched { pid: launched.container.pid(), pidfd: launched.container.pidfd() };
-        foreground::stay(&watched, signals, None, &global.log)
+        foreground::stay(&watched, signals, relay, &global.log)
     });
     if stays || outcome.is_err() {
         run::end(global, launched);
@@ -112,15 +120,17 @@ fn make(global: &Global, args: &Args) -> Result<Launched> {
         file_locks: args.has("file-locks"),
         auto_dedup: args.has("auto-dedup"),
         empty_namespaces: &empty,
+        parent: ParentImage::Linked,
+        lazy_pages: args.has("lazy-pages"),
+        lsm_profile: args.filled("lsm-profile"),
+        lsm_mount_context: args.filled("lsm-mount-context"),
     })?;
     let mut made = Made::new(container);
     let container = made.container()?;
     for warning in container.warnings() {
         global.log.warn(warning);
     }
-    if let Some(path) = args.filled("pid-file") {
-        pidfile::write(Path::new(path), container.pid())?;
-    }
+    launch::hand_out(args, container)?;
     state.container = Some(container.record()?);
     folder.write(&state)?;
     Ok(Launched { notify: None, container: made.keep()?, folder: claim.keep()? })

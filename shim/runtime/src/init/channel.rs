@@ -57,6 +57,8 @@ pub(crate) enum How {
     HookTimeout = 3,
     /// Something that must be real is not: a device that is none, a masked path over a link, …
     Suspicious = 4,
+    /// A hook still ran long after its container had ended.
+    HookOutlived = 5,
 }
 
 impl How {
@@ -66,6 +68,7 @@ impl How {
             2 => How::HookSignal,
             3 => How::HookTimeout,
             4 => How::Suspicious,
+            5 => How::HookOutlived,
             _ => How::Errno,
         }
     }

@@ -355,8 +355,10 @@ pub(crate) struct Program {
     pub(crate) init: Option<Init>,
 }
 
-/// What becomes the first process, and runs the program as its child.
+/// What becomes the first process in the program's place.
 pub(crate) struct Init {
     pub(crate) file: OwnedFd,
     pub(crate) argv: CStrings,
+    /// Whether it does not run the program either.
+    pub(crate) alone: bool,
 }

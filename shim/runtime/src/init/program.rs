@@ -35,6 +35,9 @@ impl Child {
 
     /// Finds the program as the container's user.
     pub(super) fn find_program(&mut self, program: &Program) -> Result<(), Trouble> {
+        if program.init.as_ref().is_some_and(|init| init.alone) {
+            return Ok(());
+        }
         let mut verdict = Errno::NOENT;
         for (index, candidate) in program.candidates.iter().enumerate() {
             match executable(candidate) {

@@ -5,6 +5,7 @@
 mod bundle;
 mod cycles;
 mod descriptors;
+mod flags;
 mod foreground;
 mod lifecycle;
 mod sealed;

@@ -1,7 +1,9 @@
 //! Checkpoint and restore by criu, which works on few kernels; `make test-vm` has one.
 
 use crate::bundle::{Bundle, Running, shell};
-use longshore_runtime::{Checkpoint, CheckpointOptions, Container, Error, RestoreOptions, Stdio};
+use longshore_runtime::{
+    Checkpoint, CheckpointOptions, Container, Error, ParentImage, RestoreOptions, Stdio,
+};
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,8 @@ fn options<'a>(
         pre_dump: false,
         leave_running: false,
         tcp_established: false,
+        tcp_skip_in_flight: false,
+        link_remap: false,
         external_unix_sockets: false,
         shell_job: false,
         file_locks: false,
@@ -47,6 +51,15 @@ fn dump(bundle: &Bundle, running: &Running, image: &Path) -> Result<(), Error> {
 
 /// With the stdio of before: criu wants files to be as they were.
 fn restore(bundle: &Bundle, image: &Path, stdio: &Files) -> Result<Running, Error> {
+    restore_with(bundle, image, stdio, |_| {})
+}
+
+fn restore_with(
+    bundle: &Bundle,
+    image: &Path,
+    stdio: &Files,
+    change: impl FnOnce(&mut RestoreOptions<'_>),
+) -> Result<Running, Error> {
     let spec = serde_json::from_value(bundle.spec.clone()).unwrap();
     let (stdout, stderr) = (stdio.0.try_clone().unwrap(), stdio.1.try_clone().unwrap());
     let stdio = Stdio::Fds {
@@ -54,7 +67,7 @@ fn restore(bundle: &Bundle, image: &Path, stdio: &Files) -> Result<Running, Erro
         stdout: stdout.try_clone().unwrap().into(),
         stderr: stderr.try_clone().unwrap().into(),
     };
-    let container = Container::restore(RestoreOptions {
+    let mut options = RestoreOptions {
         criu: Path::new("criu"),
         id: &bundle.id,
         bundle: bundle.dir.path(),
@@ -72,7 +85,13 @@ fn restore(bundle: &Bundle, image: &Path, stdio: &Files) -> Result<Running, Erro
         file_locks: false,
         auto_dedup: false,
         empty_namespaces: &[],
-    })?;
+        parent: ParentImage::Linked,
+        lazy_pages: false,
+        lsm_profile: None,
+        lsm_mount_context: None,
+    };
+    change(&mut options);
+    let container = Container::restore(options)?;
     Ok(Running { container: Some(container), stdout, stderr })
 }
 
@@ -192,4 +211,84 @@ fn cve_2026_53492_a_link_in_the_rootfs_is_not_followed_when_mounting() {
     symlink(outside.path(), bundle.root().join("data")).unwrap();
     let text = restore(&bundle, &image_of(&bundle), &files).err().unwrap().to_string();
     assert!(text.contains("without following a link"), "{text}");
+}
+
+#[test]
+#[ignore = "needs a kernel that criu knows: make test-vm"]
+fn memory_that_was_dumped_before_is_not_dumped_again() {
+    let mut bundle = Bundle::new(COUNTER);
+    bundle.spec["process"]["noNewPrivileges"] = serde_json::json!(false);
+    let mut running = bundle.start();
+    running.wait_for_output("3\n");
+    let spec = serde_json::from_value(bundle.spec.clone()).unwrap();
+    let images = ["pre", "image"].map(|name| bundle.dir.path().join(name));
+    let pre = CheckpointOptions { pre_dump: true, ..options(&bundle, &running, &spec, &images[0]) };
+    Checkpoint::prepare(&pre).unwrap().run().unwrap();
+    let whole = CheckpointOptions { parent: Some("../pre"), ..options(&bundle, &running, &spec, &images[1]) };
+    Checkpoint::prepare(&whole).unwrap().run().unwrap();
+    let pages = |image: &Path| std::fs::metadata(image.join("pages-1.img")).unwrap().len();
+    assert!(pages(&images[1]) < pages(&images[0]), "{} {}", pages(&images[1]), pages(&images[0]));
+    let count: u32 = running.stdout().lines().last().unwrap().parse().unwrap();
+    let files = (running.stdout.try_clone().unwrap(), running.stderr.try_clone().unwrap());
+    assert_eq!(running.finish().code, 137);
+    let refused = restore_with(&bundle, &images[1], &files, |options| options.parent = ParentImage::None);
+    assert!(refused.err().unwrap().to_string().contains("none was named"));
+    let mut running = restore(&bundle, &images[1], &files).unwrap_or_else(|error| panic!("{error}"));
+    running.container().start().unwrap();
+    running.wait_for_output(&format!("\n{}\n", count + 2));
+    running.kill();
+}
+
+#[test]
+#[ignore = "needs a kernel that criu knows: make test-vm"]
+fn memory_may_come_when_it_is_used() {
+    let (bundle, count, files) = dumped(|_| {});
+    let image = image_of(&bundle);
+    let mut criu = std::process::Command::new("criu");
+    criu.args(["lazy-pages", "--images-dir"]).arg(&image).arg("--work-dir").arg(&image);
+    criu.args(["-v4", "--log-file", "lazy.log"]);
+    let mut pages = criu.spawn().unwrap();
+    let socket = image.join("lazy-pages.socket");
+    let began = std::time::Instant::now();
+    while !socket.exists() {
+        assert!(began.elapsed().as_secs() < 20, "no daemon for pages");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let restored = restore_with(&bundle, &image, &files, |options| options.lazy_pages = true);
+    let mut running = restored.unwrap_or_else(|error| panic!("{error}"));
+    running.container().start().unwrap();
+    running.wait_for_output(&format!("\n{}\n", count + 2));
+    running.kill();
+    let _ = pages.kill();
+    pages.wait().unwrap();
+}
+
+#[test]
+fn cve_2024_5154_an_image_builds_on_none_that_is_elsewhere() {
+    let bundle = Bundle::new("true");
+    let files = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let folder = |name: &str| {
+        let path = bundle.dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    };
+    let (image, earlier) = (folder("image"), folder("earlier"));
+    std::fs::create_dir_all(bundle.dir.path().join("deep/er")).unwrap();
+    for (target, words) in [
+        ("/etc", "is not of the form"),
+        ("../../etc", "is not of the form"),
+        ("../deep/er", "is not of the form"),
+        ("..", "is not of the form"),
+        ("../earlier", "which others own or may write to"),
+        ("../image", "builds on more than"),
+    ] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&earlier, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let _ = std::fs::remove_file(image.join("parent"));
+        symlink(target, image.join("parent")).unwrap();
+        match restore(&bundle, &image, &files).err().unwrap() {
+            Error::NoCriu { .. } => return,
+            error => assert!(error.to_string().contains(words), "{target}: {error}"),
+        }
+    }
 }
