@@ -2,12 +2,12 @@
 
 use crate::cgroups::CgroupPaths;
 use crate::criu::{self, DESCRIPTORS, MASK, Parent};
+use crate::criu_service::{Criu, Kind, Message, Passed, field};
 use crate::{Error, Result, paths};
 use oci_spec::runtime::Spec;
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 /// What is dumped, where to, and how.
 pub struct CheckpointOptions<'a> {
@@ -40,12 +40,21 @@ pub struct CheckpointOptions<'a> {
     pub cgroups_mode: Option<&'a str>,
     /// Namespaces that are made at a restore, but whose contents are not kept.
     pub empty_namespaces: &'a [String],
+    /// Memory stays with criu, which hands it out over the network and ends when all of it was fetched.
+    pub lazy_pages: bool,
+    /// A descriptor of this process to which criu writes a zero byte when lazy pages are ready.
+    pub status_fd: Option<u32>,
+    /// Where memory goes to; with lazy pages where it is asked for.
+    pub page_server: Option<(&'a str, u16)>,
 }
 
-/// A dump that is ready to be run.
+/// A dump that is ready to be run; it may be moved to a thread, as it takes its time.
 pub struct Checkpoint {
-    /// criu with its arguments: to be run once, then [`Checkpoint::failure`] says why it failed, if it did.
-    pub command: Command,
+    criu: PathBuf,
+    kind: Kind,
+    request: Message,
+    /// The folders, until criu has opened them.
+    passed: Passed,
     log: PathBuf,
 }
 
@@ -60,78 +69,83 @@ impl Checkpoint {
         if let Some(work) = options.work {
             criu::check_folder(work, false)?;
         }
-        let name = if options.pre_dump { "pre-dump" } else { "dump" };
-        let log = format!("{name}.log");
-        let mut command = Command::new(criu);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command.args([name, "--tree", &options.pid.to_string(), "-v4", "--log-file", &log]);
-        command.arg("--images-dir").arg(options.image);
+        let (kind, log) = match options.pre_dump {
+            true => (Kind::PreDump, "pre-dump.log"),
+            false => (Kind::Dump, "dump.log"),
+        };
+        let (mut passed, mut request) = (Passed::default(), Message::default());
+        request.number(field::IMAGES, passed.keep_folder(options.image)?.into());
         if let Some(work) = options.work {
-            command.arg("--work-dir").arg(work);
+            request.number(field::WORK, passed.keep_folder(work)?.into());
         }
+        request.number(field::PID, options.pid.unsigned_abs().into());
+        request.text(field::LOG_FILE, log);
+        request.number(field::LOG_LEVEL, 4);
         if let Some(parent) = options.parent.filter(|parent| !parent.is_empty()) {
             let path = Path::new(parent);
             criu::check_parent(path).map_err(|why| Error::UntrustedImage { path: path.into(), why })?;
             criu::check_image(&options.image.join(path), Parent::Linked)?;
-            command.args(["--prev-images-dir", parent, "--track-mem"]);
-        } else if options.pre_dump {
-            command.arg("--track-mem");
+            request.text(field::PARENT, parent);
         }
+        let tracks = options.pre_dump || options.parent.is_some_and(|parent| !parent.is_empty());
         let terminal = options.spec.process().as_ref().and_then(|process| process.terminal()) == Some(true);
-        if !options.pre_dump {
-            add_details(&mut command, options)?;
-        }
         let flags = [
-            ("--leave-running", options.leave_running && !options.pre_dump),
-            ("--tcp-established", options.tcp_established),
-            ("--skip-in-flight", options.tcp_skip_in_flight),
-            ("--link-remap", options.link_remap),
-            ("--ext-unix-sk", options.external_unix_sockets),
-            // Otherwise criu refuses a terminal whose master side is not in the image. A restore gets a new one.
-            ("--shell-job", options.shell_job || terminal),
-            ("--file-locks", options.file_locks),
-            ("--auto-dedup", options.auto_dedup),
+            (field::TRACK_MEMORY, tracks),
+            (field::LEAVE_RUNNING, options.leave_running && !options.pre_dump),
+            (field::TCP, options.tcp_established),
+            (field::TCP_SKIP_IN_FLIGHT, options.tcp_skip_in_flight),
+            (field::LINK_REMAP, options.link_remap),
+            (field::UNIX_SOCKETS, options.external_unix_sockets),
+            (field::SHELL_JOB, options.shell_job),
+            (field::FILE_LOCKS, options.file_locks),
+            (field::AUTO_DEDUP, options.auto_dedup),
+            (field::LAZY_PAGES, options.lazy_pages),
+            // Its master side is ours, and a restore makes another one.
+            (field::TERMINAL, terminal && !options.pre_dump),
         ];
-        command.args(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| flag));
-        Ok(Checkpoint { command, log: options.work.unwrap_or(options.image).join(log) })
+        flags.into_iter().for_each(|(field, is_set)| request.flag(field, is_set));
+        if let Some(fd) = options.status_fd {
+            request.number(field::STATUS_FD, fd.into());
+        }
+        if let Some((address, port)) = options.page_server {
+            request.page_server(address, port);
+        }
+        if !options.pre_dump {
+            add_details(&mut request, options)?;
+        }
+        let log = options.work.unwrap_or(options.image).join(log);
+        Ok(Checkpoint { criu, kind, request, passed, log })
     }
 
     /// Runs it to its end.
+    ///
+    /// # Errors
+    /// criu's own words.
     pub fn run(mut self) -> Result<()> {
-        let output = self.command.stderr(Stdio::piped()).output();
-        let output = output.map_err(|source| Error::System { doing: "run criu", source })?;
-        match (output.status.success(), self.failure()) {
-            (true, _) => Ok(()),
-            // Before it has a log it tells its stderr.
-            (false, Error::Criu { doing, why, log }) if why.is_empty() => {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                Err(Error::Criu { doing, why: format!("{} {said}", output.status), log })
-            }
-            (false, failure) => Err(failure),
-        }
-    }
-
-    /// Why criu failed, in its own words.
-    pub fn failure(&self) -> Error {
-        Error::Criu { doing: "dump", why: criu::last_words(&self.log), log: self.log.clone() }
+        let criu = Criu::start(&self.criu, &mut self.passed, None, || Ok(()))?;
+        let done = criu.ask(self.kind, self.request, criu::PATIENCE);
+        done.map(drop).map_err(|why| {
+            let words = criu::last_words(&self.log);
+            Error::Criu { doing: "dump", why: if words.is_empty() { why } else { words }, log: self.log }
+        })
     }
 }
 
-fn add_details(command: &mut Command, options: &CheckpointOptions<'_>) -> Result<()> {
+fn add_details(request: &mut Message, options: &CheckpointOptions<'_>) -> Result<()> {
     let mode = options.cgroups_mode.filter(|mode| !mode.is_empty()).unwrap_or("soft");
-    if !["soft", "full", "strict", "ignore"].contains(&mode) {
+    // Numbers of `criu_cg_mode`.
+    let modes = [("ignore", 0), ("soft", 3), ("full", 4), ("strict", 5)];
+    let Some((_, number)) = modes.into_iter().find(|(name, _)| *name == mode) else {
         let why = format!("{mode:?} is none of soft, full, strict and ignore");
         return Err(Error::InvalidSpec { field: "manage-cgroups-mode".into(), why });
-    }
+    };
     // Cgroups come from the config at a restore; what is in the image is for other runtimes.
-    command.arg(format!("--manage-cgroups={mode}"));
-    for namespace in options.empty_namespaces {
-        command.args(["--empty-ns", if namespace == "network" { "net" } else { namespace }]);
-    }
+    request.number(field::CGROUPS_MODE, number);
+    criu::empty_namespaces(options.empty_namespaces, request)?;
     let mounted = mounts_of(options.pid)?;
     for external in criu::externals(options.spec, options.bundle, options.cgroups) {
         if mounted.points.contains(&external.inside) {
-            command.args(["--external", &format!("mnt[{0}]:{0}", external.inside)]);
+            request.text(field::EXTERNAL, format!("mnt[{0}]:{0}", external.inside));
         }
     }
     for path in
@@ -139,18 +153,18 @@ fn add_details(command: &mut Command, options: &CheckpointOptions<'_>) -> Result
     {
         let path = format!("/{}", paths::clean(path));
         if mounted.points.contains(&path) && !mounted.folders.contains(&path) {
-            command.args(["--external", &format!("mnt[{path}]:{MASK}")]);
+            request.text(field::EXTERNAL, format!("mnt[{path}]:{MASK}"));
         }
     }
     for (kind, key, path) in criu::shared_namespaces(options.spec) {
         let inode = std::fs::metadata(&path)
             .map_err(|source| Error::Io { doing: "look at the namespace", path, source })?
             .ino();
-        command.args(["--external", &format!("{kind}[{inode}]:{key}")]);
+        request.text(field::EXTERNAL, format!("{kind}[{inode}]:{key}"));
     }
     let descriptors = descriptors(options.pid, &mounted)?;
     for key in descriptors.iter().filter(|key| key.starts_with("file[")).collect::<HashSet<_>>() {
-        command.args(["--external", key]);
+        request.text(field::EXTERNAL, key);
     }
     let path = options.image.join(DESCRIPTORS);
     let text = serde_json::to_vec(&descriptors).unwrap_or_default();

@@ -5,16 +5,22 @@
 //! image.
 
 use crate::cgroups::{CgroupPaths, Mode};
+use crate::criu_service::{Message, field};
 use crate::{Error, Result, paths};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How long criu may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 /// In an image folder: what the first process's stdio was, as runc notes it.
 pub(crate) const DESCRIPTORS: &str = "descriptors.json";
 /// In an image folder: a link to the one that it builds on.
 const PARENT: &str = "parent";
+/// In a work folder: where `criu lazy-pages` listens.
+const PAGES: &str = "lazy-pages.socket";
 /// Most images that one builds on.
 const PARENTS_MAX: usize = 64;
 /// Most files of an image folder that are looked at.
@@ -64,8 +70,10 @@ pub(crate) fn check_folder(folder: &Path, parent_link: bool) -> Result<()> {
         if parent_link && name == Path::new(PARENT) && found.is_symlink() {
             continue;
         }
+        let is_for_pages = name == Path::new(PAGES) && found.file_type().is_socket();
         match (found.is_file(), found.nlink()) {
             (true, 1) => {}
+            (false, _) if is_for_pages => {}
             (true, _) => return Err(refused(&name, "is linked to from elsewhere, too")),
             (false, _) => return Err(refused(&name, "is no plain file")),
         }
@@ -177,6 +185,18 @@ pub(crate) fn externals(spec: &Spec, bundle: &Path, cgroups: &CgroupPaths) -> Ve
         }
     }
     list
+}
+
+/// Namespaces whose contents are not kept: criu knows of the network only.
+pub(crate) fn empty_namespaces(names: &[String], request: &mut Message) -> Result<()> {
+    if let Some(other) = names.iter().find(|name| *name != "network") {
+        let why = format!("{other:?} cannot be left empty, only network");
+        return Err(Error::InvalidSpec { field: "empty-ns".into(), why });
+    }
+    if !names.is_empty() {
+        request.number(field::EMPTY_NAMESPACES, libc::CLONE_NEWNET as u64);
+    }
+    Ok(())
 }
 
 /// Namespaces that the container shares with others by path, of the kinds that criu can leave alone: key and path.

@@ -1,32 +1,56 @@
-//! criu's service protocol (`criu swrk`): one request over a socket, notifications while it works, one answer. Beyond the command
-//! line it hands over the master side of the container's terminal.
+//! criu's service protocol (`criu swrk`): one request over a socket, notifications while it works, one answer. Beyond what the command
+//! line can, it leaves the master side of the container's terminal out of an image, and hands over the one of a restored container.
 //!
 //! What always holds: criu is waited for no longer than it is given; what it says is looked at within bounds, and a message
 //! that makes no sense is an error. Field numbers are those of criu's `images/rpc.proto`.
 
-use crate::patience::poll_for;
+use crate::Error;
+use crate::patience::{ends_within, poll_for};
 use crate::sys::SysResult;
+use crate::sys::cstrings::CStrings;
+use crate::sys::process::{self as sys, Child, Exit, Reap};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags, SocketType,
     recvmsg, socketpair,
 };
+use std::ffi::CString;
 use std::mem::MaybeUninit;
-use std::time::Instant;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Longest message of criu.
 const MESSAGE: usize = 64 << 10;
+/// How long criu may take to leave after its answer.
+const END: Duration = Duration::from_secs(10);
 /// `criu_req_type`.
-const RESTORE: u64 = 2;
 const NOTIFY: u64 = 6;
 /// The notification that brings the terminal.
 const TERMINAL: &[u8] = b"orphan-pts-master";
 
+/// What criu is asked for: numbers of `criu_req_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Dump = 1,
+    Restore = 2,
+    PreDump = 4,
+}
+
 /// Fields of `criu_opts`.
 pub(crate) mod field {
     pub(crate) const IMAGES: u32 = 1;
+    pub(crate) const PID: u32 = 2;
+    pub(crate) const LEAVE_RUNNING: u32 = 3;
+    pub(crate) const PAGE_SERVER: u32 = 11;
+    pub(crate) const PARENT: u32 = 14;
+    pub(crate) const TRACK_MEMORY: u32 = 15;
+    pub(crate) const LINK_REMAP: u32 = 18;
+    pub(crate) const TCP_SKIP_IN_FLIGHT: u32 = 46;
+    pub(crate) const STATUS_FD: u32 = 49;
     pub(crate) const UNIX_SOCKETS: u32 = 4;
     pub(crate) const TCP: u32 = 5;
     pub(crate) const SHELL_JOB: u32 = 7;
@@ -47,6 +71,93 @@ pub(crate) mod field {
     pub(crate) const CONFIG: u32 = 51;
     pub(crate) const LSM_PROFILE: u32 = 53;
     pub(crate) const LSM_MOUNTS: u32 = 63;
+}
+
+/// Descriptors that criu inherits, by the numbers that they have here. None of them is among those of stdio.
+#[derive(Default)]
+pub(crate) struct Passed(Vec<OwnedFd>);
+
+impl Passed {
+    pub(crate) fn keep(&mut self, fd: impl AsFd) -> SysResult<u32> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 10)?;
+        let number = u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF)?;
+        self.0.push(fd);
+        Ok(number)
+    }
+
+    /// criu opens such a folder anew as a descriptor of this process.
+    pub(crate) fn keep_folder(&mut self, folder: &Path) -> Result<u32, Error> {
+        let failed = |errno: Errno| Error::Io { doing: "open", path: folder.into(), source: errno.into() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(folder, flags, Mode::empty()).map_err(failed)?;
+        self.keep(fd).map_err(failed)
+    }
+}
+
+/// A criu that waits for its one request.
+pub(crate) struct Criu {
+    service: Service,
+    child: Child,
+}
+
+impl Criu {
+    /// Starts it; `prepare` is run in its process before it, and must not allocate.
+    pub(crate) fn start(
+        criu: &Path,
+        passed: &mut Passed,
+        group: Option<BorrowedFd<'_>>,
+        prepare: impl FnOnce() -> SysResult<()>,
+    ) -> Result<Criu, Error> {
+        let system = |doing| move |errno: Errno| Error::System { doing, source: errno.into() };
+        let nul = |_| Error::InvalidSpec { field: "criu".into(), why: "contains a NUL byte".into() };
+        let path = CString::new(criu.as_os_str().as_bytes()).map_err(nul)?;
+        let (service, theirs) = Service::pair().map_err(system("make a socket for criu"))?;
+        let number = passed.keep(theirs).map_err(system("duplicate criu's socket"))?;
+        let argv = CStrings::new(["criu", "swrk", &number.to_string()], 0).map_err(nul)?;
+        let search = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+        let envp = CStrings::new([format!("PATH={search}")], 0).map_err(nul)?;
+        let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(system("open /dev/null"))?;
+        let become_criu = || -> SysResult<()> {
+            sys::reset_signals()?;
+            rustix::process::setsid()?;
+            prepare()?;
+            rustix::stdio::dup2_stdin(&null)?;
+            rustix::stdio::dup2_stdout(&null)?;
+            rustix::stdio::dup2_stderr(&null)?;
+            for fd in &passed.0 {
+                rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+            }
+            Err(sys::execve(&path, &argv, &envp))
+        };
+        let child = sys::spawn(0, group, || become_criu().map_or_else(|errno| errno.raw_os_error(), |()| 0))
+            .map_err(system("clone a process for criu"))?;
+        // That end of the socket is criu's alone, so that its end is heard.
+        passed.0.pop();
+        Ok(Criu { service, child })
+    }
+
+    /// Has it do its work, and waits for its end. The error is criu's answer, or how it ended; its log says more.
+    pub(crate) fn ask(self, kind: Kind, options: Message, patience: Duration) -> Result<Done, String> {
+        let Criu { service, child } = self;
+        let done = service.ask(kind, options, Instant::now() + patience);
+        // After a pre-dump it would wait for more.
+        drop(service);
+        if done.is_err() || !ends_within(child.pidfd.as_fd(), END) {
+            let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+        }
+        let exit = sys::wait(child.pidfd.as_fd(), Reap::Take);
+        done.map_err(|failure| match (failure, exit) {
+            (Failure::Late, _) => format!("took longer than {} s and was killed", patience.as_secs()),
+            (Failure::Refused(why), _) if !why.is_empty() => why,
+            (_, Ok(Exit::Code(code))) => format!("ended with {code}"),
+            (Failure::System(errno), _) => {
+                format!("could not be talked to: {}", crate::error::errno_text(errno.raw_os_error()))
+            }
+            (_, Ok(Exit::Signal(signal))) => format!("was killed by signal {signal}"),
+            (Failure::Refused(_), Err(_)) => "ended".into(),
+        })
+    }
 }
 
 /// A message in protobuf's encoding.
@@ -70,6 +181,14 @@ impl Message {
         self.varint(u64::from(field) << 3 | 2);
         self.varint(value.len() as u64);
         self.0.extend_from_slice(value);
+    }
+
+    /// Where pages are sent to, or asked for.
+    pub(crate) fn page_server(&mut self, address: &str, port: u16) {
+        let mut entry = Message::default();
+        entry.text(1, address);
+        entry.number(2, port.into());
+        self.text(field::PAGE_SERVER, entry.0);
     }
 
     /// A descriptor that criu finds under a key.
@@ -176,7 +295,7 @@ impl Response {
 
 /// How a conversation ended without what it was for.
 #[derive(Debug)]
-pub(crate) enum Failure {
+enum Failure {
     System(Errno),
     /// It took too long.
     Late,
@@ -190,29 +309,29 @@ impl From<Errno> for Failure {
     }
 }
 
-/// What was restored.
+/// What was done.
 #[derive(Debug)]
-pub(crate) struct Restored {
+pub(crate) struct Done {
+    /// The first process that was restored.
     pub(crate) pid: i32,
     /// Master side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// Our end of the socket.
-pub(crate) struct Service(OwnedFd);
+struct Service(OwnedFd);
 
 impl Service {
     /// Both ends; the other one is criu's.
-    pub(crate) fn pair() -> SysResult<(Service, OwnedFd)> {
+    fn pair() -> SysResult<(Service, OwnedFd)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Service(ours), theirs))
     }
 
-    /// Has criu restore what its options say.
-    pub(crate) fn restore(&self, options: Message, deadline: Instant) -> Result<Restored, Failure> {
+    fn ask(&self, kind: Kind, options: Message, deadline: Instant) -> Result<Done, Failure> {
         let mut request = Message::default();
-        request.number(1, RESTORE);
+        request.number(1, kind as u64);
         request.text(2, options.0);
         self.send(&request)?;
         let mut terminal = None;
@@ -228,8 +347,9 @@ impl Service {
                 self.send(&heard)?;
                 continue;
             }
-            if response.kind == RESTORE && response.success && response.pid > 0 {
-                return Ok(Restored { pid: response.pid, terminal });
+            let is_there = kind != Kind::Restore || response.pid > 0;
+            if response.kind == kind as u64 && response.success && is_there {
+                return Ok(Done { pid: response.pid, terminal });
             }
             let why = match (response.said.as_str(), i32::try_from(response.errno)) {
                 ("", Ok(errno @ 1..)) => crate::error::errno_text(errno),
@@ -279,7 +399,6 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// As criu would answer.
     fn response(kind: u64, part: Option<(u32, Message)>) -> Vec<u8> {
@@ -305,14 +424,14 @@ mod tests {
             let length = rustix::io::read(&theirs, &mut buffer).unwrap();
             let mut pid = Message::default();
             pid.number(1, 70_000);
-            rustix::io::write(&theirs, &response(RESTORE, Some((4, pid)))).unwrap();
+            rustix::io::write(&theirs, &response(Kind::Restore as u64, Some((4, pid)))).unwrap();
             (fields, buffer[..length].to_vec())
         });
         let mut options = Message::default();
         options.number(field::IMAGES, 300);
         options.text(field::ROOT, "/x".repeat(200));
         options.inherit("pipe:[1]", 10);
-        let restored = ours.restore(options, Instant::now() + Duration::from_secs(10)).unwrap();
+        let restored = ours.ask(Kind::Restore, options, Instant::now() + Duration::from_secs(10)).unwrap();
         assert_eq!((restored.pid, restored.terminal.is_none()), (70_000, true));
         let (fields, heard) = criu.join().unwrap();
         assert_eq!((fields, heard), (vec![1, 2], vec![0x08, 6, 0x18, 1]));
@@ -322,12 +441,12 @@ mod tests {
     fn nonsense_lateness_and_silence_are_errors() {
         let soon = || Instant::now() + Duration::from_millis(50);
         let (ours, theirs) = Service::pair().unwrap();
-        assert!(matches!(ours.restore(Message::default(), soon()), Err(Failure::Late)));
+        assert!(matches!(ours.ask(Kind::Restore, Message::default(), soon()), Err(Failure::Late)));
         for bytes in [&[0xff; 20][..], &[0x08, 2, 0x10, 1], &[0x22, 0xff, 0xff, 0xff], &[0x08, 2, 0x38, 2]] {
             rustix::io::write(&theirs, bytes).unwrap();
-            assert!(matches!(ours.restore(Message::default(), soon()), Err(Failure::Refused(_))));
+            assert!(matches!(ours.ask(Kind::Restore, Message::default(), soon()), Err(Failure::Refused(_))));
         }
         drop(theirs);
-        assert!(ours.restore(Message::default(), soon()).is_err());
+        assert!(ours.ask(Kind::Restore, Message::default(), soon()).is_err());
     }
 }

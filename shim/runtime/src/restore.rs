@@ -6,31 +6,23 @@
 use crate::cgroups::{CgroupPaths, Manager, OomWatch};
 use crate::container::SeccompProgram;
 use crate::criu::{self, DESCRIPTORS, MASK, Parent};
-use crate::criu_service::{Failure, Message, Restored, Service, field};
+use crate::criu_service::{Criu, Done, Kind as Asked, Message, Passed, field};
 use crate::init::{Listener, Step};
 use crate::namespaces::Namespaces;
 use crate::paths::Kind;
-use crate::patience::ends_within;
 use crate::scheduling::MemoryPolicy;
-use crate::sys::cstrings::CStrings;
-use crate::sys::process::{self as sys, Exit, Reap};
+use crate::sys::process as sys;
 use crate::{
     Container, Error, Process, Result, RootfsMount, Stdio, capabilities, mounts, paths, rootfs, scheduling,
     seccomp,
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-/// How long criu may take.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// How long it may take to leave after its answer.
-const END: Duration = Duration::from_secs(10);
 const LOG: &str = "restore.log";
 
 /// What is restored, and as what.
@@ -167,7 +159,7 @@ fn run(
     options: &RestoreOptions<'_>,
     cgroups: &CgroupPaths,
     stdio: &[BorrowedFd<'_>],
-) -> Result<Restored> {
+) -> Result<Done> {
     let root = options.spec.root().as_ref().ok_or_else(|| invalid("root", "is missing"))?;
     let root = options.bundle.join(root.path());
     let _aside = Aside::step()?;
@@ -192,19 +184,6 @@ fn run(
         request.inherit(key, passed.keep(fd).map_err(system("duplicate a namespace"))?);
     }
     execute(criu, request, options, cgroups, passed)
-}
-
-/// Descriptors that criu inherits, by the numbers that they have here. None of them is among those of stdio.
-#[derive(Default)]
-struct Passed(Vec<OwnedFd>);
-
-impl Passed {
-    fn keep(&mut self, fd: impl AsFd) -> Result<u32, Errno> {
-        let fd = rustix::io::fcntl_dupfd_cloexec(fd, 10)?;
-        let number = u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF)?;
-        self.0.push(fd);
-        Ok(number)
-    }
 }
 
 fn failure(options: &RestoreOptions<'_>, why: &str) -> Error {
@@ -257,20 +236,9 @@ fn make_target(root: BorrowedFd<'_>, spec: &Spec, external: &criu::External) -> 
 
 /// Everything that criu is told but for what is outside of the image.
 fn request(options: &RestoreOptions<'_>, root: &Path, passed: &mut Passed) -> Result<Message> {
-    let open = |folder: &Path| {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(folder, flags, Mode::empty()).map_err(|errno| Error::Io {
-            doing: "open",
-            path: folder.into(),
-            source: errno.into(),
-        })
-    };
     let mut request = Message::default();
-    for (field, folder) in [(field::IMAGES, options.image), (field::WORK, options.work)] {
-        // criu opens it anew as a descriptor of this process.
-        let fd = passed.keep(open(folder)?).map_err(system("duplicate a folder"))?;
-        request.number(field, fd.into());
-    }
+    request.number(field::IMAGES, passed.keep_folder(options.image)?.into());
+    request.number(field::WORK, passed.keep_folder(options.work)?.into());
     let leave_stopped = passed.keep(leave_stopped()?).map_err(system("duplicate criu's configuration"))?;
     request.text(field::CONFIG, format!("/proc/self/fd/{leave_stopped}"));
     request.text(field::ROOT, root.as_os_str().as_bytes());
@@ -281,14 +249,7 @@ fn request(options: &RestoreOptions<'_>, root: &Path, passed: &mut Passed) -> Re
     request.flag(field::SIBLING, true);
     request.flag(field::NOTIFICATIONS, true);
     request.text(field::EXTERNAL, format!("mnt[{MASK}]:{MASK}"));
-    for namespace in options.empty_namespaces {
-        match namespace.as_str() {
-            "network" => request.number(field::EMPTY_NAMESPACES, libc::CLONE_NEWNET as u64),
-            other => {
-                return Err(invalid("empty-ns", format!("{other:?} cannot be left empty, only network")));
-            }
-        }
-    }
+    criu::empty_namespaces(options.empty_namespaces, &mut request)?;
     let flags = [
         (field::TERMINAL, matches!(options.stdio, Stdio::Terminal)),
         (field::TCP, options.tcp_established),
@@ -343,62 +304,25 @@ fn execute(
     options: &RestoreOptions<'_>,
     cgroups: &CgroupPaths,
     mut passed: Passed,
-) -> Result<Restored> {
-    let nul = |_| invalid("path", "contains a NUL byte");
-    let path =
-        CString::new(criu.as_os_str().as_bytes()).map_err(|_| invalid("criu", "contains a NUL byte"))?;
-    let (service, theirs) = Service::pair().map_err(system("make a socket for criu"))?;
-    let number = passed.keep(theirs).map_err(system("duplicate criu's socket"))?;
-    let argv = CStrings::new(["criu", "swrk", &number.to_string()], 0).map_err(nul)?;
-    let environment =
-        format!("PATH={}", std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into()));
-    let envp = CStrings::new([environment], 0).map_err(nul)?;
+) -> Result<Done> {
     let joins = cgroups.plan_joins()?;
     let namespaces = options.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     let own_cgroups = namespaces
         .into_iter()
         .flatten()
         .any(|namespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none());
-    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(system("open /dev/null"))?;
-    let become_criu = || -> Result<(), Errno> {
-        sys::reset_signals()?;
-        rustix::process::setsid()?;
+    let enter_cgroups = || {
         for join in &joins {
             if let Step::JoinCgroup { tasks, .. } = join {
                 rustix::io::write(tasks, b"0")?;
             }
         }
         // Its processes see the container's cgroups as the root of all.
-        if own_cgroups {
-            sys::unshare(libc::CLONE_NEWCGROUP)?;
-        }
-        rustix::stdio::dup2_stdin(&null)?;
-        rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
-        for fd in &passed.0 {
-            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
-        }
-        Err(sys::execve(&path, &argv, &envp))
+        if own_cgroups { sys::unshare(libc::CLONE_NEWCGROUP) } else { Ok(()) }
     };
     let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
-    let deadline = Instant::now() + PATIENCE;
-    let child = sys::spawn(0, group, || become_criu().map_or_else(|errno| errno.raw_os_error(), |()| 0))
-        .map_err(system("clone a process for criu"))?;
-    // criu's end of the socket is its alone, so that its end is heard; the folders it takes from here.
-    passed.0.pop();
-    let restored = service.restore(request, deadline);
-    if restored.is_err() || !ends_within(child.pidfd.as_fd(), END) {
-        let _ = sys::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
-    }
-    let exit = sys::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for criu"))?;
-    restored.map_err(|error| match (error, exit) {
-        (Failure::Late, _) => failure(options, "took too long and was killed"),
-        (Failure::Refused(why), _) if !why.is_empty() => failure(options, &why),
-        (_, Exit::Code(code)) => failure(options, &format!("ended with {code}")),
-        (Failure::System(errno), _) => system("talk to criu")(errno),
-        (_, Exit::Signal(signal)) => failure(options, &format!("was killed by signal {signal}")),
-    })
+    let criu = Criu::start(criu, &mut passed, group, enter_cgroups)?;
+    criu.ask(Asked::Restore, request, criu::PATIENCE).map_err(|why| failure(options, &why))
 }
 
 /// What was restored, and found to be what the config allows.
@@ -438,11 +362,11 @@ impl Found {
 /// Looks at what was restored, before any of it runs.
 fn examine(
     options: &RestoreOptions<'_>,
-    restored: Restored,
+    restored: Done,
     warnings: Vec<String>,
     oom: Option<OomWatch>,
 ) -> Result<Found> {
-    let Restored { pid, terminal } = restored;
+    let Done { pid, terminal } = restored;
     let linux = options.spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
     let process = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
     let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())

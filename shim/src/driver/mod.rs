@@ -16,7 +16,7 @@ use oci_spec::runtime::LinuxResources;
 pub use checkpoint::Checkpoint;
 pub use command::{Command, ExecByCommand, KILL, Making};
 pub use oci::Oci;
-pub use order::{Heard, Leaves, Order, Running, Step, criu_check, criu_dump};
+pub use order::{Heard, Leaves, Order, Running, Step, criu_check};
 
 use crate::error::Result;
 

@@ -286,21 +286,6 @@ pub fn criu_check() -> Order {
     }
 }
 
-/// A dump of a container of our own runtime.
-pub fn criu_dump(command: Command) -> Order {
-    Order {
-        command,
-        verb: "dump",
-        limit: limits::RUNTIME_CHECKPOINT,
-        leaves: Leaves::Nothing,
-        hears: Hears::Stderr,
-        judge: Err,
-        runtime: "criu".to_owned(),
-        log: None,
-        files: Vec::new(),
-    }
-}
-
 /// The last error in a runtime's log, which has a JSON object on each line.
 fn last_words(log: &Path) -> Option<String> {
     let mut text = String::new();

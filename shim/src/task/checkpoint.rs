@@ -11,7 +11,7 @@ use crate::dispatch::Answer;
 use longshore_runtime::{Checkpoint as Dump, CheckpointOptions as DumpOptions, Container};
 
 use crate::bundle;
-use crate::driver::{Checkpoint, Driver, Step, criu_check, criu_dump, criu_of};
+use crate::driver::{Checkpoint, Driver, criu_check, criu_of};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::process::Caller;
@@ -42,36 +42,35 @@ impl Shim {
         let what = Checkpoint { image: image.clone(), options, criu_work };
         let task = self.task(&request.id)?;
         let (place, criu) = (task.place.clone(), task.criu.clone());
-        let (order, dump) = match self.driver(&request.id)? {
-            Driver::Command(command) => (command.checkpoint(&what), None),
-            Driver::Library(container) => {
-                let mut dump = match prepare(container, &place, &criu, &what) {
-                    Ok(dump) => dump,
-                    Err(error) => {
-                        let step = Step::Run(Box::new(criu_check()));
-                        let go_on = move |_: &mut Self, works: Result<()>| works.and(Err::<(), _>(error));
-                        return self.after(caller, turn, step, go_on);
-                    }
-                };
-                let command = std::mem::replace(&mut dump.command, std::process::Command::new("criu"));
-                (criu_dump(command), Some(dump))
-            }
-        };
-        let order = Box::new(order);
-        let answer = self.keep_open(caller);
-        let dumped = TaskCheckpointed { container_id: request.id, checkpoint: image };
-        self.launch(order, turn.clone(), move |shim, result| match result {
+        let dumped = TaskCheckpointed { container_id: request.id.clone(), checkpoint: image };
+        let next = turn.clone();
+        let go_on = move |shim: &mut Self, result: Result<()>| match result {
             Ok(()) => {
                 shim.emit(&What::Checkpointed(dumped));
                 shim.reply(caller, Ok(()));
             }
             // Where criu does not work at all, its own reason says more than the runtime's.
-            Err(error) => shim.launch(Box::new(criu_check()), turn, move |shim, works| {
-                let error = dump.map_or(error, |dump| dump.failure().into());
+            Err(error) => shim.launch(Box::new(criu_check()), next, move |shim, works| {
                 shim.reply(caller, works.and(Err::<(), _>(error)));
             }),
-        });
-        Ok(answer)
+        };
+        match self.driver(&request.id)? {
+            Driver::Command(command) => {
+                let order = Box::new(command.checkpoint(&what));
+                let answer = self.keep_open(caller);
+                self.launch(order, turn, go_on);
+                Ok(answer)
+            }
+            Driver::Library(container) => {
+                let dump = prepare(container, &place, &criu, &what);
+                let answer = self.keep_open(caller);
+                match dump {
+                    Ok(dump) => self.beside(turn, move || Ok(dump.run()?), go_on),
+                    Err(error) => go_on(self, Err(error)),
+                }
+                Ok(answer)
+            }
+        }
     }
 }
 
@@ -100,5 +99,8 @@ fn prepare(container: &Container, place: &Place, criu: &str, what: &Checkpoint) 
         auto_dedup: false,
         cgroups_mode: Some(options.cgroups_mode.as_str()),
         empty_namespaces: &options.empty_namespaces,
+        lazy_pages: false,
+        status_fd: None,
+        page_server: None,
     })?)
 }

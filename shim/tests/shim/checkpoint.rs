@@ -109,9 +109,36 @@ fn an_image_builds_on_the_earlier_one_that_is_named() {
     let images = ["first", "second"].map(|name| folder.path().join(name));
     images.iter().for_each(|image| fs::create_dir(image).unwrap());
     let mut shim = Shim::created(&counter(&output));
-    shim.start().unwrap();
+    let pid = shim.start().unwrap().pid;
     assert!(wait_until(PATIENCE, || lines(&output).len() > 2), "it does not count");
-    checkpoint(&mut shim, &images[0], CheckpointOptions::default());
+    let config = fs::read(shim.bundle.join("config.json")).unwrap();
+    longshore_runtime::Checkpoint::prepare(&longshore_runtime::CheckpointOptions {
+        criu: Path::new("criu"),
+        pid: pid.try_into().unwrap(),
+        cgroups: &longshore_runtime::cgroups::CgroupPaths::open(&shim.cgroup).unwrap(),
+        spec: &longshore_runtime::load_spec(&config).unwrap(),
+        bundle: &shim.bundle,
+        image: &images[0],
+        work: None,
+        parent: None,
+        pre_dump: true,
+        leave_running: true,
+        tcp_established: false,
+        tcp_skip_in_flight: false,
+        link_remap: false,
+        external_unix_sockets: false,
+        shell_job: false,
+        file_locks: false,
+        auto_dedup: false,
+        cgroups_mode: None,
+        empty_namespaces: &[],
+        lazy_pages: false,
+        status_fd: None,
+        page_server: None,
+    })
+    .unwrap()
+    .run()
+    .unwrap();
     let parent_path = "../first".to_owned();
     checkpoint(&mut shim, &images[1], CheckpointOptions { exit: true, parent_path, ..Default::default() });
     assert_eq!(shim.wait("").unwrap().exit_status, 137);

@@ -61,7 +61,7 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
     }
     let spec = folder.config()?;
     let empty: Vec<String> = args.list("empty-ns").map(str::to_owned).collect();
-    let mut checkpoint = Checkpoint::prepare(&CheckpointOptions {
+    let checkpoint = Checkpoint::prepare(&CheckpointOptions {
         criu: &global.criu,
         pid: record.pid,
         cgroups: &record.open_cgroups()?,
@@ -81,19 +81,17 @@ fn run(global: &Global, args: &Args) -> Result<i32> {
         auto_dedup: args.has("auto-dedup"),
         cgroups_mode: args.filled("manage-cgroups-mode"),
         empty_namespaces: &empty,
+        lazy_pages: args.has("lazy-pages"),
+        status_fd: args.number("status-fd")?,
+        page_server: args.filled("page-server").map(page_server).transpose()?,
     })?;
-    if args.has("lazy-pages") {
-        checkpoint.command.arg("--lazy-pages");
-    }
-    if let Some(number) = args.number::<u32>("status-fd")? {
-        checkpoint.command.args(["--status-fd", &number.to_string()]);
-    }
-    if let Some(server) = args.filled("page-server") {
-        let (address, port) = server.rsplit_once(':').ok_or_else(|| Error::Usage {
-            why: format!("--page-server {server:?} is not of the form ADDRESS:PORT"),
-        })?;
-        checkpoint.command.args(["--page-server", "--address", address, "--port", port]);
-    }
     checkpoint.run()?;
     Ok(0)
+}
+
+fn page_server(text: &str) -> Result<(&str, u16)> {
+    let parts = text.rsplit_once(':').and_then(|(address, port)| Some((address, port.parse().ok()?)));
+    parts.filter(|(address, _)| !address.is_empty()).ok_or_else(|| Error::Usage {
+        why: format!("--page-server {text:?} is not of the form ADDRESS:PORT"),
+    })
 }

@@ -41,6 +41,9 @@ fn options<'a>(
         auto_dedup: false,
         cgroups_mode: None,
         empty_namespaces: &[],
+        lazy_pages: false,
+        status_fd: None,
+        page_server: None,
     }
 }
 
