@@ -295,3 +295,22 @@ fn update_changes_limits_at_once_and_the_rest_at_the_next_start() {
     assert_eq!(d.ctl(&["exec", "up", "cat", "/kept"]).ok().stdout, "mine\n");
     d.ctl(&["rm", "-f", "up"]).ok();
 }
+
+#[test]
+fn what_an_update_cannot_keep_it_does_not_change() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    d.ctl(&["run", "-d", "--name", "up", "-m", "64m", "-e", "A=1", &f.busybox, "sleep", "1000"]).ok();
+    // Few enough words for a container, but each byte takes six in its record, twice: more than a record may have.
+    let values: Vec<String> = (0..13).map(|n| format!("V{n}={}", "\u{1}".repeat(120_000))).collect();
+    let mut line = vec!["update", "-m", "128m", "-e", "A=2"];
+    values.iter().for_each(|value| line.extend(["-e", value]));
+    line.push("up");
+    let said = d.ctl(&line).expect(1).stderr;
+    assert!(said.contains("bytes of one metadata record"), "{said}");
+    let shown = inspect(d, "up", "{{.HostConfig.Memory}} {{json .Config.Env}}");
+    assert!(shown.starts_with("67108864 ") && shown.contains("A=1") && !shown.contains("V0="), "{shown}");
+    let limit = format!("{READ_CGROUP}show memory/memory.limit_in_bytes memory.max");
+    assert_eq!(d.ctl(&["exec", "up", "sh", "-c", &limit]).ok().stdout, "67108864\n");
+    d.ctl(&["rm", "-f", "up"]).ok();
+}

@@ -404,8 +404,12 @@ fn images_are_mounted_read_only_and_stay_as_they_are() {
     }
     let shown = d.ctl(&["inspect", "-f", "{{range .Mounts}}{{.Type}} {{.RW}}{{end}}", "within"]).ok();
     assert_eq!(shown.line(), "image false");
-    d.ctl(&["run", "-d", "--name", "runs", "--volumes-from", "within", &f.busybox, "sleep", "1000"]);
-    d.ctl(&["rm", "-f", "within", "runs"]);
+    d.ctl(&["pull", "-q", &data]).ok();
+    d.ctl(&["run", "-d", "--name", "runs", "--volumes-from", "within", &f.busybox, "sleep", "1000"]).ok();
+    assert_eq!(d.ctl(&["exec", "runs", "cat", "/i/file"]).ok().stdout, "from the image");
+    d.ctl(&["create", "--name", "never", "--mount", &mount(""), &f.busybox, "true"]).ok();
+    assert!(d.ctl(&["system", "df", "--why"]).ok().stdout.contains("-image-"));
+    d.ctl(&["rm", "-f", "within", "runs", "never"]).ok();
     let folder = d.root().display().to_string();
     longshore_tests::daemon::eventually("neither a mount nor a view is left", || {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");

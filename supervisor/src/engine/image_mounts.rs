@@ -81,6 +81,9 @@ impl Engine {
         let snapshotter = self.snapshotter_of(record)?;
         let (key, parent) = (key(id, &name(mount)), local.chain_id.clone().unwrap_or_default());
         let labels = Labels::from([(OWNER, id), ROOT].map(|(key, value)| (key.to_owned(), value.to_owned())));
+        let point = self.image_point(id, mount);
+        // The folder tells of the view when the container is removed.
+        blocking(move || make_folder(&point)).await?;
         let view = || snapshotter.view(&self.namespace, &key, &parent, labels.clone(), None);
         match view().await {
             Err(error) if error.is_not_found() => {
@@ -101,8 +104,7 @@ impl Engine {
         blocking(move || {
             let mut mounted = Mounted::default();
             for (point, mounts) in views {
-                std::fs::create_dir_all(&point)
-                    .map_err(|source| Error::io("making the folder", &point, source))?;
+                make_folder(&point)?;
                 release(&point)?;
                 mounted.0.push(point.clone());
                 mounts.iter().try_for_each(|mount| crate::mounts::mount_at(mount, &point))?;
@@ -136,6 +138,10 @@ pub fn leave(folder: &Path) -> Result<Vec<String>> {
         names.extend(entry.file_name().to_str().map(str::to_owned));
     }
     Ok(names)
+}
+
+fn make_folder(point: &Path) -> Result<()> {
+    std::fs::create_dir_all(point).map_err(|source| Error::io("making the folder", point, source))
 }
 
 fn images(mounts: &[Mount]) -> impl Iterator<Item = &Mount> {

@@ -115,7 +115,16 @@ impl Wanted {
         if anonymous {
             labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
         }
-        Ok((name, VolumeRecord { created_at: Timestamp::now(), labels, options: self.options, anonymous }))
+        Ok((
+            name,
+            VolumeRecord {
+                created_at: Timestamp::now(),
+                labels,
+                options: self.options,
+                anonymous,
+                goes_with: None,
+            },
+        ))
     }
 }
 

@@ -63,6 +63,9 @@ pub struct VolumeRecord {
     /// Made for one container, without a name of the user's.
     #[serde(default)]
     pub anonymous: bool,
+    /// The container that it goes with, whenever that does: one that is removed when it ends. Without a name only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goes_with: Option<String>,
 }
 
 /// A volume and who has it.

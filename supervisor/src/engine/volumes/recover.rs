@@ -78,8 +78,13 @@ impl Engine {
         tracing::warn!(volume = name, "a folder with files has no record; it is a volume again");
         let anonymous = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
         let labels = anonymous.then(|| (ANONYMOUS_LABEL.to_owned(), String::new())).into_iter().collect();
-        let record =
-            VolumeRecord { created_at: Timestamp::now(), labels, options: BTreeMap::new(), anonymous };
+        let record = VolumeRecord {
+            created_at: Timestamp::now(),
+            labels,
+            options: BTreeMap::new(),
+            anonymous,
+            goes_with: None,
+        };
         self.db.write_lazy(|tx| tx.put(&tables::VOLUMES, &self.namespace, name, &record))?;
         records.insert(name.to_owned(), record);
         Ok(())
@@ -99,11 +104,30 @@ impl Engine {
                     labels: BTreeMap::new(),
                     options: BTreeMap::new(),
                     anonymous: mount.volume.anonymous,
+                    goes_with: None,
                 };
                 self.ensure_volume(&mount.source, record, Some(&entry.id)).await?;
             }
         }
+        self.drop_left_behind();
         Ok(())
+    }
+
+    /// Removes the volumes of containers that were removed at their end, when the daemon died before their volumes were.
+    fn drop_left_behind(self: &Arc<Self>) {
+        let owned = |(name, kept): (&String, &Kept)| {
+            let owner = kept.record.goes_with.clone().filter(|_| kept.users.is_empty())?;
+            Some((name.clone(), owner))
+        };
+        let owned: Vec<(String, String)> = self.volumes.lock().iter().filter_map(owned).collect();
+        let gone = owned.into_iter().filter(|(_, owner)| self.registry.get(owner).is_none());
+        let names: Vec<String> = gone.map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            tracing::info!(volumes = names.len(), "removing volumes whose containers are gone");
+            self.volumes.dismiss(&names);
+            let engine = self.clone();
+            self.background.spawn(async move { engine.remove_anonymous(&names).await });
+        }
     }
 
     /// Notes who runs with which volume, and unmounts those that nobody does. Comes after the containers' states are settled.

@@ -108,7 +108,8 @@ impl Engine {
             labels: mount.volume.labels.clone(),
             options: mount.volume.driver_options.clone(),
         };
-        let (name, record) = wanted.checked()?;
+        let (name, mut record) = wanted.checked()?;
+        record.goes_with = (record.anonymous && config.auto_remove).then(|| acquired.id.clone());
         mount.volume.anonymous |= record.anonymous;
         mount.source.clone_from(&name);
         // Noted first: what is made from here on is given back.
