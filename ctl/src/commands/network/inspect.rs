@@ -63,7 +63,8 @@ pub fn network(found: &Network) -> Value {
         "EnableIPv6" => found.ipv6,
         "IPAM" => fields! {
             "Driver" => "default",
-            "Options" => Value::Map(Vec::new()),
+            // Only a bridge has addresses to give out.
+            "Options" => if found.driver == "bridge" { Value::Map(Vec::new()) } else { Value::Null },
             "Config" => Value::List(configs),
         },
         "Internal" => found.internal,
