@@ -222,6 +222,14 @@ fn postgresql_keeps_its_data() {
     let port = free();
     let publish = format!("127.0.0.1:{port}:5432");
     let limits = ["-m", "256m", "--cpus", "1.5", "--pids-limit", "100", "--shm-size", "128m"];
+    let own = [
+        "-u",
+        "postgres",
+        "--health-cmd",
+        "pg_isready -h 127.0.0.1 -U postgres",
+        "--health-interval",
+        "300ms",
+    ];
     let common =
         ["-e", "POSTGRES_PASSWORD=secret", "-v", "pgdata:/var/lib/postgresql/data", "--restart", "always"];
     let healthy = |h: &House| {
@@ -230,7 +238,7 @@ fn postgresql_keeps_its_data() {
     let image = h.image.clone();
     h.serve(
         "db",
-        &[&common[..], &limits[..], &["-p", &publish]].concat(),
+        &[&common[..], &limits[..], &own[..], &["-p", &publish]].concat(),
         &image,
         &["-c", "max_connections=30"],
     );
@@ -365,6 +373,9 @@ fn redis_keeps_its_keys() {
     };
     let port = answers(&h);
     assert_eq!(h.limits("cache"), ["67108864", "50000 100000", "20"]);
+    let shown = h.daemon.ctl(&["top", "cache", "-o", "pid,args"]).ok().stdout;
+    assert!(shown.lines().nth(1).is_some_and(|line| line.contains("redis-server")), "{shown}");
+    assert!(h.daemon.ctl(&["stats", "--no-stream", "cache"]).ok().stdout.contains("64MiB"));
     fill(port, 2000);
     let by_name = |h: &House, words: &[&str]| {
         h.beside(&[], "redis-cli", &[&["-h", "cache"][..], words].concat()).ok().line().to_owned()

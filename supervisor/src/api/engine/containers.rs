@@ -199,8 +199,7 @@ impl Containers for ContainersService {
     async fn inspect(&self, request: Request<wire::ContainerRequest>) -> Answer<wire::InspectResponse> {
         let found = self.engine.inspect(&request.into_inner().container).map_err(status)?;
         let exit_code = found.exit_code();
-        let (mut record, state) = (found.record, found.summary);
-        record.config.expose.append(&mut record.exposed);
+        let (record, state) = (found.record, found.summary);
         Ok(Response::new(wire::InspectResponse {
             snapshot_key: state.id.clone(),
             summary: Some(convert::summary(state)),
