@@ -4,6 +4,7 @@
 pub mod api;
 pub mod buildkit;
 pub mod containerd;
+pub mod cri;
 pub mod ctr;
 pub mod daemon;
 pub mod debian;

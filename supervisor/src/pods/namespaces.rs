@@ -76,9 +76,20 @@ impl Wanted {
             ipc: config.namespaces.ipc != Sharing::Node,
             hostname: own_network.then(|| hostname(config)),
             network: own_network,
-            sysctls: config.sysctls.clone(),
+            sysctls: sysctls(config),
         }
     }
+}
+
+/// What is asked for, and what everybody may do in a network namespace of one's own: ping, and open ports below 1024.
+fn sysctls(config: &PodConfig) -> Map {
+    let mut all = Map::new();
+    if config.namespaces.network != Sharing::Node {
+        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+    }
+    all.extend(config.sysctls.clone());
+    all
 }
 
 /// The name that a pod's containers have.

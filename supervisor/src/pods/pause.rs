@@ -31,7 +31,7 @@ impl Pods {
         }
         let spec = self.pause_spec(id, config, &root)?;
         let options = shim::CreateOptions {
-            init: true,
+            pause: true,
             systemd_cgroup: self.parent_is_slice(config),
             ..shim::CreateOptions::default()
         };

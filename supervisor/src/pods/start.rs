@@ -72,7 +72,10 @@ impl Pods {
             record.pid = started.pid;
             record.started_at = Some(Timestamp::now());
         });
-        self.save_container(container).await?;
+        // It runs all the same: a daemon that finds it running knows that it was started.
+        if let Err(error) = self.save_container(container).await {
+            tracing::warn!(container = %container.id, %error, "its start is not recorded");
+        }
         self.happened(&container.id, &container.pod, Happened::Started);
         // It may have ended before anybody watched it.
         let ended = self.tasks.get(&self.namespace, &container.id, ProcessId::Init);

@@ -78,7 +78,7 @@ impl Pods {
     /// Has a container's log opened anew, after it was renamed.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
-        Err(Error::Unimplemented { what: format!("opening the log of container {} anew", container.id) })
+        self.tasks.reopen_log(&self.namespace, &container.id).await
     }
 
     /// Keeps what a pod as a whole is given.
