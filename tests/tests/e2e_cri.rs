@@ -155,7 +155,8 @@ async fn an_exec_that_takes_too_long_is_killed_and_a_child_that_keeps_its_output
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     // Of a flood the beginning is kept, and the rest is drained.
     let flood = w.cri.exec_sync(&id, "head -c 20000000 /dev/zero", 60).await.expect("run");
-    assert_eq!((flood.stdout.len(), flood.exit_code), (16 << 20, 0));
+    assert_eq!(flood.exit_code, 0);
+    assert!((15 << 20..16 << 20).contains(&flood.stdout.len()), "{}", flood.stdout.len());
     w.cri.remove_pod(&pod).await.expect("removed");
 }
 

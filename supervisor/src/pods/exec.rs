@@ -19,8 +19,9 @@ use crate::tasks::{
 /// The type URL of a process specification.
 const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
 
-/// Bytes of each output stream that are kept of a synchronous exec; more are read and dropped.
-const MAX_OUTPUT: usize = 16 << 20;
+/// Bytes of output that are kept of a synchronous exec, both streams together: with what is around them they fit into one
+/// message, which is 16 MiB long at most for every client. More are read and dropped.
+const MAX_OUTPUT: usize = (16 << 20) - 4096;
 
 /// How long output may still come when the process has ended: a child of its own may have kept the stream.
 const LATE: Duration = Duration::from_millis(250);
@@ -81,9 +82,11 @@ impl Pods {
         mut output: AttachReceiver,
         said: &mut Said,
     ) -> Result<u32> {
-        let keep = |kept: &mut Vec<u8>, bytes: &[u8]| {
-            let room = MAX_OUTPUT - kept.len();
-            kept.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        let mut room = MAX_OUTPUT;
+        let mut keep = |kept: &mut Vec<u8>, bytes: &[u8]| {
+            let bytes = bytes.get(..room).unwrap_or(bytes);
+            kept.extend_from_slice(bytes);
+            room -= bytes.len();
         };
         let exit = self.tasks.wait(&self.namespace, &container.id, ProcessId::Exec(exec_id));
         tokio::pin!(exit);

@@ -185,6 +185,6 @@ impl Pods {
 
     /// Where layers and writable layers are.
     pub fn snapshots_folder(&self) -> String {
-        self.config.root.join("snapshots").display().to_string()
+        self.config.root.join("snapshotter").display().to_string()
     }
 }
