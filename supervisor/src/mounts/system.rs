@@ -10,8 +10,8 @@ use nix::mount::{MsFlags, mount as mount_call};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::loopback::{self, Access};
@@ -20,6 +20,9 @@ use crate::snapshots::Mount;
 
 /// fsconfig(2) takes no longer values.
 const MAX_VALUE: usize = 255;
+
+/// mount(2) takes no longer options, with the byte at their end.
+const MAX_DATA: usize = 4096;
 
 /// The options, sorted by who understands them.
 struct Options<'a> {
@@ -125,19 +128,7 @@ fn bind(mount: &Mount, options: &Options<'_>, point: &Path) -> Result<()> {
     let recursive = options.recursive || mount.kind == "rbind";
     let flags = if recursive { MsFlags::MS_BIND | MsFlags::MS_REC } else { MsFlags::MS_BIND };
     mount_call(Some(mount.source.as_str()), point, None::<&str>, flags, None::<&str>).map_err(failed)?;
-    let mut again = MsFlags::empty();
-    for (attribute, flag) in [
-        (MountAttrFlags::MOUNT_ATTR_RDONLY, MsFlags::MS_RDONLY),
-        (MountAttrFlags::MOUNT_ATTR_NOSUID, MsFlags::MS_NOSUID),
-        (MountAttrFlags::MOUNT_ATTR_NODEV, MsFlags::MS_NODEV),
-        (MountAttrFlags::MOUNT_ATTR_NOEXEC, MsFlags::MS_NOEXEC),
-        (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
-        (MountAttrFlags::MOUNT_ATTR_NOATIME, MsFlags::MS_NOATIME),
-    ] {
-        if options.attributes.contains(attribute) {
-            again |= flag;
-        }
-    }
+    let again = classic_flags(options.attributes);
     if again.is_empty() {
         return Ok(());
     }
@@ -182,11 +173,60 @@ pub fn filesystem(mount: &Mount, more: MountAttrFlags) -> Result<OwnedFd> {
         set("ro").map_err(|errno| failed(mount, "ro", errno))?;
     }
     for option in &options.data {
-        set(option).map_err(|errno| failed(mount, option, errno))?;
+        match set(option) {
+            Err(Errno::INVAL) if is_long_list(mount, option) => {
+                return classic(mount, &options, options.attributes | more);
+            }
+            done => done.map_err(|errno| failed(mount, option, errno))?,
+        }
     }
     fsconfig_create(&context).map_err(|errno| failed(mount, "", errno))?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes | more)
         .map_err(|errno| failed(mount, "", errno))
+}
+
+/// Attributes as mount(2) has them.
+fn classic_flags(attributes: MountAttrFlags) -> MsFlags {
+    let known = [
+        (MountAttrFlags::MOUNT_ATTR_RDONLY, MsFlags::MS_RDONLY),
+        (MountAttrFlags::MOUNT_ATTR_NOSUID, MsFlags::MS_NOSUID),
+        (MountAttrFlags::MOUNT_ATTR_NODEV, MsFlags::MS_NODEV),
+        (MountAttrFlags::MOUNT_ATTR_NOEXEC, MsFlags::MS_NOEXEC),
+        (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (MountAttrFlags::MOUNT_ATTR_NOATIME, MsFlags::MS_NOATIME),
+    ];
+    known.into_iter().filter(|(attribute, _)| attributes.contains(*attribute)).map(|(_, flag)| flag).collect()
+}
+
+fn is_long_list(mount: &Mount, option: &str) -> bool {
+    mount.kind == "overlay" && option.strip_prefix("lowerdir=").is_some_and(|list| list.len() > MAX_VALUE)
+}
+
+/// Makes an overlay by mount(2), for kernels before 6.5: their fsconfig(2) takes no list of many folders. It is made in the mount
+/// namespace of a thread that ends, and taken out of it.
+fn classic(mount: &Mount, options: &Options<'_>, attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let lists = options.data.iter().filter_map(|option| option.strip_prefix("lowerdir="));
+    // A folder that is there: it is covered for that thread alone.
+    let Some(place) = lists.flat_map(split).next() else {
+        return Err(Error::invalid(shown(mount), "an overlay without lower folders"));
+    };
+    let data = options.data.join(",");
+    if data.len() >= MAX_DATA {
+        let why = format!("its options take {} bytes; kernels before 6.5 take {MAX_DATA}", data.len());
+        return Err(Error::invalid(shown(mount), why));
+    }
+    let make = || -> io::Result<OwnedFd> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount_call(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        let (source, kind) = (Some(mount.source.as_str()), Some(mount.kind.as_str()));
+        mount_call(source, place.as_str(), kind, classic_flags(attributes), Some(data.as_str()))?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        Ok(open_tree(CWD, place.as_str(), flags)?)
+    };
+    let made = std::thread::scope(|scope| scope.spawn(make).join());
+    made.map_err(|_| Error::Lost { what: "mounting" })?
+        .map_err(|source| Error::io("mounting", shown(mount), source))
 }
 
 fn failed(mount: &Mount, option: &str, errno: Errno) -> Error {
@@ -240,6 +280,30 @@ mod tests {
     #[test]
     fn lists_are_split_at_plain_colons() {
         assert_eq!(split("/a:/b\\:c:/d\\\\e"), ["/a", "/b:c", "/d\\e"]);
+    }
+
+    #[test]
+    fn an_overlay_of_an_older_kernel_is_detached_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, file) in [("low", "a"), ("high", "b")] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join(file), name).unwrap();
+        }
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let options = vec![format!("lowerdir={}:{}", path("high"), path("low")), "ro".to_owned()];
+        let mount =
+            Mount { kind: "overlay".into(), source: "overlay".into(), target: String::new(), options };
+        let parsed = parse(&mount).unwrap();
+        let root = match classic(&mount, &parsed, parsed.attributes) {
+            Ok(root) => root,
+            Err(error) => return eprintln!("no overlay here: {error}"),
+        };
+        for file in ["a", "b"] {
+            rustix::fs::statat(&root, file, rustix::fs::AtFlags::empty()).unwrap();
+        }
+        assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&path("")));
+        let long = Mount { options: vec![format!("lowerdir=/{}", "x".repeat(MAX_DATA))], ..mount };
+        assert!(classic(&long, &parse(&long).unwrap(), MountAttrFlags::empty()).is_err());
     }
 
     #[test]
