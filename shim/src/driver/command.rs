@@ -69,7 +69,10 @@ impl Creation {
     /// The command has worked: the container, and its terminal.
     pub fn finish(&mut self) -> Result<Option<OwnedFd>> {
         let terminal = self.console.take().map(Console::receive).transpose()?;
-        self.container.adopt()?;
+        // One that is to be restored has no process yet.
+        if self.container.restore.is_none() {
+            self.container.adopt()?;
+        }
         Ok(terminal)
     }
 }
