@@ -239,11 +239,13 @@ impl Shim {
                 self.exited(serial, code.into());
             }
             _ => {
-                // One whose poststart hook fails has run: it ends by itself, or by our signal.
+                // One whose poststart hook fails has run, and one that was killed at its gate ends by that: its own end tells.
                 let has_run = matches!(error, Error::Runtime(RuntimeError::Hook { kind: "poststart", .. }));
                 if !has_run {
-                    process.unusable = Some(code);
                     process.started_at = None;
+                }
+                if !has_run && !matches!(error, Error::Runtime(RuntimeError::NotRunning)) {
+                    process.unusable = Some(code);
                 }
                 // Often it has ended by itself; it is reaped like any other.
                 let _ = self.kill_process(serial, libc::SIGKILL, |_, _| {});
