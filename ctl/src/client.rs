@@ -88,7 +88,8 @@ impl Context {
     }
 
     pub async fn system(&self) -> Result<SystemClient<Channel>, Failure> {
-        Ok(SystemClient::with_origin(self.channel().await?, Uri::from_static("http://localhost")))
+        let client = SystemClient::with_origin(self.channel().await?, Uri::from_static("http://localhost"));
+        Ok(client.max_decoding_message_size(MAX_MESSAGE))
     }
 
     pub async fn volumes(&self) -> Result<VolumesClient<Channel>, Failure> {

@@ -35,7 +35,8 @@ impl Reader {
         (sender, Reader { pieces, current: Bytes::new(), patience: None })
     }
 
-    /// Reads what a client sends, each piece within `bound`; otherwise the error is `late`. Called within the runtime.
+    /// Reads what a client sends, each piece within `bound`; otherwise the error is `late`. An empty piece is the end: a
+    /// sender that is dropped before is a client that went away, and what came is not all. Called within the runtime.
     pub fn patient(
         pieces: mpsc::Receiver<io::Result<Bytes>>,
         bound: Duration,
@@ -46,14 +47,17 @@ impl Reader {
     }
 
     fn next(&mut self) -> io::Result<Option<Bytes>> {
-        let piece = match &self.patience {
-            None => self.pieces.blocking_recv(),
-            Some(Patience { runtime, bound, late }) => {
-                let next = async { tokio::time::timeout(*bound, self.pieces.recv()).await };
-                runtime.block_on(next).map_err(|_| late())?
-            }
+        let Some(Patience { runtime, bound, late }) = &self.patience else {
+            return self.pieces.blocking_recv().transpose();
         };
-        piece.transpose()
+        let next = async { tokio::time::timeout(*bound, self.pieces.recv()).await };
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the client has gone away");
+        let piece = runtime.block_on(next).map_err(|_| late())?.unwrap_or_else(|| Err(gone()))?;
+        if piece.is_empty() {
+            self.pieces.close();
+            return Ok(None);
+        }
+        Ok(Some(piece))
     }
 }
 

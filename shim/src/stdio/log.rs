@@ -199,7 +199,11 @@ impl Log {
     fn move_on(&mut self, max_files: u32, compress: bool) {
         let path = &self.target.path;
         if max_files == 1 {
-            let _ = self.file.set_len(0);
+            // A new file and not the old one made empty: who reads along would not see that, and could read half a record.
+            let _ = fs::remove_file(path);
+            if let Ok(file) = open(path) {
+                self.file = file;
+            }
             return;
         }
         if compress {

@@ -57,7 +57,7 @@ impl Engine {
             engine.happened(&entry, "commit", &more);
             Ok(id)
         };
-        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "committing a container" }))
+        self.carry("committing a container", work).await
     }
 
     async fn commit_held(

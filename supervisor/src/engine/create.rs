@@ -34,6 +34,9 @@ const MAX_ITEMS: usize = 65_536;
 /// Most bytes of all of them.
 const MAX_BYTES: usize = 2 << 20;
 
+/// Most volumes that an image makes for each of its containers.
+const MAX_VOLUMES: usize = 256;
+
 /// What a container is made from.
 #[derive(Clone, Debug)]
 pub struct Create {
@@ -128,6 +131,7 @@ impl Engine {
         let id = names::new_id();
         let name = self.registry.reserve(name, &id)?;
         let mut record = self.record_for(&id, &request.config, &local, image_ref, &name.name)?;
+        check_record(&record, &local)?;
         let volumes = self.resolve_mounts(&id, &request.config, local.config.volumes.keys()).await?;
         record.mounts = Some(volumes.mounts.clone());
         record.mounted_images = self.mounted_images(&volumes.mounts).await?;
@@ -534,6 +538,47 @@ fn warnings(config: &ContainerConfig) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
+/// With what the image has given to it, which is a stranger's.
+fn check_record(record: &Record, image: &LocalImage) -> Result<()> {
+    let volumes = &image.config.volumes;
+    if volumes.len() > MAX_VOLUMES {
+        let limit = "volumes of one image";
+        return Err(Error::ResourceExhausted {
+            what: record.config.image.clone(),
+            limit,
+            max: MAX_VOLUMES as u64,
+        });
+    }
+    let words = record.process_args.iter().chain(&record.process_env).chain(&record.exposed);
+    let words = words.chain(&record.health_shell).chain(volumes.keys());
+    check_size(words, &record.config.labels, record.config.mounts.len())
+}
+
+fn check_size<'a>(
+    words: impl Iterator<Item = &'a String>,
+    labels: &std::collections::BTreeMap<String, String>,
+    others: usize,
+) -> Result<()> {
+    let (mut items, mut bytes) = (labels.len() + others, 0);
+    for word in words {
+        items += 1;
+        bytes += word.len();
+        if word.contains('\0') {
+            return Err(Error::invalid("argument", "contains NUL"));
+        }
+    }
+    bytes += labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    for (what, limit, is, max) in [
+        ("container config", "words of one container", items, MAX_ITEMS),
+        ("container config", "bytes of one container's words", bytes, MAX_BYTES),
+    ] {
+        if is > max {
+            return Err(Error::ResourceExhausted { what: what.to_owned(), limit, max: max as u64 });
+        }
+    }
+    Ok(())
+}
+
 /// What can be refused before anything is looked up.
 pub fn check(config: &ContainerConfig) -> Result<()> {
     if config.image.is_empty() {
@@ -550,23 +595,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
         return Err(Error::invalid(format!("invalid environment variable: {bad}"), "it has no name"));
     }
     let words = config.args.iter().chain(config.entrypoint.iter().flatten()).chain(&config.env);
-    let (mut items, mut bytes) = (config.labels.len() + config.mounts.len(), 0);
-    for word in words {
-        items += 1;
-        bytes += word.len();
-        if word.contains('\0') {
-            return Err(Error::invalid("argument", "contains NUL"));
-        }
-    }
-    bytes += config.labels.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-    for (what, limit, is, max) in [
-        ("container config", "words of one container", items, MAX_ITEMS),
-        ("container config", "bytes of one container's words", bytes, MAX_BYTES),
-    ] {
-        if is > max {
-            return Err(Error::ResourceExhausted { what: what.to_owned(), limit, max: max as u64 });
-        }
-    }
+    check_size(words, &config.labels, config.mounts.len())?;
     etc::check_hostname(&config.hostname)?;
     config.mounts.iter().try_for_each(mounts::check)?;
     let mut targets: Vec<&str> =

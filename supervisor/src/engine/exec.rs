@@ -105,6 +105,13 @@ impl Engine {
         Ok(Executed { entry, exec_id, started })
     }
 
+    /// After a start of the daemon: the execs that an earlier one began.
+    pub(super) fn reap_execs(self: &Arc<Self>, entry: &Arc<Entry>) {
+        for exec_id in self.tasks.kept_execs(&self.namespace, &entry.id) {
+            self.reap_exec(entry, &exec_id);
+        }
+    }
+
     /// Deletes the process when it has ended, whether or not a client is still there.
     fn reap_exec(self: &Arc<Self>, entry: &Arc<Entry>, exec_id: &str) {
         let (engine, entry, exec_id) = (self.clone(), entry.clone(), exec_id.to_owned());

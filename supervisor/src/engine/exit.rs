@@ -130,11 +130,13 @@ impl Engine {
                 .and_then(|started| Duration::try_from(exit.at.duration_since(started)).ok())
                 .unwrap_or_default()
         });
+        // What the store says of a container may be older than its removal.
+        let doubtful = self.db.rebuilt().is_some() && !*self.recovered.borrow();
         let again = entry.change(|record| {
             let pause = policy::pause_after(&record.config.restart, &record.state, exit, ran);
             record.state.exited(exit);
             health::over(&mut record.state);
-            pause.filter(|&pause| record.state.restarting(pause).is_ok())
+            pause.filter(|&pause| !doubtful && record.state.restarting(pause).is_ok())
         });
         self.drop_shm(&entry.id);
         self.happened(
@@ -145,7 +147,7 @@ impl Engine {
         self.leave_networks(entry);
         self.unmount_volumes(&entry.id, &entry.record()).await;
         self.leave_cni(entry).await;
-        if entry.read(|record| record.config.auto_remove) {
+        if entry.read(|record| record.config.auto_remove) && !entry.is_kept() {
             self.erase(entry);
             return;
         }

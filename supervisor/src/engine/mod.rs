@@ -173,7 +173,7 @@ impl Engine {
     pub async fn shutdown(&self, patience: std::time::Duration) {
         self.background.close();
         if tokio::time::timeout(patience, self.background.wait()).await.is_err() {
-            tracing::warn!("containers are still being removed; the next start goes on with it");
+            tracing::warn!("something is still being done to containers; the next start settles it");
         }
         if tokio::time::timeout(patience, self.networks.shutdown()).await.is_err() {
             tracing::warn!("networks' interfaces are still there; the next start finds them");

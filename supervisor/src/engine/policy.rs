@@ -155,6 +155,7 @@ impl Engine {
 
     /// A start that nobody asked for failed. What will never work is given up, the rest tried again. The caller holds the turn.
     pub(super) fn restart_failed(self: &Arc<Self>, entry: &Arc<Entry>, failure: &StartFailure) {
+        self.drop_shm(&entry.id);
         let again = entry.change(|record| {
             let state = &mut record.state;
             state.start_failed(failure.exit_code, &failure.message);

@@ -46,18 +46,33 @@ impl Engine {
         for entry in self.registry.all() {
             let task = tasks.iter().find(|task| task.container_id == entry.id);
             self.settle(&entry, task).await;
+            self.reap_execs(&entry);
         }
+        let rebuilt = self.db.rebuilt();
         for task in tasks.iter().filter(|task| !foreign.contains(&task.container_id)) {
+            if rebuilt.is_some() {
+                tracing::warn!(container = %task.container_id, pid = task.pid, "a task runs that no container owns");
+                continue;
+            }
             tracing::warn!(container = %task.container_id, "removing a task that no container owns");
             self.discard_task(&task.container_id).await;
         }
         self.recover_networks().await;
         self.drop_old_shm(|id| self.registry.get(id).is_some_and(|entry| entry.status().is_live()));
-        self.remove_orphans(&kept).await?;
+        if rebuilt.is_none() {
+            self.remove_orphans(&kept).await?;
+        }
         self.settle_mounts().await?;
         self.watch_tasks();
         self.recovered.send_replace(true);
-        self.start_wanted();
+        match rebuilt {
+            Some(mark) => tracing::error!(
+                "the metadata store was rebuilt from an older export: nothing is removed or started by itself before {} \
+                 is removed and longshored started again",
+                mark.display()
+            ),
+            None => self.start_wanted(),
+        }
         Ok(())
     }
 
@@ -96,6 +111,11 @@ impl Engine {
             // Its start was recorded by the shim alone.
             (Status::Created | Status::Exited | Status::Restarting, None) => {
                 match task.and_then(|task| task.exit) {
+                    // Recorded already, but for its task.
+                    Some(exit) if entry.state().finished_at == Some(exit.at) => {
+                        self.delete_task(&entry.id).await;
+                        self.resume_restart(entry).await;
+                    }
                     Some(exit) => {
                         let _turn = entry.turn.clone().lock_owned().await;
                         entry.change(|record| {
@@ -122,7 +142,7 @@ impl Engine {
         if state.status != Status::Restarting {
             return;
         }
-        if state.stop_asked {
+        if state.stop_asked || self.db.rebuilt().is_some() {
             self.give_up_restart(entry).await;
         } else {
             self.restart_later(entry, state.backoff_ms);

@@ -3,6 +3,7 @@
 //! its `turn`, so that they come one after another for one container and never wait for another's.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::sync::watch;
@@ -31,6 +32,17 @@ pub struct Entry {
     /// Held by a verb that starts, ends or removes it.
     pub turn: Arc<tokio::sync::Mutex<()>>,
     phase: watch::Sender<Phase>,
+    /// Restarts under way: an end that they cause does not remove the container.
+    restarts: AtomicUsize,
+}
+
+/// Keeps a container whose end would remove it, until this is dropped.
+pub struct Kept(Arc<Entry>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.restarts.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Entry {
@@ -43,7 +55,18 @@ impl Entry {
             record: Mutex::new(record),
             turn: Arc::default(),
             phase: watch::Sender::new(phase),
+            restarts: AtomicUsize::new(0),
         })
+    }
+
+    /// For a restart, whose stop is no end.
+    pub fn keep(self: &Arc<Self>) -> Kept {
+        self.restarts.fetch_add(1, Ordering::SeqCst);
+        Kept(self.clone())
+    }
+
+    pub fn is_kept(&self) -> bool {
+        self.restarts.load(Ordering::SeqCst) > 0
     }
 
     /// The record as it is now.

@@ -27,15 +27,19 @@ impl Engine {
     /// Returns when nothing of the container is left.
     pub async fn remove(self: &Arc<Self>, text: &str, running: Running, anonymous: Anonymous) -> Result<()> {
         let entry = self.find(text)?;
-        if running == Running::Kill && entry.status().is_up() {
-            self.kill_for_good(&entry).await?;
-        }
-        self.remove_entry(&entry).await?;
-        if anonymous == Anonymous::Removed {
-            let volumes = anonymous_volumes(&entry);
-            self.remove_anonymous(&volumes).await;
-        }
-        Ok(())
+        let engine = self.clone();
+        let work = async move {
+            if running == Running::Kill && entry.status().is_up() {
+                engine.kill_for_good(&entry).await?;
+            }
+            engine.remove_entry(&entry).await?;
+            if anonymous == Anonymous::Removed {
+                let volumes = anonymous_volumes(&entry);
+                engine.remove_anonymous(&volumes).await;
+            }
+            Ok(())
+        };
+        self.carry("removing a container", work).await
     }
 
     /// A container that is gone has no volumes; the result are those that had no name.
@@ -63,7 +67,7 @@ impl Engine {
             removed
         };
         // Carried through even if the client goes away.
-        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "removing a container" }))
+        self.carry("removing a container", work).await
     }
 
     async fn take_apart(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {

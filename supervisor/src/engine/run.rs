@@ -68,10 +68,7 @@ impl Engine {
             }
             Ok(Run { created, started })
         };
-        self.background
-            .spawn(work.instrument(span))
-            .await
-            .unwrap_or(Err(Error::Lost { what: "running a container" }))
+        self.carry("running a container", work.instrument(span)).await
     }
 
     /// Without its record, a daemon that died in the meantime would take the container for a leftover.

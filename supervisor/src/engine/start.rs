@@ -136,7 +136,7 @@ impl Engine {
             }
             started
         };
-        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "starting a container" }))
+        self.carry("starting a container", work).await
     }
 
     /// Whether there is anything to start. The caller holds the container's turn.

@@ -60,7 +60,8 @@ fn sample_all(entries: &[Arc<Entry>], mut before: Before, parent: &str) -> (Vec<
         let state = entry.state();
         let mut sample = Sample { id: entry.id.clone(), name: entry.name(), ..Sample::default() };
         if state.status.is_live() {
-            match fill(&mut sample, parent, state.pid) {
+            let parent = entry.read(|record| super::spec::cgroup_parent(&record.config, parent).to_owned());
+            match fill(&mut sample, &parent, state.pid) {
                 Ok(()) => {}
                 // It may have ended just now.
                 Err(error) => tracing::debug!(container = %entry.id, %error, "no statistics"),

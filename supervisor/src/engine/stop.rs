@@ -29,18 +29,25 @@ const ROUNDS: usize = 3;
 
 impl Engine {
     /// Returns when the container has stopped; one that does not run is left alone.
-    pub async fn stop(self: &Arc<Self>, text: &str, how: &Stop) -> Result<()> {
+    pub async fn stop(self: &Arc<Self>, text: &str, how: Stop) -> Result<()> {
         let entry = self.find(text)?;
-        if !entry.status().is_up() {
-            return Ok(());
+        let engine = self.clone();
+        self.carry("stopping a container", async move { engine.stop_if_up(&entry, &how).await }).await
+    }
+
+    pub(super) async fn stop_if_up(self: &Arc<Self>, entry: &Arc<Entry>, how: &Stop) -> Result<()> {
+        if entry.status().is_up() {
+            self.stop_entry(entry, how).await?;
+            self.happened(entry, "stop", &[]);
         }
-        self.stop_entry(&entry, how).await?;
-        self.happened(&entry, "stop", &[]);
         Ok(())
     }
 
     /// Stops the run that is under way, and one that its policy was about to begin.
     pub(super) async fn stop_entry(self: &Arc<Self>, entry: &Arc<Entry>, how: &Stop) -> Result<()> {
+        if !how.signal.is_empty() {
+            signals::parse(&how.signal)?;
+        }
         self.ask_stop(entry).await?;
         for _ in 0..ROUNDS {
             if self.give_up_restart(entry).await || !entry.status().is_live() {

@@ -1,5 +1,7 @@
 //! The daemon and its host, and what happens in it.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
@@ -61,7 +63,7 @@ impl Engine {
             root: self.config.root.display().to_string(),
             state: self.config.state.display().to_string(),
             insecure_registries: self.config.registry.insecure.clone(),
-            warnings: warnings(),
+            warnings: warnings().into_iter().chain(self.db.rebuilt().map(rebuilt)).collect(),
             images: u32::try_from(images).unwrap_or(u32::MAX),
             mirrors: self.config.registry.mirrors.get("docker.io").cloned().unwrap_or_default(),
             id: self.uuid.to_string(),
@@ -103,14 +105,14 @@ impl Engine {
 
 /// A listener's end.
 pub struct Listener {
-    pub past: Vec<Event>,
-    coming: broadcast::Receiver<Event>,
+    pub past: Vec<Arc<Event>>,
+    coming: broadcast::Receiver<Arc<Event>>,
     filters: Filters,
 }
 
 impl Listener {
     /// The next event; an error if this listener was too slow and missed some.
-    pub async fn next(&mut self) -> Result<Event> {
+    pub async fn next(&mut self) -> Result<Arc<Event>> {
         loop {
             match self.coming.recv().await {
                 Ok(event) if selects(&self.filters, &event) => return Ok(event),
@@ -217,6 +219,14 @@ fn read_line(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
+fn rebuilt(mark: std::path::PathBuf) -> String {
+    format!(
+        "the metadata store was rebuilt from an older export: what no record knows of is kept, and nothing starts by itself, \
+         until {} is removed and longshored started again",
+        mark.display()
+    )
+}
+
 /// What this host lacks and longshore does without.
 fn warnings() -> Vec<String> {
     let mut warnings = Vec::new();
@@ -233,6 +243,12 @@ fn warnings() -> Vec<String> {
     if bounding & (1 << 24) == 0 {
         warnings.push(
             "CAP_SYS_RESOURCE is missing: limits cannot be raised over the host's, nor OOM scores lowered"
+                .to_owned(),
+        );
+    }
+    if read_line("/sys/module/apparmor/parameters/enabled") == "Y" {
+        warnings.push(
+            "containers have no AppArmor profile of their own: name a loaded one by --security-opt apparmor=PROFILE"
                 .to_owned(),
         );
     }

@@ -150,6 +150,10 @@ impl Collector {
     }
 
     async fn collect(&self) -> Result<Collected> {
+        if let Some(mark) = self.db.rebuilt() {
+            tracing::warn!("nothing is collected as long as {} is there", mark.display());
+            return Ok(Collected::default());
+        }
         let started = Instant::now();
         for _ in 0..ATTEMPTS {
             self.db.start_recording();

@@ -22,6 +22,7 @@ const ENCODE_ATTEMPTS: usize = 5;
 pub struct Db {
     sled: sled::Db,
     directory: std::path::PathBuf,
+    rebuilt: bool,
     flusher: Arc<Flusher>,
     /// Held while a batch is made and applied, never over a flush.
     writing: Mutex<Barrier>,
@@ -45,10 +46,17 @@ impl Db {
         Ok(Self {
             sled,
             directory: directory.to_owned(),
+            rebuilt: open::rebuilt_mark(directory).exists(),
             flusher,
             writing: Mutex::default(),
             exported: Mutex::default(),
         })
+    }
+
+    /// The file that says that the store was rebuilt from an older export. As long as it is there, what no record knows of is
+    /// kept, and nothing is started by itself: it may be what the store has lost.
+    pub fn rebuilt(&self) -> Option<std::path::PathBuf> {
+        self.rebuilt.then(|| open::rebuilt_mark(&self.directory))
     }
 
     /// Makes a batch and returns when it is durable. `make` sees a consistent store that nobody else changes

@@ -45,6 +45,12 @@ fn fresh(directory: &Path) -> PathBuf {
     directory.join("sled.new")
 }
 
+/// There since a damaged store was rebuilt, until somebody removes it: what was made after the export is on the disk and not
+/// in the store, and would pass for rubbish.
+pub fn rebuilt_mark(directory: &Path) -> PathBuf {
+    directory.join("rebuilt")
+}
+
 pub fn open(directory: &Path, options: &Options) -> Result<sled::Db> {
     let path = store(directory);
     fs::create_dir_all(&path).map_err(|source| Error::io("creating the metadata folder", &path, source))?;
@@ -222,6 +228,9 @@ fn rebuild(directory: &Path, options: &Options, cause: &Error) -> Result<sled::D
     let written = fs::metadata(export::path(directory)).and_then(|metadata| metadata.modified());
     let written = written.ok().and_then(|time| jiff::Timestamp::try_from(time).ok());
     fill(&fresh(directory), options, &records)?;
+    let mark = rebuilt_mark(directory);
+    fs::write(&mark, format!("{cause}\n")).map_err(|source| Error::io("writing", &mark, source))?;
+    sync_folder(directory)?;
     let aside = set_aside(directory)?;
     fs::rename(fresh(directory), store(directory)).map_err(|source| {
         Error::io("putting the rebuilt metadata store in place of", aside.as_path(), source)

@@ -89,6 +89,14 @@ async fn a_damaged_store_is_rebuilt_from_the_export_and_set_aside() {
         .unwrap()
         .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("damaged-"));
     assert!(aside);
+    // Until somebody has looked, over further starts.
+    db.close().unwrap();
+    drop(db);
+    let db = open(folder.path());
+    let mark = db.rebuilt().unwrap();
+    drop(db);
+    std::fs::remove_file(mark).unwrap();
+    assert_eq!(open(folder.path()).rebuilt(), None);
 }
 
 #[tokio::test]

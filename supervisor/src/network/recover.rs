@@ -50,6 +50,7 @@ impl Networks {
             members.map(|member| member.endpoint.host_interface.clone()).collect()
         };
         let names: Vec<String> = networks.iter().map(|network| network.bridge.clone()).collect();
+        let rebuilt = self.db.rebuilt().is_some();
         let indexes = self
             .on_kernel("looking for interfaces", move |host| {
                 let failed = |source| Error::network("looking for", "interfaces", source);
@@ -64,7 +65,7 @@ impl Networks {
                         && link.name.starts_with("veth")
                         && !known.contains(&link.name)
                 });
-                for orphan in orphans {
+                for orphan in orphans.filter(|_| !rebuilt) {
                     host.netlink.delete_link(orphan.index).map_err(failed)?;
                 }
                 Ok(bridges)

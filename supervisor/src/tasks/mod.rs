@@ -195,6 +195,12 @@ impl TaskManager {
         live.map(|(exec_id, _)| exec_id.clone()).collect()
     }
 
+    /// As [`TaskManager::execs`], with those that have ended and were not deleted.
+    pub fn kept_execs(&self, namespace: &Namespace, id: &str) -> Vec<String> {
+        let task = self.inner.task(namespace, id);
+        task.map(|task| task.state().execs.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// Every task of every namespace, by its container's id.
     pub fn all(&self) -> std::collections::HashSet<(Namespace, String)> {
         let slots = self.inner.slots();

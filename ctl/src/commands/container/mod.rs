@@ -1,6 +1,7 @@
 //! Verbs on containers.
 
 pub mod attach;
+mod cidfile;
 pub mod commit;
 pub mod cp;
 pub mod create;
@@ -29,6 +30,7 @@ pub mod wait;
 
 use std::path::Path;
 
+use cidfile::Cidfile;
 use longshore_proto::longshore::engine::v1::{Created, PullProgress};
 
 use crate::failure::Failure;
@@ -39,25 +41,19 @@ use crate::terminal::session::Stages;
 
 /// What the user sees while run and create make a container.
 struct Making<'a> {
-    cidfile: Option<&'a Path>,
+    cidfile: Option<Cidfile<'a>>,
     /// Nothing with `-q`.
     progress: Option<Progress>,
     created: Option<String>,
 }
 
 impl<'a> Making<'a> {
-    /// Refuses a cidfile that is there already: another container's.
     fn new(
         image: &str,
         cidfile: Option<&'a Path>,
         verbosity: flags::Verbosity,
     ) -> Result<Making<'a>, Failure> {
-        if let Some(path) = cidfile.filter(|path| path.symlink_metadata().is_ok()) {
-            return Err(Failure::message(format!(
-                "container ID file found, make sure the other container isn't running or delete {}",
-                path.display()
-            )));
-        }
+        let cidfile = cidfile.map(Cidfile::new).transpose()?;
         let progress = match verbosity {
             flags::Verbosity::Normal => Some(Progress::new(Target::Stderr, image)),
             flags::Verbosity::Quiet => None,
@@ -85,11 +81,6 @@ impl Stages for Making<'_> {
             print::note(format!("WARNING: {warning}"));
         }
         self.created = Some(created.id.clone());
-        match self.cidfile {
-            Some(path) => {
-                std::fs::write(path, &created.id).map_err(|error| Failure::file("write", path, &error))
-            }
-            None => Ok(()),
-        }
+        self.cidfile.as_mut().map_or(Ok(()), |file| file.write(&created.id))
     }
 }

@@ -101,6 +101,9 @@ pub(crate) fn doing(step: &Step) -> String {
         Step::NoNewPrivileges => "set no_new_privs".into(),
         Step::Seccomp { program, .. } => format!("load the seccomp program ({} instructions)", program.len()),
         Step::BoundingSet { .. } => "drop capabilities from the bounding set".into(),
+        Step::User { uid, gid, groups } if groups.len() > 32 => {
+            format!("become user {uid}:{gid} with {} groups", groups.len())
+        }
         Step::User { uid, gid, groups } => format!("become user {uid}:{gid} with groups {groups:?}"),
         Step::Capabilities { .. } => "set the capabilities".into(),
         Step::WorkingDirectory { shown, .. } => format!("chdir to cwd ({shown:?}) set in config.json failed"),

@@ -148,7 +148,7 @@ impl Containers for ContainersService {
     async fn stop(&self, request: Request<wire::StopRequest>) -> Answer<()> {
         let request = request.into_inner();
         let how = Stop { signal: request.signal, timeout: request.timeout };
-        self.engine.stop(&request.container, &how).await.map_err(status)?;
+        self.engine.stop(&request.container, how).await.map_err(status)?;
         empty()
     }
 
@@ -161,7 +161,7 @@ impl Containers for ContainersService {
     async fn restart(&self, request: Request<wire::StopRequest>) -> Answer<()> {
         let request = request.into_inner();
         let how = Stop { signal: request.signal, timeout: request.timeout };
-        self.engine.restart(&request.container, &how).await.map_err(status)?;
+        self.engine.restart(&request.container, how).await.map_err(status)?;
         empty()
     }
 

@@ -88,11 +88,13 @@ async fn take_in<T>(
                 return Err(status);
             }
         };
-        if sender.send(Ok(data.into())).await.is_err() {
+        if !data.is_empty() && sender.send(Ok(data.into())).await.is_err() {
             // Nobody wants more: the work's answer says why.
             return Ok(());
         }
     }
+    // The end, said in so many words: that of a request that is dropped is none.
+    let _ = sender.send(Ok(Bytes::new())).await;
     Ok(())
 }
 

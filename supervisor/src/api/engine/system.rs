@@ -157,7 +157,8 @@ fn bytes(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn event(event: Event) -> wire::Event {
+fn event(event: Arc<Event>) -> wire::Event {
+    let event = Arc::unwrap_or_clone(event);
     wire::Event {
         time: Some(convert::timestamp(event.time)),
         r#type: event.subject.as_str().to_owned(),

@@ -24,9 +24,6 @@ use crate::leases::Resource;
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 
-/// The repository of images without a name, as dockerd calls them where containerd keeps its images.
-pub const NAMELESS: &str = "moby-dangling";
-
 /// Most layers of an image, as docker has it: more cannot be mounted.
 const MAX_LAYERS: usize = 127;
 
@@ -149,11 +146,7 @@ impl Engine {
         });
         let target = self.store_document(held, manifest, OCI_MANIFEST, true).await?;
         self.puller.unpack(&self.namespace, &target, &platform, None).await?;
-        let name = match reference {
-            Some(reference) => reference.canonical(),
-            None => format!("{NAMELESS}@{}", target.digest),
-        };
-        self.images.put(&self.namespace, &name, target, Labels::new()).await?;
+        self.name_image(reference, target, Labels::new()).await?;
         self.db.sync().await?;
         let id = config.digest.to_string();
         if let Some(reference) = reference {

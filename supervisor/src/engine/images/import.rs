@@ -53,25 +53,30 @@ impl Engine {
         let mut config = Map::new();
         instructions::apply(&mut config, &request.changes)?;
         config.retain(|_, value| !value.is_null());
-        let held = Held::begin(&self.leases, &self.gc, &self.namespace).await?;
-        let made = async {
-            let layer = self.store_layer(&held, pieces).await?;
-            let created = Timestamp::now();
-            let comment = match request.message.as_str() {
-                "" => format!("Imported from {}", request.source),
-                message => message.to_owned(),
+        let engine = self.clone();
+        let work = async move {
+            let held = Held::begin(&engine.leases, &engine.gc, &engine.namespace).await?;
+            let made = async {
+                let layer = engine.store_layer(&held, pieces).await?;
+                let created = Timestamp::now();
+                let comment = match request.message.as_str() {
+                    "" => format!("Imported from {}", request.source),
+                    message => message.to_owned(),
+                };
+                let history = json!({ "created": created.to_string(), "comment": comment });
+                let parent = Parent::nothing(&platform);
+                let image = Assembled { parent, layer, config, history, author: String::new(), created };
+                engine.assemble_image(&held, image, reference.as_ref()).await
             };
-            let history = json!({ "created": created.to_string(), "comment": comment });
-            let parent = Parent::nothing(&platform);
-            let image = Assembled { parent, layer, config, history, author: String::new(), created };
-            self.assemble_image(&held, image, reference.as_ref()).await
+            let made = made.await;
+            held.end().await;
+            let id = made?;
+            let name = reference.as_ref().map(Reference::familiar).unwrap_or_default();
+            engine.image_happened(&id, "import", &name);
+            Ok(id)
         };
-        let made = made.await;
-        held.end().await;
-        let id = made?;
-        let name = reference.as_ref().map(Reference::familiar).unwrap_or_default();
-        self.image_happened(&id, "import", &name);
-        Ok(id)
+        // A client that goes away ends the stream with an error, after which everything is given back.
+        self.carry("importing an image", work).await
     }
 
     /// The stream as a layer, inflated.

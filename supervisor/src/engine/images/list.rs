@@ -80,7 +80,7 @@ impl Engine {
 
     pub(super) async fn image_summary(&self, group: &Group) -> ImageSummary {
         let (mut tags, mut repo_digests) = (Vec::new(), Vec::new());
-        let named = |image: &&Image| !image.name.starts_with(super::assemble::NAMELESS);
+        let named = |image: &&Image| !super::naming::is_nameless(&image.name);
         for image in group.names.iter().filter(named) {
             let Ok(reference) = Reference::parse(&image.name) else { continue };
             if reference.digest().is_none() {

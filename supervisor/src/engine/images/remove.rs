@@ -213,8 +213,8 @@ impl Engine {
     }
 
     async fn delete_name(&self, image: &Image) -> Result<()> {
-        match self.images.delete(&self.namespace, &image.name, None, None).await {
-            // Someone else was faster.
+        match self.images.delete(&self.namespace, &image.name, Some(&image.target), None).await {
+            // Someone else was faster, or has given the name to another image.
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

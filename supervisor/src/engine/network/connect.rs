@@ -26,7 +26,7 @@ impl Engine {
         let (engine, text, asked) = (self.clone(), text.to_owned(), asked.clone());
         // Carried through even if the client goes away.
         let work = async move { engine.connect_now(&text, &asked).await };
-        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "connecting a container" }))
+        self.carry("connecting a container", work).await
     }
 
     async fn connect_now(self: &Arc<Self>, text: &str, asked: &Endpoint) -> Result<()> {
@@ -95,7 +95,7 @@ impl Engine {
     pub async fn disconnect(self: &Arc<Self>, network: &str, text: &str, missing: Missing) -> Result<()> {
         let (engine, network, text) = (self.clone(), network.to_owned(), text.to_owned());
         let work = async move { engine.disconnect_now(&network, &text, missing).await };
-        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "disconnecting a container" }))
+        self.carry("disconnecting a container", work).await
     }
 
     async fn disconnect_now(self: &Arc<Self>, network: &str, text: &str, missing: Missing) -> Result<()> {

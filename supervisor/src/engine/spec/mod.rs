@@ -129,7 +129,7 @@ pub fn add_groups(
     open: impl FnMut() -> Result<Option<std::fs::File>>,
 ) -> Result<()> {
     for gid in user::more_groups(&config.group_add, open)? {
-        if !identity.groups.contains(&gid) {
+        if !identity.groups.contains(&gid) && identity.groups.len() < user::MAX_GROUPS {
             identity.groups.push(gid);
         }
     }
@@ -172,7 +172,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
 }
 
 /// The folder of cgroups that the container's is in.
-fn cgroup_parent<'a>(config: &'a ContainerConfig, daemons: &'a str) -> &'a str {
+pub(super) fn cgroup_parent<'a>(config: &'a ContainerConfig, daemons: &'a str) -> &'a str {
     match config.cgroup_parent.trim_end_matches('/') {
         "" if config.cgroup_parent.is_empty() => daemons,
         own => own,

@@ -2,6 +2,7 @@
 //! /etc/passwd and /etc/group. Those files come from strangers: they are read as text and nothing in them is run,
 //! digits are always a number and never a name, and ids outside 0..=2147483647 are refused instead of wrapped.
 
+use std::collections::HashSet;
 use std::io::{BufRead, Read};
 
 use crate::error::{Error, Result};
@@ -9,8 +10,11 @@ use crate::error::{Error, Result};
 /// Largest passwd or group file that is read.
 pub const MAX_FILE: u64 = 10 << 20;
 
+/// Longest line of one.
+const MAX_LINE: usize = 1 << 20;
+
 /// Most supplementary groups: the kernel's own limit.
-const MAX_GROUPS: usize = 65536;
+pub const MAX_GROUPS: usize = 65536;
 
 /// Highest id: what fits a signed 32-bit number, as with other container tools.
 const MAX_ID: u32 = i32::MAX as u32;
@@ -63,6 +67,7 @@ pub fn resolve(user: &str, passwd: Option<impl Read>, group: Option<impl Read>) 
         }
     }
     if !groups.contains(&gid) {
+        groups.truncate(MAX_GROUPS - 1);
         groups.insert(0, gid);
     }
     let home = if home.is_empty() { "/".to_owned() } else { home };
@@ -129,12 +134,19 @@ fn scan<T>(file: impl Read, what: &str, mut each: impl FnMut(&[&str]) -> Option<
         if got == 0 {
             return Ok(None);
         }
+        if line.len() > MAX_LINE {
+            return Err(Error::invalid(
+                format!("/etc/{what} of the container"),
+                format!("has a line of more than {} KiB", MAX_LINE >> 10),
+            ));
+        }
         let text = String::from_utf8_lossy(&line);
         let text = text.trim();
         if text.is_empty() || text.starts_with('#') {
             continue;
         }
-        let fields: Vec<&str> = text.split(':').collect();
+        // As many as passwd has.
+        let fields: Vec<&str> = text.splitn(7, ':').collect();
         if let Some(found) = each(&fields) {
             return Ok(Some(found));
         }
@@ -187,17 +199,16 @@ fn find_group(file: Option<impl Read>, wanted: &Wanted) -> Result<u32> {
 }
 
 fn groups_of(file: impl Read, member: &str) -> Result<Vec<u32>> {
-    let mut groups = Vec::new();
-    scan(file, "group", |fields| -> Option<()> {
+    let (mut groups, mut seen) = (Vec::new(), HashSet::new());
+    scan(file, "group", |fields| {
         let [_, _, gid, members, ..] = fields else { return None };
         if let Some(gid) = id(gid)
             && members.split(',').any(|name| name.trim() == member)
-            && !groups.contains(&gid)
-            && groups.len() < MAX_GROUPS
+            && seen.insert(gid)
         {
             groups.push(gid);
         }
-        None
+        (groups.len() == MAX_GROUPS).then_some(())
     })?;
     Ok(groups)
 }
@@ -251,6 +262,20 @@ mod tests {
         let endless = std::io::repeat(b'a');
         let error = resolve("web", Some(endless), Some(GROUP.as_bytes())).unwrap_err();
         assert!(error.to_string().contains("10 MiB"), "{error}");
+    }
+
+    #[test]
+    fn hostile_files_cost_little() {
+        let colons = format!("{}\nweb:x:33:33::/srv/web:\n", ":".repeat(MAX_LINE + 1));
+        let error = resolve("web", Some(colons.as_bytes()), Some(GROUP.as_bytes())).unwrap_err();
+        assert!(error.to_string().contains("a line of more than"), "{error}");
+        let many: String = (1..=400_000).map(|gid| format!("g:x:{gid}:web\n")).collect();
+        let started = std::time::Instant::now();
+        let web = resolve("web", Some(PASSWD.as_bytes()), Some(many.as_bytes())).unwrap();
+        assert_eq!(web.groups.len(), MAX_GROUPS);
+        assert!(web.groups.contains(&33));
+        // A search of what was found for each line took minutes.
+        assert!(started.elapsed() < std::time::Duration::from_secs(20));
     }
 
     #[test]
