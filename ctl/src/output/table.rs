@@ -9,13 +9,14 @@ pub const LIST_WIDTH: u16 = 10;
 /// docker's `top`.
 pub const TOP_WIDTH: u16 = 20;
 
-/// Lays out `rows`; each one becomes a line, ended by a newline.
+/// Lays out `rows`; each one becomes a line, ended by a newline. Control characters in a cell become spaces: names, labels and
+/// commands may be a stranger's, and a terminal acts on them.
 pub fn lay_out(rows: Vec<Vec<String>>, min_width: u16) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_content_arrangement(ContentArrangement::Disabled);
     for row in rows {
-        table.add_row(row.into_iter().map(|cell| cell.replace(['\n', '\r'], " ")));
+        table.add_row(row.into_iter().map(|cell| cell.replace(char::is_control, " ")));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, GAP));

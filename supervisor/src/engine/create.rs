@@ -34,6 +34,9 @@ const MAX_ITEMS: usize = 65_536;
 /// Most bytes of all of them.
 const MAX_BYTES: usize = 2 << 20;
 
+/// Longest path that the kernel takes, with its end.
+const MAX_PATH: usize = 4096;
+
 /// Most volumes that an image makes for each of its containers.
 const MAX_VOLUMES: usize = 256;
 
@@ -520,6 +523,9 @@ fn absolute(cwd: &str) -> Result<String> {
     match cwd {
         "" => Ok("/".to_owned()),
         path if path.contains('\0') => Err(Error::invalid("working directory", "contains NUL")),
+        path if path.len() >= MAX_PATH => {
+            Err(Error::invalid("working directory", format!("is longer than {MAX_PATH} bytes")))
+        }
         path if path.starts_with('/') => Ok(path.to_owned()),
         // An image may say it relative to the root; a user may not.
         path => Ok(format!("/{path}")),

@@ -183,6 +183,8 @@ impl Engine {
         if let Err(error) = self.db.write_lazy(|tx| self.drop_record(tx, &entry.id)) {
             tracing::error!(container = %entry.id, %error, "a container could not be removed");
             entry.change(|record| record.state.removal_failed(&error.to_string()));
+            // Its run is over all the same.
+            entry.ended();
             return;
         }
         self.registry.remove(entry);

@@ -267,7 +267,8 @@ fn duration(text: &str) -> Result<Duration, String> {
             _ => return Err(bad()),
         };
         let number: f64 = number.parse().map_err(|_| bad())?;
-        total += Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
+        let part = Duration::try_from_secs_f64(number * seconds).map_err(|_| bad())?;
+        total = total.checked_add(part).ok_or_else(bad)?;
         rest = &unit[unit_end..];
     }
     if total.is_zero() { Err(bad()) } else { Ok(total) }

@@ -95,8 +95,9 @@ impl Engine {
             what: format!("JSON document {what}"),
             why: error.to_string(),
         };
-        let document =
+        let document: Map<String, Value> =
             serde_json::from_slice(&local.config_json).map_err(|error| damaged(&local.id, error))?;
+        let document = Value::Object(document);
         let manifest: Value = serde_json::from_slice(&self.document(&local.manifest).await?)
             .map_err(|error| damaged(&local.manifest, error))?;
         let layers = manifest.get("layers").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -18,7 +18,7 @@ use crate::images::store::Image;
 use crate::labels::Labels;
 
 /// Largest manifest, index or config that is read.
-const MAX_DOCUMENT: u64 = 4 << 20;
+const MAX_DOCUMENT: u64 = crate::images::manifest::MAX_CONFIG;
 
 /// Deepest nesting of indexes.
 const MAX_DEPTH: usize = 4;
