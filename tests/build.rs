@@ -30,14 +30,15 @@ const TOOLS: [&str; 23] = [
     "curl",
 ];
 
-/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr and dockerd; and the folders of containerd and of
+/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr, dockerd and crictl; and the folders of containerd and of
 /// buildkitd and buildctl.
-const NEWER: [(&str, &str); 5] = [
+const NEWER: [(&str, &str); 6] = [
     ("LONGSHORE_NEWER_SHIM", "have_newer_shim"),
     ("LONGSHORE_CONTAINERD_HEAD", "have_containerd_head"),
     ("LONGSHORE_NEWER_CTR", "have_newer_ctr"),
     ("LONGSHORE_NEWER_DOCKERD", "have_newer_dockerd"),
     ("LONGSHORE_BUILDKIT", "have_buildkit"),
+    ("LONGSHORE_CRICTL", "have_crictl"),
 ];
 
 fn main() {
