@@ -1,10 +1,13 @@
 //! The part of nftables' netlink interface (linux/netfilter/nf_tables.h) that changes elements of maps and makes a small
-//! table, without I/O: a batch of messages goes out as one datagram, and the kernel does all of it or nothing.
+//! table: a batch of messages goes out as one datagram, and the kernel does all of it or nothing.
 //!
-//! What always holds: a batch is well-formed whatever it is made from; answers may be any bytes.
+//! What always holds: a batch is well-formed whatever it is made from; answers may be any bytes. Only [`socket`] does I/O.
+
+pub mod conntrack;
+pub mod socket;
 
 /// `NETLINK_NETFILTER` answers of one batch fit in so many bytes.
-pub const ANSWER: usize = 64 << 10;
+const ANSWER: usize = 64 << 10;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -24,6 +27,7 @@ const DELTABLE: u16 = SUBSYSTEM << 8 | 2;
 const NEWCHAIN: u16 = SUBSYSTEM << 8 | 3;
 const GETCHAIN: u16 = SUBSYSTEM << 8 | 4;
 const NEWRULE: u16 = SUBSYSTEM << 8 | 6;
+const GETRULE: u16 = SUBSYSTEM << 8 | 7;
 const NEWSETELEM: u16 = SUBSYSTEM << 8 | 12;
 const DELSETELEM: u16 = SUBSYSTEM << 8 | 14;
 
@@ -182,9 +186,35 @@ impl Batch {
 /// What is sent to have all chains told.
 #[must_use]
 pub fn list_chains() -> Vec<u8> {
+    single(GETCHAIN, NLM_F_REQUEST | NLM_F_DUMP, 0, |_| {})
+}
+
+/// What is sent to have all rules of a table told.
+#[must_use]
+pub fn list_rules(family: Family, table: &str) -> Vec<u8> {
+    single(GETRULE, NLM_F_REQUEST | NLM_F_DUMP, family as u8, |body| text(body, 1, table))
+}
+
+/// Reads one datagram of the answer to [`list_rules`]; true: there are no more.
+pub fn count_rules(datagram: &[u8], count: &mut usize) -> bool {
+    let mut rest = datagram;
+    while let Some((kind, _, next)) = split(rest) {
+        rest = next;
+        match kind {
+            NLMSG_DONE | NLMSG_ERROR => return true,
+            kind => *count += usize::from(kind == NEWRULE),
+        }
+    }
+    datagram.is_empty()
+}
+
+/// One message by itself.
+fn single(kind: u16, flags: u16, family: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    header(&mut bytes, GETCHAIN, NLM_F_REQUEST | NLM_F_DUMP, 0, 0);
-    bytes[..4].copy_from_slice(&((HEADER + 4) as u32).to_ne_bytes());
+    header(&mut bytes, kind, flags, 0, family);
+    fill(&mut bytes);
+    let length = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
     bytes
 }
 
@@ -402,6 +432,7 @@ mod tests {
             let _ = verdict(&bytes);
             let _ = answers_to(&bytes);
             take_chains(&bytes, &mut Vec::new());
+            count_rules(&bytes, &mut 0);
         }
     }
 }

@@ -142,10 +142,16 @@ pub const DNS_ASKED: usize = 128;
 /// Connections over which one container asks for names.
 pub const DNS_CLIENTS: usize = 32;
 
+/// Questions of one such connection that are passed on and not answered yet; further ones wait.
+pub const DNS_CLIENT_ASKED: usize = 32;
+
 /// Bytes of answers that wait on such a connection.
 pub const DNS_OUTPUT: usize = 256 << 10;
 
-/// Questions taken in one turn of the loop.
+/// Bytes of the host's resolv.conf.
+pub const RESOLV_CONF: u64 = 1 << 20;
+
+/// Questions taken from one socket in one turn of the loop.
 pub const DNS_TURN: usize = 64;
 
 /// How long one server may take to answer.
@@ -157,14 +163,27 @@ pub const DNS_IDLE: Duration = Duration::from_secs(10);
 /// How often questions and connections are looked after while there are some.
 pub const DNS_LOOK: Duration = Duration::from_millis(250);
 
-/// How long the kernel may take to answer a request over netlink: it answers at once.
-pub const NETLINK: Duration = Duration::from_secs(5);
-
 /// Ports of the host that one container holds.
 pub const PORTS: usize = 4096;
 
 /// Connections that are passed on from ports of the host to one container; further ones wait to be accepted.
 pub const PORT_CONNECTIONS: usize = 1024;
+
+/// How long a connection that is passed on may carry nothing; what is dead is noticed by [`PORT_KEEPALIVE`] long before.
+pub const PORT_IDLE: Duration = Duration::from_secs(12 * 3600);
+
+/// How long an end of such a connection may go on talking once the other takes nothing more and has said all.
+pub const PORT_LINGER: Duration = Duration::from_secs(60);
+
+/// A connection that is passed on and carries nothing for so long is asked whether its other end is still there: so often, after
+/// this pause each time, before it is given up.
+pub const PORT_KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(120), Duration::from_secs(30), 6);
+
+/// How often connections that are passed on are looked after.
+pub const PORT_CONNECTION_LOOK: Duration = Duration::from_secs(60);
+
+/// How long nothing is accepted once descriptors are short.
+pub const SHORT: Duration = Duration::from_secs(1);
 
 /// Senders of datagrams whose answers find back to them, of one container; the one that was quiet longest gives way.
 pub const PORT_SESSIONS: usize = 1024;

@@ -17,6 +17,7 @@ mod driver;
 mod error;
 mod events;
 mod exit;
+mod files;
 mod foreign;
 mod init;
 mod limits;

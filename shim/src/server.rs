@@ -26,7 +26,7 @@ use crate::sandbox::Sandbox;
 use crate::signals::Signals;
 use crate::stdio::Owner;
 use crate::timers::{Timer, Timers};
-use crate::{bundle, events::EventLog, limits, report, sys};
+use crate::{bundle, events::EventLog, files, limits, report, sys};
 
 /// Where a container is on disk.
 pub struct Place {
@@ -120,6 +120,8 @@ pub struct Shim {
     last_work: Option<Instant>,
     /// The value that this process's `oom_score_adj` had before it protected itself.
     pub inherited_oom_score: Option<i32>,
+    /// Whether it was said that descriptors are short.
+    pub was_short: bool,
 }
 
 impl Shim {
@@ -135,6 +137,7 @@ impl Shim {
         let poll = Poll::new()?;
         let signals = Signals::block()?;
         sys::stop_ignoring_signals();
+        files::raise();
         poll.add(&signals, Token::Signals, Flags::IN)?;
         Ok(Self {
             poll,
@@ -156,6 +159,7 @@ impl Shim {
             scratch: Vec::new(),
             last_work: None,
             inherited_oom_score: None,
+            was_short: false,
         })
     }
 
@@ -206,6 +210,7 @@ impl Shim {
             Timer::Logger(serial) => self.end_logger(serial),
             Timer::Sandbox => self.kill_sandbox(),
             Timer::Command(number) => self.on_command_timeout(number),
+            Timer::Accept => self.accept_again(),
             Timer::Dns => self.on_dns_timer(),
             Timer::Ports => self.on_ports_timer(),
         }
@@ -244,7 +249,11 @@ impl Shim {
     fn accept(&mut self) {
         let Some(assigned) = &self.assigned else { return };
         // One a turn: what else waits is reported again.
-        let Ok((socket, _)) = assigned.listener.accept() else { return };
+        let socket = match assigned.listener.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if files::is_short(&error) => return self.pause_accepting(&error),
+            Err(_) => return,
+        };
         if self.connections.len() >= limits::CONNECTIONS {
             return;
         }

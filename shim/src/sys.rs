@@ -129,6 +129,23 @@ pub fn raise_oom_score() -> Option<i32> {
     Some(inherited)
 }
 
+/// Makes a command's child have this soft limit of open files.
+pub fn limit_files(command: &mut std::process::Command, soft: Option<u64>) {
+    use std::os::unix::process::CommandExt;
+    let Some(soft) = soft else { return };
+    // SAFETY: the closure only makes system calls on data of its own, which is allowed between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+                limit.rlim_cur = soft.min(limit.rlim_max);
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+            }
+            Ok(())
+        });
+    }
+}
+
 /// Signals the process that a descriptor stands for, with any signal there is.
 pub fn send_signal(pidfd: &OwnedFd, signal: i32) -> std::io::Result<()> {
     // SAFETY: the descriptor is open; without siginfo the call reads nothing but its integers.

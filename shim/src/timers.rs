@@ -27,6 +27,8 @@ pub enum Timer {
     Command(u32),
     /// Questions for names that were passed on, and connections for them, are looked after.
     Dns,
+    /// Connections are accepted again, after descriptors were short.
+    Accept,
     /// The same for what goes through ports of the host.
     Ports,
     /// A sandbox was told to stop, and its containers have had their time.

@@ -403,7 +403,7 @@ impl Config {
 }
 
 pub use cri::Cri;
-pub use network::{Network, PublishMode};
+pub use network::{ForwardMode, Network, PublishMode, is_interface_name};
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod arena;
 mod contestants;
 mod measure;
 mod memory;
+mod network;
 mod options;
 mod payload;
 mod place;

@@ -11,7 +11,7 @@ const USAGE: &str = "usage: longshore-bench [--rounds N] [--starts N] [--idle N]
   --pull-mib N  compressed size of the image that is pulled (default 460); 0 leaves the row out
   --pulls N     pulls per contestant (default 3)
   --only        contestants: longshore floor crun runc ctr docker podman (longshore always takes part)
-  --rows        rows: run api start memory pull runtime
+  --rows        rows: run api start memory pull runtime network
   --containerd  the containerd that is measured (default: the host's)
   --results     default target/bench/results.json";
 

@@ -11,6 +11,7 @@ use crate::arena::{self, Arena};
 use crate::contestants::{self, Companions, Contestant, Longshore, Network, group};
 use crate::measure::{Call, median};
 use crate::memory::{self, Memory};
+use crate::network;
 use crate::options::Options;
 use crate::payload;
 use crate::report::Report;
@@ -32,9 +33,13 @@ type Samples = Vec<Vec<f64>>;
 /// Measures everything. A peer that fails is named in the report and left out; a failure of ours is the outcome.
 pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> {
     let ours = Longshore::new(arena).context("longshore")?;
+    let network = match options.wants_row("network") {
+        true => network::run(options, &ours, report),
+        false => Ok(()),
+    };
     let mut all: Vec<Box<dyn Contestant>> = vec![Box::new(ours)];
     all.extend(contestants::peers(options, arena, report));
-    let mut outcome = rows(options, &mut all, report);
+    let mut outcome = network.and(rows(options, &mut all, report));
     if options.wants_row("runtime") {
         outcome = outcome.and(runtimes::run(options, arena, report));
     }

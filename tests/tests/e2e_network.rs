@@ -286,8 +286,8 @@ fn the_daemon_dies_and_networks_go_on() {
 }
 
 #[test]
-fn twenty_networks_of_five_containers() {
-    let f = Fixture::pulled();
+fn twenty_networks_of_five_containers_and_nothing_left() {
+    let mut f = Fixture::pulled();
     let d = &f.daemon;
     let begun = Instant::now();
     let networks: Vec<String> = (0..20).map(|n| format!("net{n}")).collect();
@@ -321,15 +321,42 @@ fn twenty_networks_of_five_containers() {
     }
     assert_eq!((subnets.len(), seen.len()), (20, 100));
     let interfaces: Vec<String> = networks.iter().map(|network| bridge_of(d, network)).collect();
-    let ids = d.ctl(&["ps", "-aq"]).ok().stdout;
-    let ids: Vec<&str> = ids.split_whitespace().collect();
-    d.ctl(&[&["rm", "-f"], &ids[..]].concat()).ok();
-    let pruned = d.ctl(&["network", "prune", "-f"]).ok().stdout;
-    assert!(networks.iter().all(|network| pruned.contains(network.as_str())), "{pruned}");
-    for interface in interfaces {
-        assert!(!interface_exists(&interface), "{interface} is left");
+    f.daemon.kill();
+    f.daemon.launch().expect("the daemon starts again");
+    let d = &f.daemon;
+    for network in &networks {
+        let members = inspect(d, "network", network)["Containers"].as_object().expect("a map").clone();
+        let known = members.values().filter(|m| seen.contains(m["IPv4Address"].as_str().unwrap_or_default()));
+        assert_eq!(known.count(), 5, "{network}");
+        let last = address(d, &format!("{network}-4"), network);
+        assert!(reaches(d, &format!("{network}-0"), &last));
     }
-    assert!(begun.elapsed() < Duration::from_secs(120), "took {:?}", begun.elapsed());
+    let ports: Vec<String> = interfaces.iter().flat_map(|interface| ports_of(interface)).collect();
+    assert_eq!(ports.len(), 100);
+    // One half is removed by name, the other pruned.
+    let (named, pruned) = networks.split_at(10);
+    for network in named {
+        let all: Vec<String> = (0..5).map(|n| format!("{network}-{n}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        d.ctl(&[&["rm", "-f"], &all[..]].concat()).ok();
+        d.ctl(&["network", "rm", network]).ok();
+    }
+    let ids = d.ctl(&["ps", "-q"]).ok().stdout;
+    d.ctl(&[&["kill"], &ids.split_whitespace().collect::<Vec<_>>()[..]].concat()).ok();
+    eventually("they have ended", || d.ctl(&["ps", "-q"]).ok().stdout.is_empty());
+    let told = d.ctl(&["system", "prune", "-f"]).ok().stdout;
+    assert!(pruned.iter().all(|network| told.contains(network.as_str())), "{told}");
+    assert_eq!(d.ctl(&["network", "ls", "-q", "--filter", "type=custom"]).ok().stdout, "");
+    for interface in interfaces.iter().chain(&ports) {
+        assert!(!interface_exists(interface), "{interface} is left");
+    }
+    f.daemon.stop().expect("it stops");
+    let table = format!("longshore-{}", f.daemon.bridge());
+    let listed = std::process::Command::new("nft").args(["list", "table", "inet", &table]).output();
+    assert!(!listed.is_ok_and(|listed| listed.status.success()), "rules are left");
+    let names = std::fs::read_dir(f.daemon.state().join("dns/networks")).into_iter().flatten().count();
+    assert_eq!(names, 0, "tables of names are left");
+    assert!(begun.elapsed() < Duration::from_secs(240), "took {:?}", begun.elapsed());
 }
 
 #[test]

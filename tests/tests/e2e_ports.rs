@@ -296,3 +296,53 @@ fn a_connection_carries_much_both_ways() {
     assert!(back.join().expect("no panic"));
     d.ctl(&["rm", "-f", "cat"]).ok();
 }
+
+/// Ticks of processor time that a process has had.
+fn ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let fields: Vec<&str> = text.rsplit(')').next().expect("fields").split_whitespace().collect();
+    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+}
+
+#[test]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+fn a_shim_without_descriptors_waits_and_goes_on() {
+    let f = Fixture::pulled();
+    let d = &f.daemon;
+    let port = free();
+    serve(&f, "web", &["-p", &format!("127.0.0.1:{port}:80")]);
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    eventually("the server answers", || says_hello(to));
+    let shim = d.shims()[0];
+    let limits = |pid: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let line = text.lines().find(|line| line.starts_with("Max open files")).expect("a line").to_owned();
+        let words: Vec<String> = line.split_whitespace().skip(3).take(2).map(str::to_owned).collect();
+        (words[0].clone(), words[1].clone())
+    };
+    let (soft, hard) = limits(&shim.to_string());
+    assert_eq!(soft, hard, "raised as far as it may be");
+    let container = inspect(d, "web")["State"]["Pid"].to_string();
+    assert_eq!(limits(&container), limits("self"), "which is not the container's affair");
+    let open = std::fs::read_dir(format!("/proc/{shim}/fd")).expect("it runs").count();
+    let limit = |number: &str| {
+        let words = ["--pid", &shim.to_string(), &format!("--nofile={number}")];
+        assert!(Command::new("prlimit").args(words).status().expect("prlimit runs").success());
+    };
+    limit(&format!("{open}:{hard}"));
+    let waiting: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(to).expect("it waits")).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let before = ticks(shim);
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = ticks(shim) - before;
+    assert!(spent < 20, "{spent} ticks of 200 for nothing");
+    limit(&format!("{hard}:{hard}"));
+    for mut stream in waiting {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("an answer");
+        assert_eq!(said.trim(), "hello");
+    }
+    assert_eq!(d.log_text().matches("a connection cannot be accepted").count(), 1, "said once");
+    d.ctl(&["rm", "-f", "web"]).ok();
+}

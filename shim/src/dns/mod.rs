@@ -17,10 +17,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::poll::{Flags, Poll, Token};
 use crate::server::Shim;
 use crate::timers::Timer;
+use crate::{files, limits};
 use client::Client;
 use message::{Code, Question, Room};
 use names::{Found, Names};
@@ -47,6 +47,8 @@ enum Asker {
 pub struct Dns {
     udp: UdpSocket,
     tcp: TcpListener,
+    /// Whether epoll watches for connections.
+    accepts: bool,
     names: Names,
     /// Questions that were passed on.
     asked: BTreeMap<u32, Asked>,
@@ -70,7 +72,15 @@ impl Dns {
         poll.add(&udp, Token::Dns(UDP), Flags::IN)?;
         poll.add(&tcp, Token::Dns(TCP), Flags::IN)?;
         let names = Names::new(view);
-        Ok(Dns { udp, tcp, names, asked: BTreeMap::new(), clients: BTreeMap::new(), next: TCP + 1 })
+        Ok(Dns {
+            udp,
+            tcp,
+            accepts: true,
+            names,
+            asked: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            next: TCP + 1,
+        })
     }
 
     fn close(&self, poll: &Poll) {
@@ -88,6 +98,7 @@ impl Dns {
 
     /// Takes what has come by datagram.
     fn receive(&mut self, poll: &Poll, scratch: &mut [u8]) {
+        self.names.refresh();
         for _ in 0..limits::DNS_TURN {
             match self.udp.recv_from(scratch) {
                 Ok((length, from)) => {
@@ -100,15 +111,25 @@ impl Dns {
         }
     }
 
-    fn accept(&mut self, poll: &Poll) {
-        let Ok((socket, _)) = self.tcp.accept() else { return };
+    /// An error: there are no descriptors, and it is tried again later.
+    fn accept(&mut self, poll: &Poll) -> std::io::Result<()> {
+        let socket = match self.tcp.accept() {
+            Ok((socket, _)) => socket,
+            Err(error) if files::is_short(&error) => {
+                poll.remove(&self.tcp);
+                self.accepts = false;
+                return Err(error);
+            }
+            Err(_) => return Ok(()),
+        };
         if self.clients.len() >= limits::DNS_CLIENTS || socket.set_nonblocking(true).is_err() {
-            return;
+            return Ok(());
         }
         let number = self.number();
         if poll.add(&socket, Token::Dns(number), Flags::IN).is_ok() {
             self.clients.insert(number, Client::new(socket));
         }
+        Ok(())
     }
 
     /// Answers a message, or passes it on.
@@ -122,7 +143,6 @@ impl Dns {
             Asker::Datagram(_) => Room::Udp,
             Asker::Stream(_) => Room::Tcp,
         };
-        self.names.refresh();
         if question.is_ours()
             && let Found::Records(mut records) =
                 self.names.look_up(&question.name, question.kind, question.reverse())
@@ -165,11 +185,21 @@ impl Dns {
 
     fn serve(&mut self, poll: &Poll, number: u32, flags: Flags, scratch: &mut [u8]) {
         let Some(client) = self.clients.get_mut(&number) else { return };
-        let messages = client.ready(flags, scratch);
-        for message in messages {
+        client.ready(flags, scratch);
+        self.names.refresh();
+        // What else waits has its turn after what others wait for.
+        for _ in 0..limits::DNS_TURN {
+            if self.unanswered(number) >= limits::DNS_CLIENT_ASKED {
+                break;
+            }
+            let Some(message) = self.clients.get_mut(&number).and_then(Client::next) else { break };
             self.take(poll, Asker::Stream(number), message);
         }
         self.settle(poll, number);
+    }
+
+    fn unanswered(&self, client: u32) -> usize {
+        self.asked.values().filter(|asked| asked.asker == Asker::Stream(client)).count()
     }
 
     fn send(&mut self, poll: &Poll, asker: Asker, answer: &[u8]) {
@@ -189,9 +219,9 @@ impl Dns {
 
     /// Closes a connection that is at its end, or watches it for what it waits for.
     fn settle(&mut self, poll: &Poll, number: u32) {
+        let unanswered = self.unanswered(number);
         let Some(client) = self.clients.get_mut(&number) else { return };
-        let awaits = self.asked.values().any(|asked| asked.asker == Asker::Stream(number));
-        match client.wants(awaits) {
+        match client.wants(unanswered) {
             Some(flags) => {
                 let _ = poll.change(client.fd(), Token::Dns(number), flags);
             }
@@ -223,7 +253,14 @@ impl Dns {
                 poll.remove(client.fd());
             }
         }
-        !(self.asked.is_empty() && self.clients.is_empty())
+        if !self.accepts {
+            self.accepts = poll.add(&self.tcp, Token::Dns(TCP), Flags::IN).is_ok();
+        }
+        self.is_busy()
+    }
+
+    fn is_busy(&self) -> bool {
+        !(self.asked.is_empty() && self.clients.is_empty() && self.accepts)
     }
 }
 
@@ -246,15 +283,19 @@ impl Shim {
     pub fn on_dns(&mut self, number: u32, flags: Flags) {
         let mut scratch = self.take_scratch();
         let poll = &self.poll;
+        let mut accepted = Ok(());
         if let Some(dns) = &mut self.dns {
             match number {
                 UDP => dns.receive(poll, &mut scratch),
-                TCP => dns.accept(poll),
+                TCP => accepted = dns.accept(poll),
                 number if dns.asked.contains_key(&number) => dns.go_on(poll, number, flags, &mut scratch),
                 number => dns.serve(poll, number, flags, &mut scratch),
             }
         }
         self.return_scratch(scratch);
+        if let Err(error) = accepted {
+            self.cannot_accept(&error);
+        }
         self.look_after_dns();
     }
 
@@ -266,7 +307,7 @@ impl Shim {
     }
 
     fn look_after_dns(&mut self) {
-        let busy = self.dns.as_ref().is_some_and(|dns| !(dns.asked.is_empty() && dns.clients.is_empty()));
+        let busy = self.dns.as_ref().is_some_and(|dns| dns.is_busy());
         if busy && !self.timers.is_set(Timer::Dns) {
             self.timers.set(limits::DNS_LOOK, Timer::Dns);
         }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -28,7 +28,7 @@ pub enum Found {
 #[derive(Default)]
 struct Kept<M> {
     path: PathBuf,
-    stamp: Option<(u64, u64, SystemTime)>,
+    stamp: Option<Stamp>,
     content: M,
 }
 
@@ -39,16 +39,58 @@ impl<M: Message + Default> Kept<M> {
 
     /// True: it has changed.
     fn refresh(&mut self) -> bool {
-        let Ok(metadata) = std::fs::metadata(&self.path) else { return false };
-        let Ok(modified) = metadata.modified() else { return false };
-        let stamp = Some((metadata.ino(), metadata.len(), modified));
-        if stamp == self.stamp {
+        let stamp = stamp(&self.path);
+        if stamp.is_none() || stamp == self.stamp {
             return false;
         }
         let Some(content) = read(&self.path) else { return false };
         (self.content, self.stamp) = (content, stamp);
         true
     }
+}
+
+/// By what a file is known that was not changed.
+type Stamp = (u64, u64, SystemTime);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+}
+
+/// The host's name servers, read again when its resolv.conf was changed: the host may have moved to another network.
+#[derive(Default)]
+struct HostServers {
+    stamp: Option<Stamp>,
+    servers: Vec<SocketAddr>,
+}
+
+impl HostServers {
+    fn refresh(&mut self, path: &str) {
+        if path.is_empty() {
+            return;
+        }
+        let stamp = stamp(Path::new(path));
+        // A file that is gone, or without servers while it is written, leaves what was known.
+        if stamp.is_none() || stamp == self.stamp {
+            return;
+        }
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| file.take(limits::RESOLV_CONF).read_to_string(&mut text));
+        let servers = name_servers(&text);
+        if read.is_ok() && !servers.is_empty() {
+            (self.stamp, self.servers) = (stamp, servers);
+        }
+    }
+}
+
+/// Those of resolv.conf. Loopback ones are the host's, from where they are asked.
+fn name_servers(text: &str) -> Vec<SocketAddr> {
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let is_server = words.next() == Some("nameserver");
+        is_server.then(|| words.next()).flatten().and_then(server)
+    });
+    lines.take(limits::DNS_SERVERS).collect()
 }
 
 fn read<M: Message + Default>(path: &Path) -> Option<M> {
@@ -61,11 +103,12 @@ fn read<M: Message + Default>(path: &Path) -> Option<M> {
 pub struct Names {
     view: Kept<DnsView>,
     tables: Vec<Kept<DnsTable>>,
+    host: HostServers,
 }
 
 impl Names {
     pub fn new(path: &Path) -> Self {
-        let mut names = Self { view: Kept::new(path), tables: Vec::new() };
+        let mut names = Self { view: Kept::new(path), tables: Vec::new(), host: HostServers::default() };
         names.refresh();
         names
     }
@@ -79,13 +122,17 @@ impl Names {
         self.tables.iter_mut().for_each(|table| {
             table.refresh();
         });
+        self.host.refresh(&self.view.content.resolv_conf);
     }
 
     /// Whom to ask for what is not known here; empty: nobody.
-    pub fn servers(&self) -> Vec<std::net::SocketAddr> {
+    pub fn servers(&self) -> Vec<SocketAddr> {
         let view = &self.view.content;
         if !view.forward {
             return Vec::new();
+        }
+        if !view.resolv_conf.is_empty() && !self.host.servers.is_empty() {
+            return self.host.servers.clone();
         }
         view.servers.iter().filter_map(|text| server(text)).take(limits::DNS_SERVERS).collect()
     }
@@ -158,7 +205,7 @@ fn ipv6(bytes: &[u8]) -> Option<Ipv6Addr> {
     Some(<[u8; 16]>::try_from(bytes).ok()?.into())
 }
 
-fn server(text: &str) -> Option<std::net::SocketAddr> {
+fn server(text: &str) -> Option<SocketAddr> {
     const PORT: u16 = 53;
     text.parse().ok().or_else(|| Some((text.parse::<IpAddr>().ok()?, PORT).into()))
 }
@@ -193,6 +240,7 @@ mod tests {
             servers: vec!["9.9.9.9".into(), "[::1]:5353".into(), "nonsense".into()],
             forward: true,
             links: vec![DnsLink { alias: "mydb".into(), target: "db".into() }],
+            resolv_conf: String::new(),
         };
         std::fs::write(folder.join("view"), view.encode_to_vec()).unwrap();
         folder.join("view")
@@ -231,5 +279,40 @@ mod tests {
         std::fs::rename(folder.path().join("table.new"), folder.path().join("table")).unwrap();
         names.refresh();
         assert_eq!(names.look_up("db", Kind::A, None), Found::Unknown);
+    }
+
+    #[test]
+    fn the_hosts_servers_are_followed_when_they_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let resolv = folder.path().join("resolv.conf");
+        let put = |text: &str| {
+            let draft = folder.path().join("draft");
+            std::fs::write(&draft, text).unwrap();
+            std::fs::rename(draft, &resolv).unwrap();
+        };
+        put("search lan\nnameserver 127.0.0.53\nnameserver fe80::1%eth0\n");
+        let view = DnsView {
+            servers: vec!["9.9.9.9".into()],
+            forward: true,
+            resolv_conf: resolv.display().to_string(),
+            ..DnsView::default()
+        };
+        let path = folder.path().join("view");
+        std::fs::write(&path, view.encode_to_vec()).unwrap();
+        let mut names = Names::new(&path);
+        let at = |text: &str| vec![text.parse::<SocketAddr>().unwrap()];
+        assert_eq!(names.servers(), at("127.0.0.53:53"));
+        put("nameserver 10.1.2.3\n");
+        names.refresh();
+        assert_eq!(names.servers(), at("10.1.2.3:53"));
+        // Being written, or gone: as before.
+        put("");
+        names.refresh();
+        assert_eq!(names.servers(), at("10.1.2.3:53"));
+        std::fs::remove_file(&resolv).unwrap();
+        names.refresh();
+        assert_eq!(names.servers(), at("10.1.2.3:53"));
+        let gone = Names::new(&path);
+        assert_eq!(gone.servers(), at("9.9.9.9:53"));
     }
 }

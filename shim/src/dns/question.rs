@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::Asker;
-use super::client::cut;
+use super::client::Frames;
 use super::message::{self, Question};
 use crate::limits;
 use crate::poll::{Flags, Poll, Token};
@@ -29,7 +29,7 @@ enum Way {
     Stream {
         socket: TcpStream,
         output: Vec<u8>,
-        input: Vec<u8>,
+        input: Frames,
     },
 }
 
@@ -129,7 +129,7 @@ impl Asked {
         let socket = connect(server)?;
         let length = u16::try_from(self.message.len()).unwrap_or(0);
         let output = [&length.to_be_bytes()[..], &self.message].concat();
-        Ok(Way::Stream { socket, output, input: Vec::new() })
+        Ok(Way::Stream { socket, output, input: Frames::default() })
     }
 
     /// Something came, or can be sent.
@@ -171,7 +171,7 @@ impl Asked {
 fn exchange(
     socket: &mut TcpStream,
     output: &mut Vec<u8>,
-    input: &mut Vec<u8>,
+    input: &mut Frames,
     flags: Flags,
     scratch: &mut [u8],
 ) -> std::io::Result<Option<Vec<u8>>> {
@@ -187,12 +187,12 @@ fn exchange(
     if flags.intersects(Flags::IN | Flags::HUP | Flags::ERR) {
         match socket.read(scratch) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => input.extend_from_slice(scratch.get(..length).unwrap_or_default()),
+            Ok(length) => input.push(scratch.get(..length).unwrap_or_default()),
             Err(error) if is_early(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(cut(input))
+    Ok(input.cut())
 }
 
 fn is_early(error: &std::io::Error) -> bool {

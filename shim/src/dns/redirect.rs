@@ -1,17 +1,13 @@
 //! What is done inside the container's network namespace: the way from port 53 to the ports that we have got there, so that a
 //! container can have its port 53 for itself.
 
-use std::io;
 use std::net::Ipv4Addr;
 
-use longshore_proto::nfnetlink::{self, Batch, Family, Hook, Verdict};
+use longshore_proto::nfnetlink::{Batch, Family, Hook, socket};
 use nix::sched::{CloneFlags, setns};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::error::{Error, Result};
-use crate::limits;
 
 /// Ours, in the container's namespace.
 const TABLE: &str = "longshore_dns";
@@ -47,29 +43,8 @@ pub fn lead((address, port): (Ipv4Addr, u16), udp: u16, tcp: u16) -> Result<()> 
     for (protocol, to) in [(UDP, udp), (TCP, tcp)] {
         batch.redirect_port(TABLE, CHAIN, protocol, (address.octets(), port), to);
     }
-    commit(&batch.finish()).map_err(|source| Error::System {
+    socket::commit(&batch.finish()).map_err(|source| Error::System {
         doing: "lead port 53 of 127.0.0.11 to the names of the network (nftables with NAT is needed)",
         source,
     })
-}
-
-fn commit(batch: &[u8]) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::NETFILTER),
-    )?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(limits::NETLINK))?;
-    rustix::net::sendto(&socket, batch, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-    let mut buffer = vec![0; nfnetlink::ANSWER];
-    let mut missing = nfnetlink::answers_to(batch);
-    while missing > 0 {
-        let (length, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        match nfnetlink::verdict(buffer.get(..length).unwrap_or_default()) {
-            Verdict::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Verdict::Done(count) => missing = missing.saturating_sub(count.max(1)),
-        }
-    }
-    Ok(())
 }

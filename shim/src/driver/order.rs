@@ -18,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{limits, sys};
+use crate::{files, limits, sys};
 
 /// What is left to be done of a step that a container was asked for.
 pub enum Step {
@@ -108,6 +108,7 @@ impl Order {
         };
         self.command.process_group(0);
         sys::die_with_this_process(&mut self.command);
+        sys::limit_files(&mut self.command, files::inherited().and_then(|limit| limit.current));
         let child = self.command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         // The other ends of its stdio are not ours to keep.

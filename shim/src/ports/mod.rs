@@ -11,7 +11,7 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use longshore_proto::longshore::shim::v1::{HeldPort, PublishRequest, held_port};
 
@@ -64,6 +64,8 @@ pub struct Ports {
     pairs: BTreeMap<u32, Pair>,
     sessions: Sessions,
     next: u32,
+    /// Why nothing could be accepted, until somebody has said it.
+    refused: Option<std::io::Error>,
 }
 
 impl Ports {
@@ -171,9 +173,10 @@ impl Ports {
                 }
                 Err(error) if is_passing(&error) => {}
                 // No descriptors, perhaps: it is tried again when the ports are looked after.
-                Err(_) => {
+                Err(error) => {
                     poll.remove(listener);
                     held.watched = false;
+                    self.refused = Some(error);
                 }
             },
             Socket::Udp(socket) => {
@@ -212,15 +215,32 @@ impl Ports {
         }
     }
 
-    /// True: there is more to look after.
-    fn look_after(&mut self, poll: &Poll, now: Instant) -> bool {
+    /// Ends what is dead or too old, and accepts again.
+    fn look_after(&mut self, poll: &Poll, now: Instant) {
         self.sessions.expire(poll, now);
+        let all: Vec<u32> = self.pairs.keys().copied().collect();
+        for number in all {
+            if let Some(pair) = self.pairs.get_mut(&number) {
+                pair.look_after(now);
+            }
+            self.settle(poll, number);
+        }
         self.watch(poll);
-        self.is_busy()
     }
 
-    fn is_busy(&self) -> bool {
-        !self.sessions.is_empty() || self.held.values().any(|held| held.target.is_some() && !held.watched)
+    /// When there is something to look after; `None`: never.
+    fn next_look(&self) -> Option<Duration> {
+        let full = self.pairs.len() >= limits::PORT_CONNECTIONS;
+        let is_paused = |held: &Held| {
+            held.target.is_some() && !held.watched && !(full && matches!(held.socket, Socket::Tcp(_)))
+        };
+        if self.held.values().any(is_paused) {
+            Some(limits::SHORT)
+        } else if !self.sessions.is_empty() {
+            Some(limits::PORT_LOOK)
+        } else {
+            (!self.pairs.is_empty()).then_some(limits::PORT_CONNECTION_LOOK)
+        }
     }
 }
 
@@ -263,18 +283,28 @@ impl Shim {
 
     pub fn on_port(&mut self, number: u32, flags: Flags) {
         let mut scratch = self.take_scratch();
+        let mut refused = None;
         if let Some(ports) = &mut self.ports {
             ports.ready(&self.poll, number, flags, &mut scratch);
-            if ports.is_busy() && !self.timers.is_set(Timer::Ports) {
-                self.timers.set(limits::PORT_LOOK, Timer::Ports);
+            refused = ports.refused.take();
+            match ports.next_look() {
+                Some(after) if refused.is_some() => self.timers.reset(after, Timer::Ports),
+                Some(after) if !self.timers.is_set(Timer::Ports) => self.timers.set(after, Timer::Ports),
+                _ => {}
             }
         }
         self.return_scratch(scratch);
+        if let Some(error) = refused {
+            self.cannot_accept(&error);
+        }
     }
 
     pub fn on_ports_timer(&mut self) {
-        if self.ports.as_mut().is_some_and(|ports| ports.look_after(&self.poll, Instant::now())) {
-            self.timers.reset(limits::PORT_LOOK, Timer::Ports);
+        if let Some(ports) = &mut self.ports {
+            ports.look_after(&self.poll, Instant::now());
+            if let Some(after) = ports.next_look() {
+                self.timers.reset(after, Timer::Ports);
+            }
         }
     }
 }

@@ -1,8 +1,14 @@
 //! A connection to a port of the host, and the one to the container that it goes on in.
+//!
+//! What always holds: each direction ends by itself, when its source has ended or its sink takes no more, and the other goes
+//! on; what is dead is found out, and what carries nothing for very long ends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use rustix::net::sockopt;
 
 use crate::limits;
 use crate::poll::{Flags, Poll, Token};
@@ -23,7 +29,7 @@ struct Flow {
     pending: Vec<u8>,
     /// The source has ended.
     ended: bool,
-    /// And the sink knows it.
+    /// The sink was told that nothing more comes, or takes nothing more.
     told: bool,
 }
 
@@ -41,6 +47,8 @@ pub struct Pair {
     inward: Flow,
     outward: Flow,
     broken: bool,
+    /// When it last carried something.
+    used: Instant,
 }
 
 impl Pair {
@@ -51,6 +59,8 @@ impl Pair {
         // Whoever wrote little wants it to arrive now, as without us between.
         near.set_nodelay(true)?;
         far.set_nodelay(true)?;
+        keep_alive(&near)?;
+        keep_alive(&far)?;
         let end = |socket| End { socket, watched: None };
         Ok(Pair {
             near: end(near),
@@ -59,6 +69,7 @@ impl Pair {
             inward: Flow::default(),
             outward: Flow::default(),
             broken: false,
+            used: Instant::now(),
         })
     }
 
@@ -70,14 +81,43 @@ impl Pair {
                 _ => self.broken = true,
             }
         }
-        if flags.contains(Flags::ERR) {
-            self.broken |= !matches!(self.end(side).socket.take_error(), Ok(None));
-        }
         if self.broken || !self.connected {
+            self.broken |= flags.contains(Flags::ERR);
             return;
         }
-        self.broken |= self.inward.pump(&self.near.socket, &self.far.socket, scratch).is_err()
-            || self.outward.pump(&self.far.socket, &self.near.socket, scratch).is_err();
+        if flags.contains(Flags::ERR) {
+            self.failed(side);
+        }
+        let moved = self.inward.pump(&self.near.socket, &self.far.socket, scratch)
+            | self.outward.pump(&self.far.socket, &self.near.socket, scratch);
+        if moved && !(self.inward.told && self.outward.told) {
+            self.used = Instant::now();
+        }
+    }
+
+    /// An end has failed: nothing can be sent to it any more. What came from it before is still there to be read.
+    fn failed(&mut self, side: Side) {
+        let _ = self.end(side).socket.take_error();
+        match side {
+            Side::Near => self.outward.finish(&self.near.socket),
+            Side::Far => self.inward.finish(&self.far.socket),
+        }
+    }
+
+    /// Looks after what nothing was heard of: an end that is not watched may have failed, and nothing may have been carried for too
+    /// long.
+    pub fn look_after(&mut self, now: Instant) {
+        // Where nothing is carried any more, one end has yet to say that it knows.
+        let patience = match self.inward.told && self.outward.told {
+            true => limits::PORT_LINGER,
+            false => limits::PORT_IDLE,
+        };
+        self.broken |= now.saturating_duration_since(self.used) > patience;
+        for side in [Side::Near, Side::Far] {
+            if self.connected && matches!(self.end(side).socket.take_error(), Ok(Some(_))) {
+                self.failed(side);
+            }
+        }
     }
 
     fn end(&self, side: Side) -> &End {
@@ -89,7 +129,7 @@ impl Pair {
 
     /// Has both ends watched for what they wait for. False: there is nothing to wait for any more.
     pub fn watch(&mut self, poll: &Poll, number: u32) -> bool {
-        if self.broken || (self.inward.told && self.outward.told) {
+        if self.broken || (self.inward.is_over() && self.outward.is_over()) {
             return false;
         }
         let (near, far) = if self.connected {
@@ -144,41 +184,68 @@ impl AsFd for End {
 }
 
 impl Flow {
-    /// Moves what can be moved, a bounded amount at a time.
-    fn pump(
-        &mut self,
-        mut source: &TcpStream,
-        mut sink: &TcpStream,
-        scratch: &mut [u8],
-    ) -> std::io::Result<()> {
+    /// Moves what can be moved, a bounded amount at a time; whether anything was.
+    fn pump(&mut self, mut source: &TcpStream, mut sink: &TcpStream, scratch: &mut [u8]) -> bool {
         let mut moved = 0;
-        loop {
-            while !self.pending.is_empty() {
-                match written(sink.write(&self.pending))? {
-                    Some(length) => {
+        while moved < limits::TURN {
+            if !self.pending.is_empty() {
+                match written(sink.write(&self.pending)) {
+                    Ok(Some(length)) => {
+                        moved += length;
                         self.pending.drain(..length);
                     }
-                    None => return Ok(()),
+                    Ok(None) => break,
+                    Err(_) => self.finish(sink),
                 }
+                continue;
             }
             self.pending = Vec::new();
-            if self.ended || moved >= limits::TURN {
+            if self.ended {
+                self.finish(sink);
                 break;
             }
-            let Some(length) = written(source.read(scratch))? else { break };
+            let length = match written(source.read(scratch)) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                Err(_) => 0,
+            };
             self.ended = length == 0;
             moved += length;
-            let bytes = scratch.get(..length).unwrap_or_default();
-            let sent = if bytes.is_empty() { 0 } else { written(sink.write(bytes))?.unwrap_or(0) };
-            self.pending.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+            // What nobody takes is read all the same: the source would be reset, and lose what it was sent.
+            if !self.told && length > 0 {
+                let bytes = scratch.get(..length).unwrap_or_default();
+                match written(sink.write(bytes)) {
+                    Ok(sent) => {
+                        self.pending.extend_from_slice(bytes.get(sent.unwrap_or(0)..).unwrap_or_default());
+                    }
+                    Err(_) => self.finish(sink),
+                }
+            }
         }
-        if self.ended && !self.told {
-            self.told = true;
-            // The other side may have gone meanwhile; then there is nobody to tell.
+        moved > 0
+    }
+
+    /// Nothing is sent this way any more.
+    fn finish(&mut self, sink: &TcpStream) {
+        if !self.told {
+            (self.told, self.pending) = (true, Vec::new());
+            // It may have gone meanwhile; then there is nobody to tell.
             let _ = sink.shutdown(Shutdown::Write);
         }
-        Ok(())
     }
+
+    fn is_over(&self) -> bool {
+        self.told && self.ended
+    }
+}
+
+/// Has the kernel ask whether the other end is there when it says nothing.
+fn keep_alive(socket: &TcpStream) -> std::io::Result<()> {
+    let (after, between, most) = limits::PORT_KEEPALIVE;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, after)?;
+    sockopt::set_tcp_keepintvl(socket, between)?;
+    Ok(sockopt::set_tcp_keepcnt(socket, most)?)
 }
 
 /// `None`: not now.
@@ -187,5 +254,116 @@ fn written(result: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
         Ok(length) => Ok(Some(length)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    const NEAR: u32 = 0;
+
+    /// A client, the pair, and the server that it leads to.
+    fn chain() -> (TcpStream, Pair, TcpStream, Poll) {
+        let (front, back) = (listener(), listener());
+        let client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
+        let pair = Pair::new(front.accept().unwrap().0, back.local_addr().unwrap()).unwrap();
+        let (server, _) = back.accept().unwrap();
+        for end in [&client, &server] {
+            end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        }
+        (client, pair, server, Poll::new().unwrap())
+    }
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").unwrap()
+    }
+
+    /// Runs the pair in a loop of its own until it has ended.
+    fn run(mut pair: Pair, poll: Poll) -> std::thread::JoinHandle<usize> {
+        std::thread::spawn(move || {
+            let (mut scratch, mut turns) = (vec![0; limits::CHUNK], 0);
+            while pair.watch(&poll, NEAR) {
+                turns += 1;
+                for (token, flags) in poll.wait(Some(Duration::from_secs(20))).unwrap() {
+                    let side = if token == Token::Port(NEAR) { Side::Near } else { Side::Far };
+                    pair.ready(side, flags, &mut scratch);
+                }
+            }
+            pair.unwatch(&poll);
+            turns
+        })
+    }
+
+    #[test]
+    fn an_answer_comes_after_the_question_has_ended() {
+        let (mut client, pair, mut server, poll) = chain();
+        let pair = run(pair, poll);
+        client.write_all(b"question").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut asked = String::new();
+        server.read_to_string(&mut asked).unwrap();
+        assert_eq!(asked, "question");
+        std::thread::sleep(Duration::from_millis(50));
+        server.write_all(b"answer").unwrap();
+        drop(server);
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+        assert!(pair.join().unwrap() < 50, "it waits without turning");
+    }
+
+    #[test]
+    fn an_answer_arrives_whole_though_the_server_reads_no_more() {
+        let (mut client, pair, mut server, poll) = chain();
+        let pair = run(pair, poll);
+        client.write_all(&vec![1; 200_000]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let answer = vec![2; 300_000];
+        let expected = answer.clone();
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            let _ = client.read_to_end(&mut got);
+            got
+        });
+        server.write_all(&answer).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        // With most of the question unread: the kernel ends this by a reset.
+        drop(server);
+        assert!(reader.join().unwrap() == expected);
+        pair.join().unwrap();
+    }
+
+    #[test]
+    fn a_client_that_went_away_half_open_is_found_out() {
+        let (client, mut pair, _server, poll) = chain();
+        let mut scratch = vec![0; limits::CHUNK];
+        assert!(pair.watch(&poll, NEAR));
+        let settle = |pair: &mut Pair, scratch: &mut Vec<u8>| {
+            while pair.watch(&poll, NEAR) {
+                let ready = poll.wait(Some(Duration::from_millis(200))).unwrap();
+                if ready.is_empty() {
+                    return true;
+                }
+                for (token, flags) in ready {
+                    let side = if token == Token::Port(NEAR) { Side::Near } else { Side::Far };
+                    pair.ready(side, flags, scratch);
+                }
+            }
+            false
+        };
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(settle(&mut pair, &mut scratch), "the server may still answer");
+        let now = Instant::now();
+        pair.look_after(now);
+        assert!(pair.watch(&poll, NEAR));
+        pair.look_after(now + limits::PORT_IDLE + Duration::from_secs(1));
+        assert!(!pair.watch(&poll, NEAR));
+        assert!(sockopt::socket_keepalive(&pair.near.socket).unwrap());
+        assert!(sockopt::socket_keepalive(&pair.far.socket).unwrap());
+        pair.unwatch(&poll);
     }
 }

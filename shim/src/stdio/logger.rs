@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 
 use super::uri::LoggerTarget;
 use crate::error::{Error, Result};
-use crate::{limits, sys};
+use crate::{files, limits, sys};
 
 /// Which container a process's stdio belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,7 @@ impl Logger {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.process_group(0);
         sys::hand_over(&mut command, [out.as_raw_fd(), err.as_raw_fd(), say_ready.as_raw_fd()]);
+        sys::limit_files(&mut command, files::inherited().and_then(|limit| limit.current));
         let child = command.spawn().map_err(failed)?;
         drop((out, err, say_ready));
         let logger = Self { pid: i32::try_from(child.id()).unwrap_or(0), told: false };

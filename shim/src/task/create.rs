@@ -24,7 +24,7 @@ use crate::process::{Caller, Phase, Process};
 use crate::rootfs::{self, HostRootfs};
 use crate::server::{Origin, Place, Shim, Task};
 use crate::stdio::{Identity, Io, Paths};
-use crate::{bundle, limits, names, report};
+use crate::{bundle, files, limits, names, report};
 
 /// A container that was made, before it is the shim's.
 struct Made {
@@ -506,6 +506,7 @@ impl Shim {
                 // The shim's own protection is not the container's.
                 process.set_oom_score_adj(Some(score));
             }
+            files::inherit(process, files::inherited());
         }
         Ok(spec)
     }

@@ -8,7 +8,7 @@ use crate::events::What;
 use crate::process::{Phase, Process};
 use crate::server::Shim;
 use crate::stdio::Paths;
-use crate::{bundle, limits, names};
+use crate::{bundle, files, limits, names};
 
 impl Shim {
     pub fn exec(&mut self, request: ExecProcessRequest) -> Result<()> {
@@ -33,6 +33,7 @@ impl Shim {
             // Else it would have the shim's own.
             spec.set_oom_score_adj(self.task(&request.id)?.oom_score);
         }
+        files::inherit(&mut spec, files::inherited());
         let paths = Paths {
             stdin: request.stdin,
             stdout: request.stdout,

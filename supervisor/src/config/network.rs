@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use crate::network::cidr::Cidr;
+use crate::network::cidr::{Cidr, Family};
 
 /// Networks of containers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -24,6 +24,8 @@ pub struct Network {
     pub table: String,
     /// How other machines come to published ports.
     pub publish: PublishMode,
+    /// What becomes of packets of others once the host passes packets on for our sake.
+    pub forward: ForwardMode,
     /// Where CNI configurations are.
     pub cni_configurations: Vec<PathBuf>,
     /// Where CNI plugins are.
@@ -41,6 +43,17 @@ pub enum PublishMode {
     Translate,
     /// Through the host's input rules, to the port that the shim holds.
     Proxy,
+}
+
+/// What becomes of packets between interfaces of others on a host that passed nothing on before us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardMode {
+    /// They are dropped: the host is a router for our networks only.
+    #[default]
+    Auto,
+    /// They are none of our business.
+    Leave,
 }
 
 /// A stock of subnets.
@@ -68,6 +81,7 @@ impl Default for Network {
             ],
             table: String::new(),
             publish: PublishMode::Auto,
+            forward: ForwardMode::Auto,
             cni_configurations: vec!["/etc/cni/net.d".into()],
             cni_plugins: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
         }
@@ -76,6 +90,23 @@ impl Default for Network {
 
 /// More would keep the kernel busy with nothing.
 const MAX_POOL: usize = 64;
+
+/// More are looked through for each network that is made.
+const MAX_POOLS: usize = 256;
+
+/// Whether an interface may be called so, in the kernel's files and in rules of the packet filter, too.
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && !matches!(name, "." | ".." | "all" | "default")
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// Whether containers can have addresses of it.
+fn is_usable(net: &Cidr, longest: u8) -> bool {
+    let first = net.first();
+    (8..=longest).contains(&net.prefix())
+        && !(first.is_loopback() || first.is_multicast() || first.is_unspecified())
+}
 
 impl Network {
     /// The table of the packet filter that is ours.
@@ -90,22 +121,19 @@ impl Network {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |key, value: &str, why| Err(ConfigError::Value { key, value: value.to_owned(), why });
-        let name = &self.bridge;
-        if name.is_empty()
-            || name.len() > 15
-            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-        {
-            return refuse("network.bridge", name, "must be 1 to 15 letters, digits, '-', '_' or '.'");
+        if !is_interface_name(&self.bridge) {
+            let why =
+                "must be 1 to 15 letters, digits, '-', '_' or '.', and not '.', '..', 'all' or 'default'";
+            return refuse("network.bridge", &self.bridge, why);
         }
-        let host = |text: &str| {
-            text.split('/').next().is_some_and(|a| a.parse::<IpAddr>().is_ok_and(|a| a.is_ipv4()))
-        };
-        if !self.subnet.is_empty() && (self.subnet.parse::<Cidr>().is_err() || !host(&self.subnet)) {
-            return refuse(
-                "network.subnet",
-                &self.subnet,
-                "must be an IPv4 address and a prefix, as in 10.88.0.1/16",
-            );
+        if !self.subnet.is_empty() {
+            let address = self.subnet.split('/').next().and_then(|text| text.parse::<IpAddr>().ok());
+            let net = self.subnet.parse::<Cidr>().ok().filter(|net| is_usable(net, 30));
+            let is_host = |address: &IpAddr, net: &Cidr| address.is_ipv4() && *address != net.last();
+            if !address.zip(net).is_some_and(|(address, net)| is_host(&address, &net)) {
+                let why = "must be an IPv4 address and a prefix of 8 to 30, as in 10.88.0.1/16";
+                return refuse("network.subnet", &self.subnet, why);
+            }
         }
         let table = &self.table;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
@@ -117,13 +145,59 @@ impl Network {
         if self.pool_size > MAX_POOL {
             return refuse("network.pool_size", &self.pool_size.to_string(), "must be at most 64");
         }
+        if self.pools.len() > MAX_POOLS {
+            return refuse("network.pools", &self.pools.len().to_string(), "must be at most 256");
+        }
         for pool in &self.pools {
-            let base = pool.base.parse::<Cidr>();
-            if !base.is_ok_and(|base| base.nth(pool.size, 0).is_some()) {
+            let base = pool.base.parse::<Cidr>().ok();
+            let longest = |base: &Cidr| if base.family() == Family::V4 { 30 } else { 126 };
+            let is_good = |base: Cidr| {
+                is_usable(&base, longest(&base))
+                    && pool.size <= longest(&base)
+                    && base.nth(pool.size, 0).is_some()
+            };
+            if !base.is_some_and(is_good) {
                 let value = format!("{{ base = {:?}, size = {} }}", pool.base, pool.size);
                 return refuse("network.pools", &value, "must be subnets and a prefix that is not shorter");
             }
         }
+        let folders = |key, paths: &[PathBuf]| match paths.iter().find(|path| !path.is_absolute()) {
+            Some(path) => refuse(key, &path.display().to_string(), "must be absolute paths"),
+            None => Ok(()),
+        };
+        folders("network.cni_configurations", &self.cni_configurations)?;
+        folders("network.cni_plugins", &self.cni_plugins)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_interface_subnet_or_path_can_be_is_refused() {
+        let check = |change: fn(&mut Network)| {
+            let mut network = Network::default();
+            change(&mut network);
+            network.check().is_ok()
+        };
+        assert!(check(|_| {}));
+        assert!(check(|n| n.bridge = "br-0.1_x".into()));
+        assert!(check(|n| n.subnet = "10.88.0.1/16".into()));
+        assert!(!check(|n| n.bridge = "..".into()));
+        assert!(!check(|n| n.bridge = "all".into()));
+        assert!(!check(|n| n.bridge = "a\" drop".into()));
+        assert!(!check(|n| n.bridge = "sixteen-letters-".into()));
+        assert!(!check(|n| n.bridge = "a*".into()));
+        assert!(!check(|n| n.subnet = "10.88.0.255/24".into()));
+        assert!(!check(|n| n.subnet = "10.88.0.1/31".into()));
+        assert!(!check(|n| n.subnet = "127.0.0.1/8".into()));
+        assert!(!check(|n| n.subnet = "fd00::1/64".into()));
+        assert!(!check(|n| n.table = "a b".into()));
+        assert!(!check(|n| n.pools = vec![Pool { base: "10.0.0.0/8".into(), size: 31 }]));
+        assert!(!check(|n| n.pools = vec![Pool { base: "224.0.0.0/8".into(), size: 24 }]));
+        assert!(check(|n| n.pools = vec![Pool { base: "fd00::/48".into(), size: 64 }]));
+        assert!(!check(|n| n.cni_plugins = vec!["bin".into()]));
     }
 }

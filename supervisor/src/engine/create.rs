@@ -72,7 +72,8 @@ pub(super) struct Bundle {
     pub rootfs: Vec<RootfsMount>,
     /// Given back with the bundle, unless the container was started with it.
     pub sandbox: Option<Sandbox>,
-    /// Folders within volumes, which the spec names by these descriptors: whoever has the volume may move them meanwhile.
+    /// Folders within volumes and namespaces of others, which the spec names by these descriptors: whoever has the volume may
+    /// move them meanwhile, and numbers of processes go to others.
     pub held: Vec<OwnedFd>,
     /// Images that it has mounted: on the host until it has started.
     pub images: Mounted,
@@ -325,7 +326,8 @@ impl Engine {
         };
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());
         let work = move || {
-            let (spec, held) = engine.write_bundle(&id, &record, &layers, (first, purpose), &joined)?;
+            let (spec, mut held) = engine.write_bundle(&id, &record, &layers, (first, purpose), &joined)?;
+            held.extend(joined.held);
             Ok((spec, held, joined.sandbox))
         };
         let (spec, held, sandbox) = blocking(work).instrument(tracing::debug_span!("run.spec")).await?;
@@ -364,7 +366,7 @@ impl Engine {
         let mut identity =
             user::resolve(&record.user, layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?)?;
         spec::add_groups(&mut identity, config, || layers.open_file("/etc/group"))?;
-        let (joins, shm) = self.joins(id, config)?;
+        let (joins, shm) = self.joins(id, config, &mut held)?;
         let spec = spec::generate(&spec::Input {
             id,
             record,
@@ -374,7 +376,7 @@ impl Engine {
             network: &joined.namespace,
             cgroup_parent: &self.config.runtime.cgroup_parent,
             hostname: &hostname,
-            joins,
+            joins: &joins,
             shm: shm.as_deref(),
             default_ulimits: &self.default_ulimits,
         })?;

@@ -92,7 +92,7 @@ impl Resolver<'_> {
 
 /// Writes resolv.conf again, in place.
 pub fn rewrite_resolver(folder: &Path, resolver: &Resolver<'_>) -> Result<()> {
-    put(&folder.join("resolv.conf"), &resolver.text(&host_file("/etc/resolv.conf")))
+    put(&folder.join("resolv.conf"), &resolver.text(&host_resolver(resolver.of_host)))
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
@@ -111,6 +111,26 @@ pub fn host_file(path: &str) -> String {
         text.clear();
     }
     text
+}
+
+/// Where systemd-resolved tells the servers behind its own.
+const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// The host's resolv.conf. Where systemd-resolved is all that is in it, other network namespaces have what it asks itself.
+fn host_resolver(of_host: bool) -> String {
+    let text = host_file(crate::network::dns::HOST);
+    if !of_host && is_resolved(&text) {
+        let behind = host_file(BEHIND_RESOLVED);
+        if !behind.is_empty() {
+            return behind;
+        }
+    }
+    text
+}
+
+fn is_resolved(text: &str) -> bool {
+    let servers = crate::network::dns::host_servers(text);
+    !servers.is_empty() && servers.iter().all(|server| server == "127.0.0.53")
 }
 
 /// A name server on the host's loopback cannot be reached from another network namespace.
@@ -162,6 +182,13 @@ mod tests {
     fn loopback_name_servers_are_left_out() {
         let text = "search a\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 9.9.9.9\n";
         assert_eq!(without_loopback(text), "search a\nnameserver 9.9.9.9\n");
+    }
+
+    #[test]
+    fn the_resolver_of_systemd_is_known() {
+        assert!(is_resolved("nameserver 127.0.0.53\noptions edns0\n"));
+        assert!(!is_resolved("nameserver 127.0.0.53\nnameserver 9.9.9.9\n"));
+        assert!(!is_resolved("nameserver 127.0.0.1\n") && !is_resolved(""));
     }
 
     #[test]

@@ -1,21 +1,34 @@
 //! Namespaces of other containers that a container joins: who they are now. Asked at every start, because a process id
 //! is only good for one run.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Engine;
 use super::config::ContainerConfig;
 use super::conflict::Conflict;
+use super::process::{FirstProcess, path_of};
 use super::registry::Entry;
 use super::spec::namespaces::{Ipc, Joins, Pid};
 use super::state::Status;
 use crate::error::Result;
 
 impl Engine {
-    /// Whose namespaces the container joins, and the folder of its shared memory if it has one with others.
-    pub(super) fn joins(&self, id: &str, config: &ContainerConfig) -> Result<(Joins, Option<PathBuf>)> {
+    /// Namespaces that the container joins, which `held` keeps open, and the folder of its shared memory if it has one with others.
+    pub(super) fn joins(
+        &self,
+        id: &str,
+        config: &ContainerConfig,
+        held: &mut Vec<OwnedFd>,
+    ) -> Result<(Joins, Option<PathBuf>)> {
         let mut joins = Joins::default();
+        let mut hold = |donor: &Entry, kind: &str| -> Result<String> {
+            let namespace = FirstProcess::of(donor.state().pid, &donor.id)?.namespace(kind)?;
+            let path = path_of(&namespace);
+            held.push(namespace);
+            Ok(path)
+        };
         let mut shm = None;
         match Ipc::parse(&config.ipc_mode)? {
             Ipc::Shareable => shm = Some(self.make_shm(id, config.shm_size)?),
@@ -27,13 +40,14 @@ impl Engine {
                         "non-shareable IPC (hint: use IpcMode:shareable for the donor container)".into();
                     return Err(Conflict::Join { what: "IPC", name, why }.into());
                 }
-                joins.ipc = Some(donor.state().pid);
+                joins.ipc = Some(hold(&donor, "ipc")?);
                 shm = Some(folder);
             }
             Ipc::Private | Ipc::NoShm | Ipc::Host => {}
         }
         if let Pid::Container(name) = Pid::parse(&config.pid_mode)? {
-            joins.pid = Some(self.donor(&name, "PID namespace")?.state().pid);
+            let donor = self.donor(&name, "PID namespace")?;
+            joins.pid = Some(hold(&donor, "pid")?);
         }
         Ok((joins, shm))
     }

@@ -17,9 +17,6 @@ use crate::error::{Error, Result};
 use crate::metadata::{Db, Reader, tables};
 use crate::namespaces::Namespace;
 
-/// Longest name of an interface.
-const MAX_INTERFACE: usize = 15;
-
 /// Most networks.
 const MAX_NETWORKS: usize = 4096;
 
@@ -70,7 +67,7 @@ impl Networks {
             config: config.clone(),
             db: db.clone(),
             kernel: Default::default(),
-            firewall: super::firewall::Firewall::new(&config.network),
+            firewall: Arc::new(super::firewall::Firewall::new(&config.network, &config.state)),
             dns: super::dns::Dns::new(&config.state),
             cni: super::cni::Cni::new(
                 config.network.cni_configurations.clone(),
@@ -367,11 +364,7 @@ fn check_name(name: &str) -> Result<()> {
 
 fn check_options(network: &Network) -> Result<()> {
     let name = &network.bridge;
-    let sane = !name.is_empty()
-        && name.len() <= MAX_INTERFACE
-        && !matches!(name.as_str(), "." | "..")
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte));
-    if !sane {
+    if !crate::config::is_interface_name(name) {
         return Err(Error::invalid(
             format!("bridge name {name}"),
             "an interface's name has up to 15 letters, digits, dots, dashes and underscores",

@@ -12,6 +12,9 @@ use prost::Message;
 
 use crate::error::{Error, Result};
 
+/// Whom the host asks.
+pub const HOST: &str = "/etc/resolv.conf";
+
 /// Where containers ask.
 pub const ADDRESS: &str = "127.0.0.11";
 
@@ -37,6 +40,8 @@ pub struct View {
     pub servers: Vec<String>,
     /// Whether anybody is.
     pub forward: bool,
+    /// Whether it is those of the host, as they are at the time, and `servers` only where these cannot be read.
+    pub follows_host: bool,
 }
 
 /// All files.
@@ -82,6 +87,7 @@ impl Dns {
             tables: tables.collect(),
             servers: view.servers.clone(),
             forward: view.forward,
+            resolv_conf: if view.follows_host { HOST.to_owned() } else { String::new() },
             links: links
                 .map(|(alias, target)| DnsLink { alias: alias.clone(), target: target.clone() })
                 .collect(),

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -29,6 +30,9 @@ pub struct LinkState {
     /// Index of the other end, where that end is.
     pub peer: u32,
     pub is_bridge: bool,
+    pub group: u32,
+    /// A port of a bridge that does not send to other such ports.
+    pub isolated: bool,
 }
 
 /// A pair of interfaces to be made.
@@ -76,11 +80,12 @@ impl Netlink {
             .collect())
     }
 
-    /// Makes a bridge, up; its index.
-    pub fn make_bridge(&mut self, name: &str, mac: Mac, mtu: Option<u32>) -> io::Result<u32> {
+    /// Makes a bridge, up, in a group of interfaces; its index.
+    pub fn make_bridge(&mut self, name: &str, mac: Mac, mtu: Option<u32>, group: u32) -> io::Result<u32> {
         let mut message = up();
         message.attributes.push(LinkAttribute::IfName(name.to_owned()));
         message.attributes.push(LinkAttribute::Address(mac.0.to_vec()));
+        message.attributes.push(LinkAttribute::Group(group));
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
         self.ask(Message::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)?;
@@ -97,6 +102,23 @@ impl Netlink {
         let mut message = up();
         message.header.index = index;
         self.ask(Message::SetLink(message), 0)
+    }
+
+    pub fn set_group(&mut self, index: u32, group: u32) -> io::Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Group(group));
+        self.ask(Message::SetLink(message), 0)
+    }
+
+    /// Lets ports of bridges, by name, send to the bridge only and not to each other. Fails where the kernel cannot.
+    pub fn isolate(&mut self, name: &str) -> io::Result<()> {
+        self.ask(isolation(name), 0)?;
+        // A kernel that does not know it takes no notice.
+        match self.link(name)? {
+            Some(link) if link.isolated => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        }
     }
 
     /// Removes a link; one that is gone already is fine.
@@ -206,6 +228,16 @@ impl Netlink {
 const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 const REPLACE: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
+fn isolation(name: &str) -> Message {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::Isolated(true)])),
+    ]));
+    Message::NewLink(message)
+}
+
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -267,8 +299,15 @@ fn link_state(message: &LinkMessage) -> LinkState {
             LinkAttribute::Controller(index) => state.master = *index,
             LinkAttribute::Address(mac) => state.mac.clone_from(mac),
             LinkAttribute::Link(index) => state.peer = *index,
+            LinkAttribute::Group(group) => state.group = *group,
             LinkAttribute::LinkInfo(infos) => {
                 state.is_bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
+                state.isolated = infos.iter().any(|info| match info {
+                    LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                        port.contains(&InfoBridgePort::Isolated(true))
+                    }
+                    _ => false,
+                });
             }
             _ => {}
         }

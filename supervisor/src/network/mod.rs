@@ -46,13 +46,16 @@ use kernel::Kernel;
 use record::Network;
 use refusal::Refusal;
 
+/// The group of all of our bridges, by which the packet filter knows them from interfaces of others: `ls`.
+const GROUP: u32 = 0x6c73;
+
 /// All networks.
 pub struct Networks {
     namespace: Namespace,
     config: Arc<Config>,
     db: Arc<Db>,
     kernel: Kernel,
-    pub firewall: Firewall,
+    pub firewall: Arc<Firewall>,
     pub dns: Dns,
     pub cni: Cni,
     /// First bits of IPv6 subnets of the daemon's choice: its own for as long as its root is.

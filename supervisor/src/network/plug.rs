@@ -214,6 +214,10 @@ pub(super) fn plug(
         mac: state.mac,
         mtu: plan.network.mtu(),
     })?;
+    if !plan.network.connects_containers() {
+        // Before its own end is up. The packet filter does not see what goes from port to port of a bridge.
+        host.netlink.isolate(&state.host_interface)?;
+    }
     let index = inner.index(&state.interface)?;
     if state.ipv6.is_some() {
         write(&of_interface(&state.interface, "disable_ipv6"), "0");

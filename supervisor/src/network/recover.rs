@@ -49,7 +49,9 @@ impl Networks {
             let members = table.places.values().flat_map(|place| place.members.values());
             members.map(|member| member.endpoint.host_interface.clone()).collect()
         };
-        let names: Vec<String> = networks.iter().map(|network| network.bridge.clone()).collect();
+        // Of each interface, whether its containers talk to each other.
+        let names: HashMap<String, bool> =
+            networks.iter().map(|network| (network.bridge.clone(), network.connects_containers())).collect();
         let rebuilt = self.db.rebuilt().is_some();
         let indexes = self
             .on_kernel("looking for interfaces", move |host| {
@@ -57,31 +59,39 @@ impl Networks {
                 let links = host.netlink.links().map_err(failed)?;
                 let bridges: HashMap<String, u32> = links
                     .iter()
-                    .filter(|link| link.is_bridge && names.contains(&link.name))
+                    .filter(|link| link.is_bridge && names.contains_key(&link.name))
                     .map(|link| (link.name.clone(), link.index))
                     .collect();
-                let orphans = links.iter().filter(|link| {
-                    bridges.values().any(|index| *index == link.master)
-                        && link.name.starts_with("veth")
-                        && !known.contains(&link.name)
-                });
-                for orphan in orphans.filter(|_| !rebuilt) {
-                    host.netlink.delete_link(orphan.index).map_err(failed)?;
+                for (bridge, index) in &bridges {
+                    // As earlier versions did not.
+                    host.netlink.set_group(*index, super::GROUP).map_err(failed)?;
+                    for port in links.iter().filter(|link| link.master == *index) {
+                        let is_known = known.contains(&port.name);
+                        if port.name.starts_with("veth") && !is_known && !rebuilt {
+                            host.netlink.delete_link(port.index).map_err(failed)?;
+                        } else if (is_known || rebuilt)
+                            && names.get(bridge) == Some(&false)
+                            && let Err(error) = host.netlink.isolate(&port.name)
+                        {
+                            tracing::error!("{} is not kept from others on {bridge}: {error}", port.name);
+                        }
+                    }
                 }
                 Ok(bridges)
             })
             .await?;
+        let mut there = Vec::new();
         for network in networks {
             let Some(index) = indexes.get(&network.bridge) else { continue };
             let interface = self.table().places.get(&network.id).map(|place| place.interface.clone());
             if let Some(interface) = interface {
                 *interface.lock().await = Some(*index);
             }
-            if let Err(error) = self.firewall.network_up(&network).await {
-                tracing::error!(network = network.name, "the network's rules are not in place: {error}");
-            }
+            there.push(network);
         }
-        Ok(())
+        // All at once: while only some were written, the others would be without rules.
+        self.firewall.recover(&there).await?;
+        self.stop_forwarding().await
     }
 
     /// What a running container has, as the kernel knows it: for one whose record was lost with the daemon that made it.

@@ -48,6 +48,7 @@ impl Networks {
     /// The kernel's side of a network goes.
     async fn take_down(&self, network: &Arc<Network>) -> Result<()> {
         self.firewall.network_down(network).await?;
+        self.stop_forwarding().await?;
         let resting = self.resting(Some(&network.id));
         self.on_kernel("removing interfaces", move |host| {
             for interface in resting {

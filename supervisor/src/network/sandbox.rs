@@ -55,6 +55,7 @@ impl Sandbox {
         let made = (attachment.container.clone(), attachment.serial);
         let result = self.networks.cni.add(network, attachment).await?;
         self.attached = Some(made);
+        self.networks.host_is_a_router().await?;
         self.endpoints = vec![endpoint_of(network, &result)];
         Ok(result.dns)
     }
@@ -117,6 +118,9 @@ impl Drop for Sandbox {
 impl Networks {
     /// A namespace for a container with an interface of each network that it wants.
     pub async fn sandbox(self: &Arc<Self>, owner: &Owner, wanted: &[Wanted]) -> Result<Sandbox> {
+        if !wanted.is_empty() {
+            self.firewall.ensure().await?;
+        }
         if let [one] = wanted
             && let Some(sandbox) = self.take_ready(owner, one)
         {
@@ -241,13 +245,6 @@ impl Networks {
         }
         self.names_changed(&endpoint.network);
         Ok(())
-    }
-
-    /// The namespace of a running process.
-    pub async fn namespace_of(&self, pid: u32) -> Result<OwnedFd> {
-        let path = std::path::PathBuf::from(format!("/proc/{pid}/ns/net"));
-        let file = std::fs::File::open(&path);
-        Ok(file.map_err(|source| Error::io("opening the namespace", path, source))?.into())
     }
 
     /// Does something on the thread of the kernel's.

@@ -1,20 +1,19 @@
 //! A network's interface: a bridge with the gateways' addresses, made when the first container comes.
 
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
+use super::cidr::Family;
 use super::endpoint::Mac;
 use super::kernel::Host;
 use super::plug::Wanted;
 use super::record::Network;
 use super::refusal::Refusal;
-use super::{Networks, cidr};
+use super::{GROUP, Networks};
 use crate::error::{Error, Result};
 
-/// What makes the host pass packets on.
-const FORWARD_V4: &str = "/proc/sys/net/ipv4/ip_forward";
-const FORWARD_V6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
+/// How often it is tried to turn on what somebody turns off at the same time.
+const ATTEMPTS: usize = 3;
 
 impl Networks {
     /// The index of a network's interface, which is made if it is not there.
@@ -30,12 +29,63 @@ impl Networks {
             return Ok(index);
         }
         let index = self.make_interface(&network).await?;
-        if let Err(error) = self.firewall.network_up(&network).await {
+        if let Err(error) = self.protect_and_forward(&network).await {
             self.drop_interface(&network).await?;
             return Err(error);
         }
         *interface = Some(index);
         Ok(index)
+    }
+
+    /// The rules are in place before the host passes anything on.
+    async fn protect_and_forward(&self, network: &Arc<Network>) -> Result<()> {
+        let families: Vec<Family> = match network.internal {
+            true => Vec::new(),
+            false => network.subnets().map(|subnet| subnet.net.family()).collect(),
+        };
+        for _ in 0..ATTEMPTS {
+            self.firewall.forwarding.note(&families);
+            self.firewall.network_up(network).await?;
+            let (firewall, families) = (self.firewall.clone(), families.clone());
+            // Not while another network, the last one, has it turned off.
+            let work = move |_: &mut Host| Ok(firewall.forwarding.turn_on(&families));
+            if self.kernel.run("making the host pass packets on", work).await? {
+                return Ok(());
+            }
+        }
+        tracing::warn!(network = network.name, "somebody keeps turning off that the host passes packets on");
+        Ok(())
+    }
+
+    /// CNI plugins have connected a container: what they made is not known to our rules and relies on the host's passing packets
+    /// on, whoever turned that on.
+    pub async fn host_is_a_router(&self) -> Result<()> {
+        if !self.firewall.forwarding.ours().any() {
+            return Ok(());
+        }
+        self.firewall.forwarding.forget();
+        self.firewall.rewrite().await
+    }
+
+    /// After the last network: what was turned on for our sake is turned off, unless another daemon of ours has networks here.
+    pub(super) async fn stop_forwarding(&self) -> Result<()> {
+        if !(self.firewall.has_none() && self.firewall.forwarding.ours().any()) {
+            return Ok(());
+        }
+        let own: Vec<String> = self.all().iter().map(|network| network.bridge.clone()).collect();
+        let firewall = self.firewall.clone();
+        self.kernel
+            .run("looking for other networks", move |host| {
+                let failed = |source| Error::network("looking for", "other networks", source);
+                let links = host.netlink.links().map_err(failed)?;
+                let others = links.iter().any(|link| link.group == GROUP && !own.contains(&link.name));
+                if !others && firewall.has_none() {
+                    firewall.forwarding.turn_off();
+                }
+                Ok(())
+            })
+            .await?;
+        self.firewall.rewrite().await
     }
 
     /// Forgets interfaces of these networks that somebody else took away, so that they are made again; whether there are any.
@@ -72,9 +122,6 @@ impl Networks {
         let network = network.clone();
         self.kernel
             .run("making a bridge", move |host| {
-                if !network.internal {
-                    forward(&network);
-                }
                 bridge(host, &network)
                     .map_err(|source| Error::network("making the bridge", &network.bridge, source))
             })
@@ -98,6 +145,7 @@ fn bridge(host: &mut Host, network: &Network) -> std::io::Result<u32> {
     let index = match host.netlink.link(&network.bridge)? {
         Some(found) if found.is_bridge => {
             host.netlink.set_up(found.index)?;
+            host.netlink.set_group(found.index, GROUP)?;
             found.index
         }
         Some(_) => return Err(std::io::Error::from_raw_os_error(libc::EEXIST)),
@@ -106,7 +154,7 @@ fn bridge(host: &mut Host, network: &Network) -> std::io::Result<u32> {
                 Some(IpAddr::V4(gateway)) => Mac::from_ipv4(gateway),
                 _ => Mac::random(),
             };
-            host.netlink.make_bridge(&network.bridge, mac, network.mtu())?
+            host.netlink.make_bridge(&network.bridge, mac, network.mtu(), GROUP)?
         }
     };
     let made = addresses(host, network, index);
@@ -141,23 +189,4 @@ pub(super) fn write(path: &str, value: &str) {
     if let Err(error) = std::fs::write(path, value) {
         tracing::warn!("{path} cannot be set to {value}: {error}: networks may not work as they should");
     }
-}
-
-/// Lets the host pass packets between networks.
-fn forward(network: &Network) {
-    let v6 = network.subnet(cidr::Family::V6).is_some();
-    write(FORWARD_V4, "1");
-    if !v6 || !Path::new(FORWARD_V6).exists() {
-        return;
-    }
-    // A host that forwards takes no more router advertisements unless it is told to, and would lose its own routes.
-    if std::fs::read_to_string(FORWARD_V6).is_ok_and(|now| now.trim() == "0") {
-        for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten() {
-            let path = entry.path().join("accept_ra").display().to_string();
-            if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == "1") {
-                write(&path, "2");
-            }
-        }
-    }
-    write(FORWARD_V6, "1");
 }

@@ -93,6 +93,7 @@ impl Pods {
             capabilities: capabilities(config),
             serial: rand::random(),
         };
+        self.networks.host_is_a_router().await?;
         let result = self.cni.add(&network, attachment).await?;
         let addresses: Vec<IpAddr> = result.addresses.iter().map(|given| given.address).collect();
         if addresses.is_empty() {

@@ -38,6 +38,17 @@ impl Longshore {
         let address = format!("unix://{}", self.socket().display());
         call(&program("longshore"), NAME).args(["-H", &address])
     }
+
+    /// `longshore WORDS`.
+    pub fn command(&self, words: &[&str]) -> Call {
+        self.ctl().args(words)
+    }
+
+    /// `longshore run FLAGS` of the small image.
+    pub fn container(&self, flags: &[&str], program: &[&str]) -> Call {
+        let image = self.registry.reference(SMALL);
+        self.ctl().args(["run"]).args(flags).args([image.as_str()]).args(program)
+    }
 }
 
 impl Contestant for Longshore {

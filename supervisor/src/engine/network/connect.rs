@@ -6,6 +6,7 @@ use super::hosts;
 use crate::content::store::blocking;
 use crate::engine::Engine;
 use crate::engine::config::{Endpoint, NetworkMode};
+use crate::engine::process::FirstProcess;
 use crate::engine::registry::Entry;
 use crate::error::{Error, Result};
 use crate::network::record::{Driver, Network};
@@ -50,7 +51,7 @@ impl Engine {
         if entry.status().is_live() {
             let record = entry.record();
             let owner = Owner { container: entry.id.clone(), name: record.name.clone() };
-            let namespace = self.networks.namespace_of(record.state.pid).await?;
+            let namespace = FirstProcess::of(record.state.pid, &entry.id)?.namespace("net")?;
             let others = &record.state.endpoints;
             let all = self.networks.connect(&owner, namespace, &wanted, others).await?;
             let lines = all.last().map(|new| hosts::own(&entry.id, &record, std::slice::from_ref(new)));
@@ -122,7 +123,7 @@ impl Engine {
             return Err(Refusal::NotConnected { container, network }.into());
         }
         for endpoint in &mine {
-            let namespace = self.networks.namespace_of(record.state.pid).await?;
+            let namespace = FirstProcess::of(record.state.pid, &entry.id)?.namespace("net")?;
             self.networks.disconnect(namespace, endpoint, &others).await?;
             self.change_hosts(&entry, Vec::new(), endpoint.addresses().collect()).await;
         }

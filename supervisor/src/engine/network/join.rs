@@ -2,11 +2,13 @@
 //! container's.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::engine::Engine;
 use crate::engine::config::{ContainerConfig, Endpoint, NetworkMode, Record};
+use crate::engine::process::{FirstProcess, path_of};
 use crate::engine::registry::Entry;
 use crate::error::{Error, Result};
 use crate::network::endpoint::{EndpointState, Link, Mac};
@@ -38,6 +40,8 @@ pub struct Joined {
     /// Given back when it is dropped.
     pub sandbox: Option<Sandbox>,
     pub namespace: Namespace,
+    /// What it names as long as this is open.
+    pub held: Vec<OwnedFd>,
     /// The folder of the container whose files of /etc are shared.
     pub files: Option<PathBuf>,
     /// The hostname that is shared with them.
@@ -242,8 +246,10 @@ impl Engine {
                 if !running || pid == 0 || target.id == id {
                     return Err(Refusal::TargetStopped(target.id.clone()).into());
                 }
+                let namespace = FirstProcess::of(pid, &target.id)?.namespace("net")?;
                 Ok(Joined {
-                    namespace: Namespace::At(format!("/proc/{pid}/ns/net")),
+                    namespace: Namespace::At(path_of(&namespace)),
+                    held: vec![namespace],
                     files: Some(self.folder(&self.files_of(&target).id)),
                     hostname: Some(self.hostname_of(&target)),
                     ..Joined::default()
@@ -327,7 +333,7 @@ impl Engine {
             let owner = Owner { container: entry.id.clone(), name: record.name.clone() };
             let mut endpoints = record.state.endpoints.clone();
             if endpoints.is_empty() {
-                match self.look_at_networks(&record).await {
+                match self.look_at_networks(&entry.id, &record).await {
                     Ok(found) => endpoints = found,
                     Err(error) => {
                         tracing::warn!(container = %entry.id, "it is not known what it has of networks: {error}");
@@ -341,19 +347,16 @@ impl Engine {
             live.insert(entry.id.clone());
         }
         if let Err(error) = self.networks.reconcile().await {
-            tracing::warn!("networks are not reconciled with the kernel: {error}");
-        }
-        if let Err(error) = self.networks.firewall.settle().await {
-            tracing::warn!("published ports are not reconciled with the packet filter: {error}");
+            tracing::error!("networks are not reconciled with the kernel and the packet filter: {error}");
         }
         self.recover_cni().await;
         self.networks.dns.keep_containers(&live);
         self.networks.all().iter().for_each(|network| self.networks.names_changed(&network.id));
     }
 
-    async fn look_at_networks(&self, record: &Record) -> Result<Vec<EndpointState>> {
+    async fn look_at_networks(&self, id: &str, record: &Record) -> Result<Vec<EndpointState>> {
         let wanted = self.wanted(&record.config)?;
-        let namespace = self.networks.namespace_of(record.state.pid).await?;
+        let namespace = FirstProcess::of(record.state.pid, id)?.namespace("net")?;
         self.networks.find_out(namespace, &wanted).await
     }
 }

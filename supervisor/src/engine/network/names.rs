@@ -32,13 +32,14 @@ impl Engine {
             (link.alias.clone(), target)
         });
         let servers = match record.config.dns.is_empty() {
-            true => dns::host_servers(&etc::host_file("/etc/resolv.conf")),
+            true => dns::host_servers(&etc::host_file(dns::HOST)),
             false => record.config.dns.clone(),
         };
         let view = View {
             networks: named.iter().map(|endpoint| endpoint.network.clone()).collect(),
             links: links.collect(),
             servers,
+            follows_host: record.config.dns.is_empty(),
             // Containers that cannot get out have no questions carried out for them.
             forward: endpoints.iter().any(|endpoint| {
                 endpoint.ipv4.is_some_and(|v4| v4.gateway.is_some())

@@ -44,7 +44,7 @@ pub struct Input<'a> {
     pub cgroup_parent: &'a str,
     pub hostname: &'a str,
     /// Whose namespaces are joined.
-    pub joins: Joins,
+    pub joins: &'a Joins,
     /// The folder of the shared memory that this container shows to others, or that of the one that it joins.
     pub shm: Option<&'a Path>,
     /// Limits of processes that the daemon gives to all containers.

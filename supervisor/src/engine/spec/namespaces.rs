@@ -1,5 +1,5 @@
 //! Which namespaces a container has of its own, which it shares with the host, and which with another container.
-//! What is joined is named by the other's first process, looked up at every start.
+//! What is joined is held open by the daemon, and looked up at every start.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -33,11 +33,11 @@ pub enum Pid {
     Container(String),
 }
 
-/// Process ids, on the host, of those whose namespaces are joined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Namespaces of others that are joined, by the paths where they are found for as long as they are held open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joins {
-    pub ipc: Option<u32>,
-    pub pid: Option<u32>,
+    pub ipc: Option<String>,
+    pub pid: Option<String>,
 }
 
 impl Ipc {
@@ -102,7 +102,7 @@ pub fn check(config: &ContainerConfig) -> Result<()> {
 /// All but the network's, which is whatever `network` says.
 pub fn namespaces(
     config: &ContainerConfig,
-    joins: Joins,
+    joins: &Joins,
     network: Option<LinuxNamespace>,
 ) -> Result<Vec<LinuxNamespace>> {
     let mut all = vec![own(LinuxNamespaceType::Mount)?];
@@ -112,11 +112,11 @@ pub fn namespaces(
     match Pid::parse(&config.pid_mode)? {
         Pid::Host => {}
         Pid::Private => all.push(own(LinuxNamespaceType::Pid)?),
-        Pid::Container(name) => all.push(joined(LinuxNamespaceType::Pid, joins.pid, "pid", &name)?),
+        Pid::Container(name) => all.push(joined(LinuxNamespaceType::Pid, joins.pid.as_ref(), &name)?),
     }
     match Ipc::parse(&config.ipc_mode)? {
         Ipc::Host => {}
-        Ipc::Container(name) => all.push(joined(LinuxNamespaceType::Ipc, joins.ipc, "ipc", &name)?),
+        Ipc::Container(name) => all.push(joined(LinuxNamespaceType::Ipc, joins.ipc.as_ref(), &name)?),
         Ipc::Private | Ipc::Shareable | Ipc::NoShm => all.push(own(LinuxNamespaceType::Ipc)?),
     }
     all.extend(network);
@@ -141,9 +141,8 @@ pub fn at(kind: LinuxNamespaceType, path: impl Into<std::path::PathBuf>) -> Resu
     LinuxNamespaceBuilder::default().typ(kind).path(path).build().map_err(Error::oci)
 }
 
-fn joined(kind: LinuxNamespaceType, pid: Option<u32>, file: &str, name: &str) -> Result<LinuxNamespace> {
-    let pid = pid.ok_or_else(|| Error::not_found("container", name))?;
-    at(kind, format!("/proc/{pid}/ns/{file}"))
+fn joined(kind: LinuxNamespaceType, path: Option<&String>, name: &str) -> Result<LinuxNamespace> {
+    at(kind, path.ok_or_else(|| Error::not_found("container", name))?)
 }
 
 /// Checks kernel parameters: those of a namespace that the container shares with the host are the host's.
@@ -211,7 +210,7 @@ mod tests {
     use super::*;
 
     fn kinds(config: &ContainerConfig, joins: Joins) -> Vec<(LinuxNamespaceType, Option<String>)> {
-        let all = namespaces(config, joins, None).unwrap();
+        let all = namespaces(config, &joins, None).unwrap();
         let path = |ns: &LinuxNamespace| ns.path().as_ref().map(|path| path.display().to_string());
         all.iter().map(|namespace| (namespace.typ(), path(namespace))).collect()
     }
@@ -235,9 +234,9 @@ mod tests {
             privileged: true,
             ..Default::default()
         };
-        let all = kinds(&other, Joins { ipc: Some(7), pid: Some(8) });
-        assert!(all.contains(&(Ipc, Some("/proc/7/ns/ipc".into()))));
-        assert!(all.contains(&(Pid, Some("/proc/8/ns/pid".into()))));
+        let all = kinds(&other, Joins { ipc: Some("/proc/7/fd/1".into()), pid: Some("/proc/7/fd/2".into()) });
+        assert!(all.contains(&(Ipc, Some("/proc/7/fd/1".into()))));
+        assert!(all.contains(&(Pid, Some("/proc/7/fd/2".into()))));
         assert!(!all.iter().any(|(kind, _)| *kind == Cgroup), "a privileged one sees the host's");
     }
 

@@ -1,13 +1,12 @@
 //! Talking to nftables: rules by the program `nft`, elements of maps, which come and go with containers, over netlink.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::time::Duration;
 
-use longshore_proto::nfnetlink::{self, BaseChain, Batch, Family, Verdict};
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use longshore_proto::nfnetlink::socket::{self, Socket};
+use longshore_proto::nfnetlink::{self, BaseChain, Batch, Family, conntrack};
 use tokio::io::AsyncWriteExt;
 
 use super::ruleset::{ANY, EXACT};
@@ -15,8 +14,6 @@ use crate::error::{Error, Result};
 
 /// How long `nft` may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the kernel may take for elements: it answers at once.
-const KERNEL: Duration = Duration::from_secs(5);
 /// Most base chains that are looked at.
 const CHAINS: usize = 4096;
 const LOCAL_IN: u32 = 1;
@@ -113,7 +110,7 @@ pub fn change(table: &str, remove: &[Element], add: &[Element]) -> Result<()> {
     if batch.is_empty() {
         return Ok(());
     }
-    commit(&batch.finish())
+    socket::commit(&batch.finish())
         .map_err(|source| Error::network("publishing ports in the packet filter's table", table, source))
 }
 
@@ -122,15 +119,19 @@ pub fn remove(table: &str, elements: &[Element]) -> Result<()> {
     elements.chunks(AT_ONCE).try_for_each(|piece| remove_piece(table, piece))
 }
 
+/// Whether the kernel did not find what was to be changed.
+pub fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Network { source, .. } if source.raw_os_error() == Some(MISSING))
+}
+
 fn remove_piece(table: &str, elements: &[Element]) -> Result<()> {
-    let gone = |error: &Error| matches!(error, Error::Network { source, .. } if source.raw_os_error() == Some(MISSING));
     match change(table, elements, &[]) {
-        Err(error) if gone(&error) => {}
+        Err(error) if is_missing(&error) => {}
         result => return result,
     }
     for element in elements {
         match change(table, &[*element], &[]) {
-            Err(error) if !gone(&error) => return Err(error),
+            Err(error) if !is_missing(&error) => return Err(error),
             _ => {}
         }
     }
@@ -141,7 +142,7 @@ fn remove_piece(table: &str, elements: &[Element]) -> Result<()> {
 pub fn remove_table(table: &str) -> Result<()> {
     let mut batch = Batch::default();
     batch.delete_table(Family::Inet, table);
-    match commit(&batch.finish()) {
+    match socket::commit(&batch.finish()) {
         Err(error) if error.raw_os_error() != Some(MISSING) => {
             Err(Error::network("removing the packet filter's table", table, error))
         }
@@ -152,20 +153,14 @@ pub fn remove_table(table: &str) -> Result<()> {
 /// Whether somebody else's rules keep the host's own ports from other machines: a base chain at the input hook drops what it does
 /// not allow. What iptables-legacy does is not seen here.
 pub fn input_is_filtered(own: &str) -> Result<bool> {
-    let ask = || {
-        let socket = open()?;
-        send(&socket, &nfnetlink::list_chains())?;
-        let (mut found, mut buffer) = (Vec::new(), vec![0; nfnetlink::ANSWER]);
-        loop {
-            let length = receive(&socket, &mut buffer)?;
-            let is_last = nfnetlink::take_chains(buffer.get(..length).unwrap_or_default(), &mut found);
-            if is_last || found.len() > CHAINS {
-                return Ok(found);
-            }
-        }
-    };
-    let found: Vec<BaseChain> =
-        ask().map_err(|source| Error::network("looking at", "the packet filter's chains", source))?;
+    let mut found: Vec<BaseChain> = Vec::new();
+    Socket::open()
+        .and_then(|mut socket| {
+            socket.list(&nfnetlink::list_chains(), |datagram| {
+                nfnetlink::take_chains(datagram, &mut found) || found.len() > CHAINS
+            })
+        })
+        .map_err(|source| Error::network("looking at", "the packet filter's chains", source))?;
     let filters = |chain: &&BaseChain| {
         let of_ip = [Family::Inet, Family::Ipv4, Family::Ipv6].iter().any(|f| *f as u8 == chain.family);
         // firewalld accepts by policy and refuses by its last rule.
@@ -175,38 +170,83 @@ pub fn input_is_filtered(own: &str) -> Result<bool> {
     Ok(found.iter().any(|chain| filters(&chain)))
 }
 
-fn commit(batch: &[u8]) -> io::Result<()> {
-    let socket = open()?;
-    send(&socket, batch)?;
-    let mut buffer = vec![0; nfnetlink::ANSWER];
-    let mut missing = nfnetlink::answers_to(batch);
-    while missing > 0 {
-        let length = receive(&socket, &mut buffer)?;
-        match nfnetlink::verdict(buffer.get(..length).unwrap_or_default()) {
-            Verdict::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Verdict::Done(count) => missing = missing.saturating_sub(count.max(1)),
+/// How many rules are in the table: 0 if there is none.
+pub fn count_rules(table: &str) -> Result<usize> {
+    let mut count = 0;
+    Socket::open()
+        .and_then(|mut socket| {
+            socket.list(&nfnetlink::list_rules(Family::Inet, table), |datagram| {
+                nfnetlink::count_rules(datagram, &mut count)
+            })
+        })
+        .map_err(|source| Error::network("looking at", "the packet filter's rules", source))?;
+    Ok(count)
+}
+
+/// Most flows that are forgotten at one time.
+const FLOWS: usize = 65_536;
+const UDP: u8 = 17;
+
+/// Has the connection tracker forget flows of datagrams that somebody sends to these ports and that are led to an address of ours
+/// which is not theirs any more: they would go there for as long as he goes on sending. `ours` says which addresses are.
+/// May look at every flow of the host's.
+pub fn forget_flows(ports: &[StalePort], ours: impl Fn(&IpAddr) -> bool) -> io::Result<()> {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        if !ports.iter().any(|port| port.host.is_ipv4() == (family == Family::Ipv4)) {
+            continue;
+        }
+        let is_stale = |flow: &conntrack::Flow| {
+            flow.protocol == UDP
+                && ports.iter().any(|port| port.is_meant(flow.to) && port.target != Some(flow.answers))
+                && ours(&flow.answers.ip())
+        };
+        let mut found = Vec::new();
+        Socket::open()?.list(&conntrack::list(family), |datagram| {
+            conntrack::take(datagram, is_stale, &mut found) || found.len() > FLOWS
+        })?;
+        let mut socket = Socket::open()?;
+        for flow in &found {
+            match socket.commit(flow) {
+                Err(error) if error.raw_os_error() != Some(MISSING) => return Err(error),
+                _ => {}
+            }
         }
     }
     Ok(())
 }
 
-fn open() -> io::Result<rustix::fd::OwnedFd> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        Some(netlink::NETFILTER),
-    )?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(KERNEL))?;
-    Ok(socket)
+/// A port of the host for datagrams, and where it leads now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StalePort {
+    /// Unspecified: all of the family.
+    pub host: IpAddr,
+    pub port: u16,
+    /// `None`: nowhere any more.
+    pub target: Option<SocketAddr>,
 }
 
-fn send(socket: &rustix::fd::OwnedFd, bytes: &[u8]) -> io::Result<()> {
-    rustix::net::sendto(socket, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-    Ok(())
+impl StalePort {
+    /// Of those elements that are for datagrams.
+    pub fn of(elements: &[Element], leads: Leads) -> Vec<StalePort> {
+        let datagrams = elements.iter().filter(|element| element.protocol == UDP);
+        let port = |element: &Element| StalePort {
+            host: element.host,
+            port: element.port,
+            target: (leads == Leads::There).then_some((element.target, element.target_port).into()),
+        };
+        datagrams.map(port).collect()
+    }
+
+    fn is_meant(&self, to: SocketAddr) -> bool {
+        to.port() == self.port
+            && to.is_ipv4() == self.host.is_ipv4()
+            && (self.host.is_unspecified() || self.host == to.ip())
+    }
 }
 
-fn receive(socket: &rustix::fd::OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (length, _) = rustix::net::recv(socket, buffer, RecvFlags::empty())?;
-    Ok(length)
+/// Whether a port leads to where its element says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leads {
+    There,
+    Nowhere,
 }

@@ -1,13 +1,16 @@
 //! What the host's packet filter does for networks and published ports.
 //!
 //! What always holds: everything is in one table of our own, named by the configuration; no other table is touched, and no
-//! packet that another table drops gets through. What is published stays so while no daemon runs.
+//! packet that another table drops gets through. What is published stays so while no daemon runs. A table that somebody
+//! emptied is noticed at the next start of a container, and written again.
 
+pub mod forwarding;
 mod kernel;
 mod ruleset;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cidr::Cidr;
@@ -17,7 +20,8 @@ use super::record::{Driver, Network};
 use crate::config::PublishMode;
 use crate::engine::config::{PortBinding, Protocol};
 use crate::error::{Error, Result};
-use kernel::Element;
+use forwarding::{Forwarding, Ours};
+use kernel::{Element, Leads, StalePort};
 use longshore_proto::longshore::shim::v1::{HeldPort, held_port};
 use ruleset::Outside;
 
@@ -50,8 +54,10 @@ pub struct Firewall {
     table: String,
     mode: PublishMode,
     ports: Ports,
+    pub forwarding: Forwarding,
+    runtime: tokio::runtime::Handle,
     state: Mutex<State>,
-    /// Held while `nft` runs: transactions follow one another.
+    /// Held while the table is changed: transactions follow one another.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -61,8 +67,26 @@ struct State {
     networks: BTreeMap<String, Rules>,
     /// By container.
     published: BTreeMap<String, Exposure>,
-    /// What the rules say now.
-    outside: Option<Outside>,
+    /// What the table says now; `None`: it is not there, or not known.
+    written: Option<Written>,
+}
+
+/// What the rules were made of, besides networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written {
+    outside: Outside,
+    forwarding: Ours,
+    /// How many there are.
+    rules: usize,
+}
+
+/// What becomes of published ports when the rules are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maps {
+    /// They stay as they are.
+    Kept,
+    /// They are made to be what is known.
+    Anew,
 }
 
 /// What one container publishes.
@@ -73,11 +97,13 @@ struct Exposure {
 }
 
 impl Firewall {
-    pub fn new(config: &crate::config::Network) -> Firewall {
+    pub fn new(config: &crate::config::Network, state: &Path) -> Firewall {
         Firewall {
             table: config.table(),
             mode: config.publish,
             ports: Ports::default(),
+            forwarding: Forwarding::open(state, config.forward),
+            runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
             writing: tokio::sync::Mutex::default(),
         }
@@ -87,17 +113,19 @@ impl Firewall {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before the first endpoint of a network, and for each one with an interface after a start of the daemon.
+    /// Before the first endpoint of a network.
     pub async fn network_up(&self, network: &Network) -> Result<()> {
         if network.driver != Driver::Bridge {
             return Ok(());
         }
         let rules = Rules::from(network);
         let before = self.state().networks.insert(network.id.clone(), rules.clone());
-        if before.as_ref() == Some(&rules) && self.state().outside.is_some() {
+        let forwarding = self.forwarding.ours();
+        let stands = |written: Written| written.forwarding == forwarding;
+        if before.as_ref() == Some(&rules) && self.state().written.is_some_and(stands) {
             return Ok(());
         }
-        let written = self.write().await;
+        let written = self.write(Maps::Kept).await;
         if written.is_err() && before.is_none() {
             self.state().networks.remove(&network.id);
         }
@@ -108,22 +136,120 @@ impl Firewall {
         if self.state().networks.remove(&network.id).is_none() {
             return Ok(());
         }
-        self.write().await
+        self.write(Maps::Kept).await
     }
 
-    /// Brings the table to what is known.
-    async fn write(&self) -> Result<()> {
+    /// Whether there are no networks.
+    pub fn has_none(&self) -> bool {
+        self.state().networks.is_empty()
+    }
+
+    /// After a start of the daemon, when all containers are known: one transaction brings the table from whatever it says to
+    /// these networks and the ports of the containers that run.
+    pub async fn recover(&self, networks: &[std::sync::Arc<Network>]) -> Result<()> {
+        {
+            let mut state = self.state();
+            for network in networks.iter().filter(|network| network.driver == Driver::Bridge) {
+                state.networks.insert(network.id.clone(), Rules::from(&**network));
+            }
+        }
+        self.rewrite().await
+    }
+
+    /// Writes all of it.
+    pub async fn rewrite(&self) -> Result<()> {
+        self.write(Maps::Anew).await
+    }
+
+    async fn write(&self, maps: Maps) -> Result<()> {
         let _turn = self.writing.lock().await;
-        let networks: Vec<Rules> = self.state().networks.values().cloned().collect();
-        if networks.is_empty() {
-            self.state().outside = None;
-            return kernel::run(&ruleset::removal(&self.table)).await;
+        self.write_now(maps).await
+    }
+
+    /// Brings the table to what is known. The caller has the turn.
+    async fn write_now(&self, maps: Maps) -> Result<()> {
+        let forwarding = self.forwarding.ours();
+        let (networks, elements) = {
+            let state = self.state();
+            (state.networks.values().cloned().collect::<Vec<Rules>>(), state.elements())
+        };
+        if networks.is_empty() && !forwarding.any() {
+            self.state().written = None;
+            return kernel::remove_table(&self.table);
         }
         let outside = self.outside()?;
         let networks: Vec<&Rules> = networks.iter().collect();
-        kernel::run(&ruleset::text(&self.table, &networks, outside)).await?;
-        self.state().outside = Some(outside);
+        let mut text = ruleset::text(&self.table, &networks, outside, forwarding);
+        let rules = ruleset::count(&text);
+        if maps == Maps::Anew {
+            text.push_str(&ruleset::published(&self.table, &elements));
+        }
+        kernel::run(&text).await?;
+        self.state().written = Some(Written { outside, forwarding, rules });
+        if maps == Maps::Anew {
+            // Of containers that have ended meanwhile.
+            let now = self.state().elements();
+            let gone: Vec<Element> = elements.into_iter().filter(|one| !now.contains(one)).collect();
+            kernel::remove(&self.table, &gone)?;
+        }
         Ok(())
+    }
+
+    /// Before a container starts: rules that somebody took away (`nft flush ruleset`) are written again.
+    pub async fn ensure(&self) -> Result<()> {
+        let is_whole = || -> Result<bool> {
+            let written = self.state().written;
+            match written {
+                Some(written) => Ok(kernel::count_rules(&self.table)? == written.rules),
+                None => Ok(true),
+            }
+        };
+        if is_whole()? {
+            return Ok(());
+        }
+        // They may have been on their way.
+        let _turn = self.writing.lock().await;
+        if is_whole()? {
+            return Ok(());
+        }
+        tracing::warn!(
+            "the packet filter's table {} is not as it was written, and is written again",
+            self.table
+        );
+        self.write_now(Maps::Anew).await
+    }
+
+    /// Changes elements; where the table is gone it is written again first. The caller has the turn.
+    async fn change(&self, remove: &[Element], add: &[Element]) -> Result<()> {
+        let change = || match remove {
+            [] => kernel::add(&self.table, add),
+            remove => kernel::change(&self.table, remove, add),
+        };
+        match change() {
+            Err(error) if kernel::is_missing(&error) => {
+                tracing::warn!("the packet filter's table {} is gone, and is written again", self.table);
+                self.write_now(Maps::Anew).await?;
+                change()
+            }
+            done => done,
+        }
+    }
+
+    /// Ports for datagrams have come to lead elsewhere, or nowhere: who goes on sending is not led to where they led before.
+    fn forget_flows(&self, elements: &[Element], leads: Leads) {
+        let ports = StalePort::of(elements, leads);
+        if ports.is_empty() {
+            return;
+        }
+        let subnets: Vec<Cidr> =
+            self.state().networks.values().flat_map(|rules| rules.subnets.clone()).collect();
+        // A host may have very many flows to look at.
+        self.runtime.spawn_blocking(move || {
+            let ours = |address: &IpAddr| subnets.iter().any(|subnet| subnet.contains(address));
+            if let Err(error) = kernel::forget_flows(&ports, ours) {
+                tracing::warn!("flows to ports that lead elsewhere now cannot be ended: {error}");
+            }
+        });
     }
 
     fn outside(&self) -> Result<Outside> {
@@ -151,15 +277,17 @@ impl Firewall {
             // The host's firewall may be another than when the rules were written.
             let differs = {
                 let outside = self.outside()?;
-                self.state().outside != Some(outside)
+                self.state().written.is_none_or(|written| written.outside != outside)
             };
+            let _turn = self.writing.lock().await;
             // Without endpoints of ours nothing is for the rules to do.
             if differs && !endpoints.is_empty() {
-                self.write().await?;
+                self.write_now(Maps::Kept).await?;
             }
             let elements = elements(&published, endpoints);
-            kernel::add(&self.table, &elements)?;
+            self.change(&[], &elements).await?;
             reflect(endpoints);
+            self.forget_flows(&elements, Leads::There);
             self.state()
                 .published
                 .insert(container.to_owned(), Exposure { ports: published.clone(), elements });
@@ -177,10 +305,11 @@ impl Firewall {
     /// When it has ended.
     pub fn unpublish(&self, container: &str) {
         let exposure = self.state().published.remove(container);
-        if let Some(exposure) = exposure
-            && let Err(error) = kernel::remove(&self.table, &exposure.elements)
-        {
-            tracing::error!(container, %error, "ports of a container that has ended are still translated");
+        if let Some(exposure) = exposure {
+            if let Err(error) = kernel::remove(&self.table, &exposure.elements) {
+                tracing::error!(container, %error, "ports of a container that has ended are still translated");
+            }
+            self.forget_flows(&exposure.elements, Leads::Nowhere);
         }
         self.ports.release(container);
     }
@@ -190,15 +319,17 @@ impl Firewall {
         let Some(exposure) = self.state().published.get(container).cloned() else { return Ok(()) };
         let new = elements(&exposure.ports, endpoints);
         if new != exposure.elements {
-            kernel::change(&self.table, &exposure.elements, &new)?;
+            let _turn = self.writing.lock().await;
+            self.change(&exposure.elements, &new).await?;
             reflect(endpoints);
+            self.forget_flows(&new, Leads::There);
             let exposure = Exposure { elements: new, ..exposure };
             self.state().published.insert(container.to_owned(), exposure);
         }
         Ok(())
     }
 
-    /// It has run since before the daemon was started. What it publishes is in the table; [`Firewall::settle`] makes sure.
+    /// It has run since before the daemon was started. What it publishes is in the table; [`Firewall::recover`] makes sure.
     pub fn recovered(&self, container: &str, published: &[Published], endpoints: &[EndpointState]) {
         if published.is_empty() {
             return;
@@ -207,23 +338,11 @@ impl Firewall {
         let exposure = Exposure { ports: published.to_vec(), elements: elements(published, endpoints) };
         self.state().published.insert(container.to_owned(), exposure);
     }
+}
 
-    /// After a start of the daemon, when all containers are known: ports of those that have ended meanwhile are closed.
-    pub async fn settle(&self) -> Result<()> {
-        let (known, elements) = {
-            let state = self.state();
-            let elements: Vec<Element> =
-                state.published.values().flat_map(|exposure| exposure.elements.clone()).collect();
-            (!state.networks.is_empty(), elements)
-        };
-        let _turn = self.writing.lock().await;
-        if !known {
-            // A table that is left is of networks that are gone.
-            return kernel::remove_table(&self.table);
-        }
-        let mut text = ruleset::forget_published(&self.table);
-        elements.iter().for_each(|element| text.push_str(&ruleset::element(&self.table, element)));
-        kernel::run(&text).await
+impl State {
+    fn elements(&self) -> Vec<Element> {
+        self.published.values().flat_map(|exposure| exposure.elements.clone()).collect()
     }
 }
 

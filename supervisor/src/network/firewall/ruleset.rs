@@ -7,7 +7,9 @@
 use std::fmt::Write;
 
 use super::Rules;
+use super::forwarding::Ours;
 use super::kernel::Element;
+use crate::network::GROUP;
 use crate::network::cidr::Family;
 
 /// Maps from what was published to the container: for ports on one address, and for those on all.
@@ -23,8 +25,8 @@ pub enum Outside {
     Filtered,
 }
 
-/// The transaction that brings the table to these networks.
-pub fn text(table: &str, networks: &[&Rules], outside: Outside) -> String {
+/// The transaction that brings the table to these networks. What is passed on because of us alone is passed on for us alone.
+pub fn text(table: &str, networks: &[&Rules], outside: Outside, forwarding: Ours) -> String {
     let mut out = String::with_capacity(2048);
     head(&mut out, table);
     let mut rule = |chain: &str, rule: String| {
@@ -47,6 +49,10 @@ pub fn text(table: &str, networks: &[&Rules], outside: Outside) -> String {
     // Not from loopback addresses: the answer could not come back to them. The shim passes those on.
     rule("output", "ip daddr != 127.0.0.0/8 fib daddr type local jump published".to_owned());
     rule("output", "ip6 daddr != ::1 fib daddr type local jump published".to_owned());
+    // Other daemons of ours on this host have interfaces of the same group.
+    for (family, _) in [("ipv4", forwarding.v4), ("ipv6", forwarding.v6)].iter().filter(|(_, ours)| *ours) {
+        rule("forward", format!("meta nfproto {family} iifgroup != {GROUP} oifgroup != {GROUP} drop"));
+    }
     rule("forward", "ct state established,related accept".to_owned());
     for Rules { bridge, .. } in networks.iter().filter(|network| network.internal) {
         rule("forward", format!("iifname \"{bridge}\" oifname != \"{bridge}\" drop"));
@@ -105,22 +111,20 @@ fn head(out: &mut String, table: &str) {
     }
 }
 
-/// The transaction after which nothing of ours is left.
-pub fn removal(table: &str) -> String {
-    // Added first, so that one that is not there is no error.
-    format!("add table inet {table}\ndelete table inet {table}\n")
+/// What brings the maps of a table to these elements.
+pub fn published(table: &str, elements: &[Element]) -> String {
+    let maps = EXACT.iter().chain(&ANY);
+    let flushed = maps.fold(String::new(), |text, map| text + &format!("flush map inet {table} {map}\n"));
+    elements.iter().fold(flushed, |text, one| text + &element(table, one))
 }
 
-/// The transaction after which nothing is published.
-pub fn forget_published(table: &str) -> String {
-    EXACT
-        .iter()
-        .chain(&ANY)
-        .fold(String::new(), |text, map| text + &format!("flush map inet {table} {map}\n"))
+/// How many rules a transaction adds.
+pub fn count(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with("add rule ")).count()
 }
 
 /// A published port, as a line of a transaction.
-pub fn element(table: &str, element: &Element) -> String {
+fn element(table: &str, element: &Element) -> String {
     let Element { protocol, host, port, target, target_port } = element;
     let family = usize::from(host.is_ipv6());
     let (map, address) = match host.is_unspecified() {
@@ -144,8 +148,9 @@ mod tests {
             masquerade: true,
             talk: true,
         };
-        let text = text("t", &[&network], Outside::Translated);
+        let text = text("t", &[&network], Outside::Translated, Ours::default());
         assert!(text.contains("iifname \"b1\" oifname != \"b1\" drop"));
+        assert!(!text.contains("iifgroup"));
         assert!(!text.contains("masquerade"));
     }
 
@@ -153,9 +158,10 @@ mod tests {
     fn a_filtering_host_sees_what_comes_from_outside() {
         let network =
             Rules { bridge: "b1".into(), subnets: vec![], internal: false, masquerade: true, talk: false };
-        let filtered = text("t", &[&network], Outside::Filtered);
+        let filtered = text("t", &[&network], Outside::Filtered, Ours { v4: true, v6: false });
+        assert!(filtered.contains("nfproto ipv4 iifgroup") && !filtered.contains("nfproto ipv6 iifgroup"));
         assert!(filtered.contains("prerouting iifname { \"b1\" } fib daddr type local jump published"));
         assert!(filtered.contains("iifname \"b1\" oifname \"b1\" drop"));
-        assert!(!text("t", &[], Outside::Filtered).contains("prerouting iifname"));
+        assert!(!text("t", &[], Outside::Filtered, Ours::default()).contains("prerouting iifname"));
     }
 }
