@@ -48,6 +48,7 @@ fn write_names(folder: &Path, servers: Vec<String>) -> String {
         forward: !servers.is_empty(),
         servers,
         links: Vec::new(),
+        resolv_conf: String::new(),
     };
     fs::write(folder.join("view"), view.encode_to_vec()).unwrap();
     folder.join("view").display().to_string()
