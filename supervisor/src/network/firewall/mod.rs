@@ -346,9 +346,16 @@ impl State {
     }
 }
 
+/// What is there while br_netfilter is.
+const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
+
 /// Lets a container reach itself by a published port: where bridges' packets go through the packet filter (br_netfilter), they
-/// are sent back to the interface that they came from. Elsewhere the host routes them, and this changes nothing.
+/// are sent back to the interface that they came from. Elsewhere the host routes them, and nothing is set: the kernel spins on such
+/// a file for as long as somebody else changes networks.
 fn reflect(endpoints: &[EndpointState]) {
+    if !Path::new(BRIDGE_FILTER).exists() {
+        return;
+    }
     for endpoint in endpoints.iter().filter(|endpoint| !endpoint.host_interface.is_empty()) {
         let path = format!("/sys/class/net/{}/brport/hairpin_mode", endpoint.host_interface);
         if let Err(error) = std::fs::write(&path, "1") {
