@@ -412,7 +412,7 @@ devices:
         assert_eq!(hooks[0].path(), Path::new("/bin/first"));
         assert_eq!(edits.groups, [44]);
         let cache = edits.cache.unwrap();
-        assert_eq!((cache.clos_id().as_deref(), cache.enable_monitoring()), (Some("cos"), Some(true)));
+        assert_eq!((cache.clos_id().as_deref(), cache.enable_monitoring()), (Some("cos"), &Some(true)));
         let unknown = yaml.replace("netDevices", "quantumDevices");
         std::fs::write(folder.path().join("v.yaml"), unknown).unwrap();
         let said = edits_in(&[folder.path()], &["vendor.com/net=0"]).unwrap_err().for_people();
