@@ -105,13 +105,12 @@ impl Engine {
         let limits = after.limits.clone();
         let undo = entry.change(|record| {
             let process_env = env::merge(&record.process_env, &update.env);
-            let undo = (
+            (
                 std::mem::replace(&mut record.config, after),
                 std::mem::replace(&mut record.process_env, process_env),
                 record.mounts.replace(mounts.clone()),
                 std::mem::replace(&mut record.mounted_images, images),
-            );
-            undo
+            )
         });
         if let Err(error) = self.save_record(entry).await {
             // What was not kept was not changed.
