@@ -215,11 +215,20 @@ impl Builder<'_> {
         plan.keep_over_birth();
         let (channel, child) = self.spawn(&mut plan, cgroups.get()?)?;
         let mut setup = Setup::new(channel, child, plan, self.agent.clone(), "creating");
-        let mut adjusted = match &setup.child {
-            Some(child) if !born_late => self.adjust(child.pid, warnings)?,
+        let (adjusted, is_gone) = match &setup.child {
+            Some(child) if !born_late => {
+                let adjusted = self.adjust(child.pid, warnings);
+                let is_gone = adjusted.is_err() && patience::has_ended(child.pidfd.as_fd());
+                (adjusted, is_gone)
+            }
             // It may be gone by now: its child is adjusted.
-            _ => Adjusted::default(),
+            _ => (Ok(Adjusted::default()), false),
         };
+        if is_gone {
+            // It has failed by itself, and its own reason says more than that it is not there.
+            setup.converse(|_, _| Ok(()))?;
+        }
+        let mut adjusted = adjusted?;
         let oom = cgroups.get()?.watch_oom()?;
         setup.converse(|report, pid| match report {
             Report::JoinCgroup => cgroups.get()?.attach(pid),

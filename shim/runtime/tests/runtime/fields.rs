@@ -391,6 +391,7 @@ fn network_devices_come_back_if_the_container_does_not_come_to_be() {
         assert!(first.contains("10.91.0.1/24") && first.contains(",UP"), "{first}");
         assert!(second.contains("lt2") && !second.contains(",UP"), "{second}");
         // One of two cannot be moved: the other one stays.
+        bundle.args(&["true"]);
         bundle.spec["linux"]["netDevices"] = json!({ "lt0": { "name": "same" }, "lt2": { "name": "same" } });
         assert_eq!(invalid_field(&bundle.failure()), "linux.netDevices[\"lt2\"]");
         let first = show("lt0");
