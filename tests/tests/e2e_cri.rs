@@ -278,7 +278,7 @@ async fn images_have_one_id_under_all_their_names() {
     };
     let image = find(&w.f.busybox).await.expect("by its tag");
     assert_eq!(image.id, w.image);
-    assert_eq!(image.repo_tags, [w.f.busybox.clone()]);
+    assert_eq!(image.repo_tags, std::slice::from_ref(&w.f.busybox));
     assert!(image.size > 0);
     let digest = image.repo_digests.first().expect("a digest").clone();
     assert_eq!(find(&digest).await.expect("by its digest").id, w.image);
@@ -337,4 +337,81 @@ async fn a_pod_of_cni_gives_back_what_it_had_and_a_plugin_that_fails_leaves_noth
     w.cri.remove_pod(&id).await.expect("removed");
     assert_eq!((leased(), w.folders(), w.held()), (0, 0, Vec::new()));
     let _ = std::process::Command::new("ip").args(["link", "del", &bridge]).output();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(
+    not(all(have_nft, have_cni_plugins)),
+    ignore = "needs nft and the CNI plugins (containernetworking-plugins)"
+)]
+async fn what_a_plugin_cannot_take_back_is_taken_back_later_and_holds_nothing_up() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
+    let (leases, plugins) = (folder.path().join("leases"), folder.path().join("plugins"));
+    std::fs::create_dir(&plugins).expect("a folder");
+    for name in ["bridge", "host-local", "loopback"] {
+        symlink(Path::new("/usr/lib/cni").join(name), plugins.join(name)).expect("linked");
+    }
+    let bridge = format!("lscriq{}", std::process::id() % 10_000);
+    let number = std::process::id() % 250;
+    let list = format!(
+        r#"{{"cniVersion": "0.4.0", "name": "lab", "plugins": [
+            {{"type": "bridge", "bridge": "{bridge}", "isGateway": true, "ipam": {{"type": "host-local",
+              "dataDir": "{}", "subnet": "10.50.{number}.0/24"}}}}]}}"#,
+        leases.display()
+    );
+    std::fs::write(folder.path().join("10-lab.conflist"), list).expect("written");
+    let leased = || {
+        let entries = std::fs::read_dir(leases.join("lab")).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("10.")).count()
+    };
+    let config = format!(
+        "[network]\ncni_configurations = [\"{}\"]\ncni_plugins = [\"{}\"]\n",
+        folder.path().display(),
+        plugins.display()
+    );
+    let w = world_with(Settings { config, ..Settings::default() }).await;
+    let id = w.cri.run_pod(&w.pod("cni")).await.expect("a pod");
+    assert_eq!(leased(), 1);
+    std::fs::remove_file(plugins.join("bridge")).expect("removed");
+    std::fs::write(plugins.join("bridge"), "#!/bin/sh\nexit 1\n").expect("written");
+    std::fs::set_permissions(plugins.join("bridge"), PermissionsExt::from_mode(0o755)).expect("executable");
+    w.cri.remove_pod(&id).await.expect("removed all the same");
+    assert_eq!((leased(), w.folders(), w.held()), (1, 0, Vec::new()));
+    std::fs::remove_file(plugins.join("bridge")).expect("removed");
+    symlink("/usr/lib/cni/bridge", plugins.join("bridge")).expect("linked");
+    eventually("its address is given back", || leased() == 0);
+    let _ = std::process::Command::new("ip").args(["link", "del", &bridge]).output();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_container_whose_shim_does_not_answer_is_found_again_and_can_be_stopped() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let mut w = world().await;
+    let config = w.pod("silent");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let id = w.run(&pod, &config, "silent", "exec sleep 1000").await;
+    let shims = w.f.daemon.shims();
+    let each = |signal: Signal| {
+        for shim in &shims {
+            kill(Pid::from_raw(*shim), signal).expect("a shim");
+        }
+    };
+    each(Signal::SIGSTOP);
+    w.f.daemon.kill();
+    w.f.daemon.launch().expect("it starts again");
+    w.cri = Cri::connect(&w.f.daemon.socket()).await.expect("a connection");
+    let status = w.cri.status(&id).await.expect("a status");
+    assert_eq!(status.state(), wire::ContainerState::ContainerUnknown);
+    each(Signal::SIGCONT);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while w.cri.status(&id).await.expect("a status").state() != wire::ContainerState::ContainerRunning {
+        assert!(Instant::now() < deadline, "it is not found again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    w.cri.stop(&id, 0).await.expect("stopped");
+    assert_eq!(w.cri.ended(&id).await.exit_code, 137);
+    w.cri.remove_pod(&pod).await.expect("removed");
 }

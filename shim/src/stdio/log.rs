@@ -236,8 +236,14 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
+/// A FIFO in its place would be waited for, and the shim waits for nobody.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
 }
 
 /// A point in time as `2006-01-02T15:04:05.000000000Z`.

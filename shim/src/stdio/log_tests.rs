@@ -32,6 +32,15 @@ fn read(dir: &Path, stream: &str) -> (Vec<u8>, Vec<String>) {
 }
 
 #[test]
+fn what_is_in_the_logs_place_and_no_file_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let rotation = Rotation::Own { max_size: 1 << 20, max_files: 3, compress: false };
+    assert!(Log::open(LogTarget { path, rotation, buffer: None }).is_err());
+}
+
+#[test]
 fn lines_are_records() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = log(dir.path(), 1 << 20, 3);

@@ -54,7 +54,7 @@ impl Cri {
             container_id: event.id.clone(),
             container_event_type: kind.into(),
             created_at: nanos(Some(event.at)),
-            pod_sandbox_status: self.pods.pod(&event.pod).ok().map(|pod| pod_status(&pod)),
+            pod_sandbox_status: event.sandbox.as_deref().map(pod_status),
             containers_statuses: containers.iter().map(|one| status(one)).collect(),
         }
     }

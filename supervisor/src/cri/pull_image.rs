@@ -42,7 +42,7 @@ mod tests {
         let password = |user: &str, word: &str| {
             Some(Credentials::Password { username: user.into(), password: word.into() })
         };
-        assert!(of(wire::AuthConfig::default()) == None);
+        assert!(of(wire::AuthConfig::default()).is_none());
         let auth = wire::AuthConfig { auth: "dXNlcjpzZWNyZXQ=".into(), ..Default::default() };
         assert!(of(auth) == password("user", "secret"));
         let auth = wire::AuthConfig { username: "a".into(), password: "b".into(), ..Default::default() };

@@ -34,7 +34,7 @@ pub mod names;
 pub mod network;
 mod pause;
 pub mod policy;
-mod process;
+pub(crate) mod process;
 pub mod prune;
 pub mod record;
 mod recover;

@@ -10,7 +10,7 @@ use rustix::process::{Pid, PidfdFlags};
 use crate::error::{Error, Result};
 
 /// A process of a container's.
-pub(super) struct FirstProcess<'a> {
+pub(crate) struct FirstProcess<'a> {
     pid: u32,
     container: &'a str,
     handle: OwnedFd,
@@ -18,7 +18,7 @@ pub(super) struct FirstProcess<'a> {
 
 impl<'a> FirstProcess<'a> {
     /// The process of this number, if it is one of the container's.
-    pub(super) fn of(pid: u32, container: &'a str) -> Result<Self> {
+    pub(crate) fn of(pid: u32, container: &'a str) -> Result<Self> {
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| stopped(container))?;
         let handle =
             rustix::process::pidfd_open(number, PidfdFlags::empty()).map_err(|_| stopped(container))?;
@@ -60,7 +60,7 @@ impl<'a> FirstProcess<'a> {
     }
 
     /// One of its namespaces: `net`, `ipc`, …
-    pub(super) fn namespace(&self, kind: &str) -> Result<OwnedFd> {
+    pub(crate) fn namespace(&self, kind: &str) -> Result<OwnedFd> {
         self.open(&format!("ns/{kind}"), OFlags::RDONLY)
     }
 
@@ -79,7 +79,7 @@ fn stopped(container: &str) -> Error {
 }
 
 /// Where another process finds what this one has open.
-pub(super) fn path_of(fd: &OwnedFd) -> String {
+pub(crate) fn path_of(fd: &OwnedFd) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())
 }

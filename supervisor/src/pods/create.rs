@@ -90,10 +90,14 @@ impl Pods {
         config: ContainerConfig,
         flight: &Flight,
     ) -> Result<Arc<Container>> {
+        if config.security.privileged && !pod.read(|record| record.config.privileged) {
+            let why = "it asks for privileges, and its pod was made without: make the pod privileged, too";
+            return Err(Error::invalid(format!("container {:?}", config.name), why));
+        }
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
         let images = self.mount_images(id, &pod.id, &config).await?;
-        let pid_of = self.process_to_join(pod, &config)?;
+        let pid_of = self.process_to_join(pod, &config)?.map(|(_, pid)| pid);
         flight.at("making its snapshot");
         // Nobody's until it is recorded.
         let _hold = self.engine.snapshotter()?.hold(&self.namespace, id).await;
@@ -176,18 +180,24 @@ impl Pods {
         }
     }
 
-    /// The process whose pid namespace the container is to be in.
-    fn process_to_join(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<u32>> {
+    /// The process whose pid namespace the container is to be in, and whose it is.
+    pub(super) fn process_to_join(
+        &self,
+        pod: &Pod,
+        config: &ContainerConfig,
+    ) -> Result<Option<(String, u32)>> {
         let asked = &config.security.namespaces;
         match asked.pid {
-            Sharing::Pod if pod.read(|record| record.pause) => self.pause_pid(&pod.id).map(Some),
+            Sharing::Pod if pod.read(|record| record.pause) => {
+                self.pause_pid(&pod.id).map(|pid| Some((pod.id.clone(), pid)))
+            }
             Sharing::Target => {
                 let target = self.container(&asked.target)?;
                 if target.pod != pod.id {
                     return Err(Error::invalid("target container", "it is in another pod"));
                 }
                 match target.read(|record| (record.state, record.pid)) {
-                    (State::Running, pid) => Ok(Some(pid)),
+                    (State::Running, pid) => Ok(Some((target.id.clone(), pid))),
                     _ => {
                         Err(Error::precondition(format!("target container {}", target.id), "it does not run"))
                     }

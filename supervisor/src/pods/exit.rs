@@ -10,10 +10,14 @@ use super::Pods;
 use super::container::Container;
 use super::events::Happened;
 use super::record::{End, State};
-use crate::tasks::{Exit, ProcessId};
+use crate::error::Result;
+use crate::tasks::{Exit, ProcessId, Status};
 
 /// Exit code of a container whose end nobody saw.
 const LOST: i32 = 255;
+
+/// How often a container whose shim does not answer is looked at.
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Pods {
     /// Acts on ends for as long as the daemon lives.
@@ -32,7 +36,7 @@ impl Pods {
                 };
                 // What was missed because there was too much of it.
                 for container in pods.all_containers() {
-                    if container.state() == State::Running {
+                    if container.state().may_run() {
                         pods.end_soon(container);
                     }
                 }
@@ -68,16 +72,32 @@ impl Pods {
     /// Does what follows an end, unless that was done or it runs.
     async fn ended(self: &Arc<Self>, container: &Arc<Container>) {
         let _turn = container.turn.clone().lock_owned().await;
-        if container.state() != State::Running {
+        if !container.state().may_run() {
             return;
         }
         match self.tasks.get(&self.namespace, &container.id, ProcessId::Init) {
-            Ok(info) => match info.exit {
-                Some(exit) => self.conclude(container, Some(exit)).await,
-                None => {}
+            Ok(info) => match (info.exit, info.status) {
+                (Some(exit), _) => self.conclude(container, Some(exit)).await,
+                // Its shim answers again.
+                (None, Status::Running | Status::Paused) => container.change(|record| {
+                    record.state = State::Running;
+                    record.pid = info.pid;
+                }),
+                (None, _) => {}
             },
             Err(_) => self.conclude(container, None).await,
         }
+    }
+
+    /// Looks again and again at a container whose shim does not answer, until it does or is gone.
+    pub(super) fn look_again(self: &Arc<Self>, container: Arc<Container>) {
+        let pods = self.clone();
+        tokio::spawn(async move {
+            while container.state() == State::Unknown && pods.container(&container.id).is_ok() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                pods.ended(&container).await;
+            }
+        });
     }
 
     /// The caller holds the turn and knows that it has ended.
@@ -116,11 +136,16 @@ impl Pods {
     }
 
     pub(super) async fn delete_task(&self, id: &str) {
+        if let Err(error) = self.try_delete_task(id).await {
+            tracing::warn!(container = %id, %error, "an ended task cannot be deleted yet");
+        }
+    }
+
+    /// As [`Pods::delete_task`], for whoever then takes away what the task has.
+    pub(super) async fn try_delete_task(&self, id: &str) -> Result<()> {
         match self.tasks.delete(&self.namespace, id).await {
-            Err(error) if !error.is_not_found() => {
-                tracing::warn!(container = %id, %error, "an ended task cannot be deleted yet");
-            }
-            _ => {}
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
         }
     }
 }

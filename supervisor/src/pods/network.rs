@@ -1,6 +1,8 @@
 //! A pod's network: by the CNI configuration of the host where there is one, else on the built-in default network.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -13,6 +15,10 @@ use crate::error::{Error, Result};
 use crate::network::cni::Attachment;
 use crate::network::record::BRIDGE;
 use crate::network::sandbox::{CNI_INTERFACE, Owner, Sandbox, Wanted};
+
+/// Pauses between two attempts to take an attachment back.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A network that was set up and is taken back when this is dropped.
 pub struct Network {
@@ -104,15 +110,35 @@ impl Pods {
         Ok(Network { record, dns: result.dns, sandbox: Some(sandbox) })
     }
 
-    /// Takes back what a pod has of networks. What fails is kept, and tried again.
-    pub(super) async fn leave_network(&self, id: &str, network: &PodNetwork, files: &Files) -> Result<()> {
+    /// Takes back what a pod has of networks. What its plugins cannot take back now is kept, and tried again: the rest of the pod
+    /// need not wait for them.
+    pub(super) async fn leave_network(self: &Arc<Self>, id: &str, network: &PodNetwork, files: &Files) {
         self.networks.release(&network.endpoints);
         self.networks.firewall.unpublish(id);
         let place = files.network();
         let namespace = if place.exists() { place.display().to_string() } else { String::new() };
         // Also for a pod that was not recorded: what is kept of attachments says whether there is one.
-        self.cni.del(id, CNI_INTERFACE, &namespace).await?;
-        Ok(())
+        if let Err(error) = self.cni.del(id, CNI_INTERFACE, &namespace).await {
+            tracing::warn!(pod = %id, "its CNI network is taken back later: {error}");
+            self.detach_later(id.to_owned(), CNI_INTERFACE.to_owned());
+        }
+    }
+
+    /// Takes back an attachment of a pod that is gone, again and again until that is done.
+    pub(super) fn detach_later(self: &Arc<Self>, pod: String, interface: String) {
+        let pods = self.clone();
+        // Not waited for at the daemon's end: the next one goes on.
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                match pods.cni.del(&pod, &interface, "").await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%pod, "its CNI network cannot be taken back yet: {error}"),
+                }
+                pause = LAST_PAUSE.min(pause * 2);
+            }
+        });
     }
 }
 

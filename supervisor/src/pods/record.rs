@@ -62,6 +62,13 @@ pub enum State {
     Unknown,
 }
 
+impl State {
+    /// Whether there may be processes of it.
+    pub fn may_run(self) -> bool {
+        matches!(self, State::Running | State::Unknown)
+    }
+}
+
 /// How a container ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

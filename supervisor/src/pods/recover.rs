@@ -89,8 +89,8 @@ impl Pods {
                 self.stop_later(pod);
             }
         }
-        self.discard_tasks(&tasks).await?;
-        self.remove_folders().await;
+        self.discard_tasks(&tasks);
+        self.remove_folders();
         self.remove_snapshots().await?;
         self.detach_lost();
         self.watch_tasks();
@@ -129,6 +129,7 @@ impl Pods {
             (State::Running | State::Unknown, None) => match task {
                 Some(task) if task.status == Status::Unknown => {
                     container.change(|record| record.state = State::Unknown);
+                    self.look_again(container.clone());
                 }
                 _ => self.conclude(container, exit).await,
             },
@@ -143,33 +144,41 @@ impl Pods {
     }
 
     /// Ends the first processes of pods that were never recorded.
-    async fn discard_tasks(self: &Arc<Self>, tasks: &[ProcessInfo]) -> Result<()> {
+    fn discard_tasks(self: &Arc<Self>, tasks: &[ProcessInfo]) {
         for task in tasks {
-            let id = &task.container_id;
-            let is_ours = self.folder(id).is_dir();
-            if !is_ours || self.pod(id).is_ok() || self.containers.get(&self.namespace, id).is_ok() {
+            let id = task.container_id.clone();
+            let is_ours = self.folder(&id).is_dir();
+            if !is_ours || self.pod(&id).is_ok() || self.containers.get(&self.namespace, &id).is_ok() {
                 continue;
             }
             tracing::warn!(pod = %id, "ending the first process of a pod that was not made");
-            let kill = crate::engine::signals::KILL.unsigned_abs();
-            let process = ProcessId::Init;
-            if self.tasks.kill(&self.namespace, id, process, kill, KillScope::All).await.is_ok() {
-                let _ = tokio::time::timeout(KILLED, self.tasks.wait(&self.namespace, id, process)).await;
-            }
-            self.delete_task(id).await;
+            let pods = self.clone();
+            self.background.spawn(async move { pods.discard_task(&id).await });
         }
-        Ok(())
     }
 
-    /// Folders of pods that were not recorded, with what is held there.
-    async fn remove_folders(self: &Arc<Self>) {
+    async fn discard_task(&self, id: &str) {
+        let kill = crate::engine::signals::KILL.unsigned_abs();
+        let process = ProcessId::Init;
+        if self.tasks.kill(&self.namespace, id, process, kill, KillScope::All).await.is_ok() {
+            let _ = tokio::time::timeout(KILLED, self.tasks.wait(&self.namespace, id, process)).await;
+        }
+        self.delete_task(id).await;
+    }
+
+    /// Folders of pods that were not recorded, with what is held there. Plugins and processes may take their time, and the socket
+    /// does not wait for them: a plugin may need a pod of this daemon's.
+    fn remove_folders(self: &Arc<Self>) {
         let entries = std::fs::read_dir(self.folders()).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         for id in names.filter(|id| self.pod(id).is_err()).collect::<Vec<_>>() {
             tracing::info!(pod = %id, "removing what is left of a pod");
-            if let Err(error) = self.clear_pod(&id, &PodNetwork::default()).await {
-                tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod");
-            }
+            let pods = self.clone();
+            self.background.spawn(async move {
+                if let Err(error) = pods.clear_pod(&id, &PodNetwork::default()).await {
+                    tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod");
+                }
+            });
         }
     }
 
@@ -198,13 +207,13 @@ impl Pods {
         let live: HashSet<String> =
             self.all_pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.id.clone()).collect();
         for (pod, interface) in kept {
-            let (pods, lives) = (self.clone(), live.contains(&pod));
+            if !live.contains(&pod) {
+                self.detach_later(pod, interface);
+                continue;
+            }
+            let pods = self.clone();
             self.background.spawn(async move {
-                let done = match lives {
-                    true => pods.cni.check(&pod, &interface).await,
-                    false => pods.cni.del(&pod, &interface, "").await,
-                };
-                if let Err(error) = done {
+                if let Err(error) = pods.cni.check(&pod, &interface).await {
                     tracing::warn!(%pod, "its CNI network is not as it should be: {error}");
                 }
             });

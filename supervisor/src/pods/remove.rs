@@ -44,7 +44,7 @@ impl Pods {
 
     /// Takes away all that a container has besides its record. Its log is looked after by whoever named its place.
     pub(super) async fn clear_container(&self, id: &str, pod: &str) -> Result<()> {
-        self.delete_task(id).await;
+        self.try_delete_task(id).await?;
         self.leave_images(id, pod).await?;
         match self.engine.snapshotter()?.remove(&self.namespace, id).await {
             Err(error) if !error.is_not_found() => Err(error),
@@ -83,7 +83,7 @@ impl Pods {
         }
         self.table().pods.remove(&pod.id);
         self.pod_names.free(&pod.read(|record| record.config.name.to_string()), &pod.id);
-        self.happened(&pod.id, &pod.id, Happened::Deleted);
+        self.deleted(pod);
         Ok(())
     }
 }

@@ -167,7 +167,7 @@ impl Pods {
         self.stop_pause(id).await?;
         let folder = self.folder(id);
         let files = Files::of(&folder);
-        self.leave_network(id, network, &files).await?;
+        self.leave_network(id, network, &files).await;
         self.engine.drop_shm(id);
         blocking(move || {
             files.release()?;

@@ -85,11 +85,21 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
     if vendors.hooks != oci_spec::runtime::Hooks::default() {
         spec.set_hooks(Some(vendors.hooks));
     }
-    if !input.config.annotations.is_empty() {
-        spec.set_annotations(Some(input.config.annotations.clone().into_iter().collect()));
+    let annotations = input.config.annotations.iter().filter(|(key, _)| !is_the_hosts(key));
+    let annotations: HashMap<String, String> =
+        annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
+    if !annotations.is_empty() {
+        spec.set_annotations(Some(annotations));
     }
     let user = Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups };
     Ok((spec, user))
+}
+
+/// Annotations by which a runtime is told what to do with the host: whoever may make a pod may not say that (CVE-2024-3154).
+fn is_the_hosts(key: &str) -> bool {
+    ["org.systemd.property.", "run.oci.", "org.criu.", "io.containerd.", "containerd.io/"]
+        .iter()
+        .any(|prefix| key.starts_with(prefix))
 }
 
 fn process(

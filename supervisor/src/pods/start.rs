@@ -10,6 +10,7 @@ use super::container::Container;
 use super::events::Happened;
 use super::record::{ContainerRecord, End, State};
 use crate::any::Any;
+use crate::engine::process::{FirstProcess, path_of};
 use crate::engine::start::StartFailure;
 use crate::error::{Error, Result};
 use crate::network::firewall;
@@ -56,9 +57,19 @@ impl Pods {
         }
         let snapshotter = self.engine.snapshotter()?;
         let mounts = snapshotter.mounts(&self.namespace, &container.id).await?;
-        let handler = self.pod(&container.pod)?.read(|pod| pod.config.handler.clone());
+        let pod = self.pod(&container.pod)?;
+        let handler = pod.read(|pod| pod.config.handler.clone());
+        // Held until the container is in it: a number may be another process's by now.
+        let processes = match self.process_to_join(&pod, &record.config)? {
+            Some((owner, pid)) => Some(FirstProcess::of(pid, &owner)?.namespace("pid")?),
+            None => None,
+        };
         let task = CreateTask {
-            spec: super::update::with_limits(container, &record)?,
+            spec: super::update::as_it_starts(
+                container,
+                &record,
+                processes.as_ref().map(path_of).as_deref(),
+            )?,
             rootfs: mounts.into_iter().map(RootfsMount::from).collect(),
             stdio: stdio(&record),
             options: Some(self.shim_options(container, &record)),

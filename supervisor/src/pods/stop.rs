@@ -8,7 +8,7 @@ use super::container::Container;
 use super::events::Happened;
 use super::namespaces::Files;
 use super::pod::Pod;
-use super::record::{PodState, State};
+use super::record::{PodNetwork, PodState};
 use crate::content::store::blocking;
 use crate::engine::signals;
 use crate::error::{Error, Result};
@@ -37,7 +37,8 @@ impl Pods {
     ) -> Result<()> {
         // Whoever starts it is not disturbed; after that it runs, or never does.
         drop(container.turn.lock().await);
-        if container.state() != State::Running {
+        // One that does not answer may run all the same.
+        if !container.state().may_run() {
             return Ok(());
         }
         if !grace.is_zero() {
@@ -102,19 +103,20 @@ impl Pods {
         let stops = containers.iter().map(|container| self.stop_one(container, WITH_POD));
         futures::future::try_join_all(stops).await?;
         self.stop_pause(&pod.id).await?;
-        let was_ready = pod.is_ready();
-        let files = Files::of(&self.folder(&pod.id));
-        let network = pod.read(|record| record.network.clone());
-        self.leave_network(&pod.id, &network, &files).await?;
-        self.engine.drop_shm(&pod.id);
-        blocking(move || files.release()).await?;
-        if was_ready {
-            pod.change(|record| {
-                record.state = PodState::NotReady;
-                record.network = super::record::PodNetwork::default();
-            });
+        if pod.is_ready() {
+            // Nothing is made in it from here on.
+            pod.change(|record| record.state = PodState::NotReady);
             self.save_pod(pod).await?;
             self.happened(&pod.id, &pod.id, Happened::Stopped);
+        }
+        let files = Files::of(&self.folder(&pod.id));
+        let network = pod.read(|record| record.network.clone());
+        self.leave_network(&pod.id, &network, &files).await;
+        self.engine.drop_shm(&pod.id);
+        blocking(move || files.release()).await?;
+        if network != PodNetwork::default() {
+            pod.change(|record| record.network = PodNetwork::default());
+            self.save_pod(pod).await?;
         }
         Ok(())
     }

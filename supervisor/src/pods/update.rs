@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::Pods;
 use super::config::Resources;
@@ -98,8 +98,13 @@ impl Pods {
     }
 }
 
-/// The specification that a container is started from: its limits may have changed since it was made.
-pub(super) fn with_limits(container: &Container, record: &ContainerRecord) -> Result<Bytes> {
+/// The specification that a container is started from: its limits may have changed since it was made, and where the pid
+/// namespace is that it joins.
+pub(super) fn as_it_starts(
+    container: &Container,
+    record: &ContainerRecord,
+    processes: Option<&str>,
+) -> Result<Bytes> {
     let unreadable = |source: serde_json::Error| Error::Record {
         table: "spec",
         key: container.id.clone(),
@@ -109,8 +114,14 @@ pub(super) fn with_limits(container: &Container, record: &ContainerRecord) -> Re
     let Some(mut linux) = spec.linux().clone() else { return Ok(container.spec.clone()) };
     let devices = linux.resources().as_ref().and_then(|resources| resources.devices().clone());
     let resources = spec::resources(&record.config.resources, devices)?;
-    if linux.resources().as_ref() == Some(&resources) {
+    if processes.is_none() && linux.resources().as_ref() == Some(&resources) {
         return Ok(container.spec.clone());
+    }
+    if let (Some(path), Some(namespaces)) = (processes, linux.namespaces_mut()) {
+        let joined = namespaces.iter_mut().filter(|one| one.typ() == LinuxNamespaceType::Pid);
+        joined.for_each(|one| {
+            one.set_path(Some(path.into()));
+        });
     }
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));

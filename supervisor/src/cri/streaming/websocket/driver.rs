@@ -135,7 +135,8 @@ impl Reader<'_> {
             };
             match self.dialect.codec.decode(content, self.dialect.ends) {
                 Some(Said::Data(channel, bytes)) => {
-                    if !self.deliver(channel, bytes).await {
+                    let delivered = self.deliver(channel, bytes).await;
+                    if !delivered {
                         return End::Gone;
                     }
                 }
