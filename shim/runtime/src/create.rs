@@ -27,6 +27,9 @@ use std::ffi::CString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long a process whose namespaces are gone may take to end.
+const GOING: Duration = Duration::from_millis(200);
+
 fn invalid(field: &str, why: impl Into<String>) -> Error {
     Error::InvalidSpec { field: field.into(), why: why.into() }
 }
@@ -218,7 +221,8 @@ impl Builder<'_> {
         let (adjusted, is_gone) = match &setup.child {
             Some(child) if !born_late => {
                 let adjusted = self.adjust(child.pid, warnings);
-                let is_gone = adjusted.is_err() && patience::has_ended(child.pidfd.as_fd());
+                // Its namespaces go a moment before it does.
+                let is_gone = adjusted.is_err() && patience::ends_within(child.pidfd.as_fd(), GOING);
                 (adjusted, is_gone)
             }
             // It may be gone by now: its child is adjusted.
