@@ -54,7 +54,9 @@ impl Reader {
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the client has gone away");
         let piece = runtime.block_on(next).map_err(|_| late())?.unwrap_or_else(|| Err(gone()))?;
         if piece.is_empty() {
+            // Whoever reads on, reads that it is the end.
             self.pieces.close();
+            self.patience = None;
             return Ok(None);
         }
         Ok(Some(piece))
@@ -102,5 +104,47 @@ impl Write for Writer {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read_twice(
+        pieces: mpsc::Receiver<io::Result<Bytes>>,
+    ) -> (io::Result<String>, io::Result<String>) {
+        let late = || io::Error::from(io::ErrorKind::TimedOut);
+        let mut reader = Reader::patient(pieces, Duration::from_secs(10), late);
+        let read = move || {
+            let mut texts = [(); 2].map(|()| {
+                let mut text = String::new();
+                reader.read_to_string(&mut text).map(|_| text)
+            });
+            (
+                std::mem::replace(&mut texts[0], Ok(String::new())),
+                std::mem::replace(&mut texts[1], Ok(String::new())),
+            )
+        };
+        tokio::task::spawn_blocking(read).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_end_is_one_however_often_it_is_read() {
+        let (sender, pieces) = mpsc::channel(4);
+        for piece in ["whole", ""] {
+            sender.send(Ok(Bytes::from(piece))).await.unwrap();
+        }
+        let (first, second) = read_twice(pieces).await;
+        assert_eq!((first.unwrap().as_str(), second.unwrap().as_str()), ("whole", ""));
+    }
+
+    #[tokio::test]
+    async fn a_sender_that_goes_away_is_no_end() {
+        let (sender, pieces) = mpsc::channel(4);
+        sender.send(Ok(Bytes::from("half"))).await.unwrap();
+        drop(sender);
+        let (first, _) = read_twice(pieces).await;
+        assert!(first.unwrap_err().to_string().contains("gone away"));
     }
 }

@@ -64,7 +64,8 @@ impl Cri {
         let url = format!("unix://{}", socket.display());
         let channel = Endpoint::from_shared(url)?.connect().await.context("connecting to the daemon")?;
         Ok(Cri {
-            runtime: RuntimeServiceClient::new(channel.clone()),
+            // As a kubelet's.
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(16 << 20),
             images: ImageServiceClient::new(channel),
         })
     }

@@ -167,6 +167,11 @@ fn statistics_of_a_container_in_a_cgroup_of_its_own() {
     let shown = d.ctl(&["stats", "--no-stream", "--format", "{{.PIDs}}", "busy"]).ok().line().to_owned();
     assert_eq!(shown, "1");
     d.ctl(&["rm", "-f", "busy"]).ok();
+    // The parent is the user's: it stays, empty.
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join(&parent));
+    }
+    let _ = fs::remove_dir(format!("/sys/fs/cgroup/{parent}"));
 }
 
 #[test]

@@ -118,6 +118,8 @@ impl Pods {
         };
         container.change(|record| {
             record.state = State::Exited;
+            // It may have ended before anybody looked at the clock.
+            record.started_at = record.started_at.map(|started| started.min(end.at));
             record.end = Some(end);
             record.pid = 0;
         });
