@@ -94,6 +94,7 @@ async fn a_damaged_store_is_rebuilt_from_the_export_and_set_aside() {
     drop(db);
     let db = open(folder.path());
     let mark = db.rebuilt().unwrap();
+    db.close().unwrap();
     drop(db);
     std::fs::remove_file(mark).unwrap();
     assert_eq!(open(folder.path()).rebuilt(), None);
