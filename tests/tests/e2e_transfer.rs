@@ -6,7 +6,7 @@ use std::time::Duration;
 use longshore_proto::containerd::services::transfer::v1 as transfer;
 use longshore_proto::containerd::types::transfer as types;
 use longshore_tests::Fixture;
-use longshore_tests::daemon::eventually;
+use longshore_tests::daemon::{Settings, eventually};
 use longshore_tests::image::{self, Flavour, Image, ImageBuilder, Layer, Packing};
 use longshore_tests::registry::{Access, Fault, Registry};
 use longshore_tests::transfer::{
@@ -413,7 +413,9 @@ async fn a_hosts_directory_and_headers_decide_who_is_asked() {
 
 #[tokio::test]
 async fn archives_make_the_round() {
-    let fixture = Fixture::new();
+    // Nothing is collected behind the test's back.
+    let config = "[gc]\ndelay_ms = 60000\n".to_owned();
+    let fixture = Fixture::with(Settings { config, ..Settings::default() }).expect("a registry and a daemon");
     let mut client = client(&fixture).await;
     let name = fixture.busybox.clone();
     client.pull(&name).await.expect("pulled");
