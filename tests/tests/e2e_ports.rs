@@ -329,19 +329,22 @@ fn a_shim_without_descriptors_waits_and_goes_on() {
         let words = ["--pid", &shim.to_string(), &format!("--nofile={number}")];
         assert!(Command::new("prlimit").args(words).status().expect("prlimit runs").success());
     };
-    limit(&format!("{open}:{hard}"));
-    let waiting: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(to).expect("it waits")).collect();
-    std::thread::sleep(Duration::from_millis(300));
-    let before = ticks(shim);
-    std::thread::sleep(Duration::from_secs(2));
-    let spent = ticks(shim) - before;
-    assert!(spent < 20, "{spent} ticks of 200 for nothing");
-    limit(&format!("{hard}:{hard}"));
-    for mut stream in waiting {
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        let mut said = String::new();
-        stream.read_to_string(&mut said).expect("an answer");
-        assert_eq!(said.trim(), "hello");
+    // With one descriptor left a connection could be accepted, and nothing else.
+    for spare in [0, 1] {
+        limit(&format!("{}:{hard}", open + spare));
+        let waiting: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(to).expect("it waits")).collect();
+        std::thread::sleep(Duration::from_millis(300));
+        let before = ticks(shim);
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = ticks(shim) - before;
+        assert!(spent < 20, "{spent} ticks of 100 for nothing");
+        limit(&format!("{hard}:{hard}"));
+        for mut stream in waiting {
+            stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+            let mut said = String::new();
+            stream.read_to_string(&mut said).expect("an answer");
+            assert_eq!(said.trim(), "hello");
+        }
     }
     assert_eq!(d.log_text().matches("a connection cannot be accepted").count(), 1, "said once");
     d.ctl(&["rm", "-f", "web"]).ok();

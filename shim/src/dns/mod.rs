@@ -24,8 +24,8 @@ use crate::{files, limits};
 use client::Client;
 use message::{Code, Question, Room};
 use names::{Found, Names};
-pub use question::connect;
 use question::{Asked, Progress};
+pub use question::{connect_by, stream_for};
 
 /// Where containers ask.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);

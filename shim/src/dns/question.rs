@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -201,9 +201,18 @@ fn is_early(error: &std::io::Error) -> bool {
 
 /// Begins to connect.
 pub fn connect(to: SocketAddr) -> std::io::Result<TcpStream> {
+    connect_by(stream_for(to)?, to)
+}
+
+/// A socket that can be connected to an address.
+pub fn stream_for(to: SocketAddr) -> std::io::Result<OwnedFd> {
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, None)?)
+}
+
+/// Begins to connect by a socket that is there.
+pub fn connect_by(socket: OwnedFd, to: SocketAddr) -> std::io::Result<TcpStream> {
     match rustix::net::connect(&socket, &to) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(socket.into()),
         Err(errno) => Err(errno.into()),

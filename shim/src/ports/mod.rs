@@ -161,9 +161,9 @@ impl Ports {
         let Some(held) = self.held.get_mut(&number) else { return };
         let Some(target) = held.target else { return };
         match &held.socket {
-            Socket::Tcp(listener) => match listener.accept() {
-                Ok((near, _)) => {
-                    if let Ok(pair) = Pair::new(near, target) {
+            Socket::Tcp(listener) => match Pair::accept(listener, target) {
+                Ok(pair) => {
+                    if let Some(pair) = pair {
                         self.pairs.insert(fresh, pair);
                         self.settle(poll, fresh);
                     }

@@ -4,8 +4,8 @@
 //! on; what is dead is found out, and what carries nothing for very long ends.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::net::sockopt;
@@ -52,10 +52,18 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Begins to connect to the container.
-    pub fn new(near: TcpStream, target: SocketAddr) -> std::io::Result<Pair> {
+    /// Accepts a connection and begins to connect to the container; `None`: it came to nothing, and only it.
+    ///
+    /// The socket to the container is had first: whoever is accepted and cannot be led on for want of descriptors would be lost.
+    pub fn accept(listener: &TcpListener, target: SocketAddr) -> std::io::Result<Option<Pair>> {
+        let far = crate::dns::stream_for(target)?;
+        let (near, _) = listener.accept()?;
+        Ok(Pair::new(near, far, target).ok())
+    }
+
+    fn new(near: TcpStream, far: OwnedFd, target: SocketAddr) -> std::io::Result<Pair> {
         near.set_nonblocking(true)?;
-        let far = crate::dns::connect(target)?;
+        let far = crate::dns::connect_by(far, target)?;
         // Whoever wrote little wants it to arrive now, as without us between.
         near.set_nodelay(true)?;
         far.set_nodelay(true)?;
@@ -259,7 +267,6 @@ fn written(result: std::io::Result<usize>) -> std::io::Result<Option<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
     use std::time::Duration;
 
     use super::*;
@@ -270,7 +277,7 @@ mod tests {
     fn chain() -> (TcpStream, Pair, TcpStream, Poll) {
         let (front, back) = (listener(), listener());
         let client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
-        let pair = Pair::new(front.accept().unwrap().0, back.local_addr().unwrap()).unwrap();
+        let pair = Pair::accept(&front, back.local_addr().unwrap()).unwrap().unwrap();
         let (server, _) = back.accept().unwrap();
         for end in [&client, &server] {
             end.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
