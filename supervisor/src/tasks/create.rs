@@ -66,7 +66,7 @@ impl Inner {
             let result = creation.hand_over(shim, what, launch).await;
             match result {
                 Ok(handed) => return creation.finish(what, handed, launch),
-                // It died while it waited: nothing was begun.
+                // It died while it waited, as far as can be told: it has answered nothing.
                 Err(step) if step.died_waiting && !retried => {
                     retried = true;
                     creation.discard().await;
@@ -104,7 +104,7 @@ enum Reached {
 struct Step {
     error: Error,
     at: Reached,
-    /// The shim was dead before it was given anything.
+    /// The shim was dead before it answered anything.
     died_waiting: bool,
 }
 
@@ -248,7 +248,8 @@ impl Creation {
     /// Takes back what one shim was given, to give it to another.
     async fn discard(&mut self) {
         let parts = self.parts.replace(Parts::default()).unwrap_or_default();
-        parts.take_down(&self.manager, &self.id, &self.cgroups_path, Reached::Nothing).await;
+        // Everything was sent at once: it may have begun, and what is left of that would be in the next one's way.
+        parts.take_down(&self.manager, &self.id, &self.cgroups_path, Reached::Anything).await;
     }
 
     /// Removes everything and frees the id; goes on even if the caller does not wait.
