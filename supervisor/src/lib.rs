@@ -117,6 +117,8 @@ fn log_to_stderr(level: &str) -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // What cannot be written (to a file on a full disk) would be told there, too: that fails again, and ends whoever logs.
+        .log_internal_errors(false)
         // The steps of a request and how long each took; spans are made at debug level only.
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
         .with_ansi(std::io::stderr().is_terminal())

@@ -120,6 +120,8 @@ impl Cni {
     pub async fn del(&self, container: &str, interface: &str, namespace: &str) -> Result<()> {
         let path = self.path(container, interface)?;
         let _turn = self.turn(container).lock_owned().await;
+        // Of a daemon that was killed while it wrote.
+        let _ = std::fs::remove_file(path.with_extension("new"));
         let Some(mut kept) = self.read(&path)? else { return Ok(()) };
         namespace.clone_into(&mut kept.attachment.namespace);
         self.take_back(&path, &kept).await
