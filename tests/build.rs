@@ -68,6 +68,11 @@ fn main() {
     if ["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"].iter().any(|path| std::path::Path::new(path).exists()) {
         println!("cargo::rustc-cfg=have_cni_plugins");
     }
+    println!("cargo::rustc-check-cfg=cfg(have_fuse)");
+    println!("cargo::rerun-if-changed=/dev/fuse");
+    if std::path::Path::new("/dev/fuse").exists() {
+        println!("cargo::rustc-cfg=have_fuse");
+    }
     find_clients();
     find_buildkit_client(&folders);
 }

@@ -368,6 +368,11 @@ impl Config {
             let value = self.engine.namespace.clone();
             return Err(ConfigError::Value { key: "engine.namespace", value, why: "is no namespace" });
         }
+        if self.engine.namespace == crate::pods::NAMESPACE {
+            let value = self.engine.namespace.clone();
+            let why = "has the pods of Kubernetes, which are not the engine's";
+            return Err(ConfigError::Value { key: "engine.namespace", value, why });
+        }
         let own = self.cgroup.as_ref().map(|own| ("cgroup", own.strip_prefix('/').unwrap_or(own)));
         let parent = ("runtime.cgroup_parent", self.runtime.cgroup_parent.as_str());
         for (key, path) in own.into_iter().chain([parent]) {

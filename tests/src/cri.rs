@@ -5,11 +5,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use longshore_proto::containerd::services::containers::v1::containers_client::ContainersClient;
+use longshore_proto::containerd::services::sandbox::v1::store_client::StoreClient;
+use longshore_proto::containerd::services::snapshots::v1::snapshots_client::SnapshotsClient;
+use longshore_proto::containerd::services::snapshots::v1::{Kind, ListSnapshotsRequest};
 use longshore_proto::runtime::v1 as wire;
 use longshore_proto::runtime::v1::image_service_client::ImageServiceClient;
 use longshore_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::Status;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 /// Clients of one daemon; cloning is cheap.
 #[derive(Clone)]
@@ -155,5 +162,49 @@ impl Cri {
         let cmd = ["sh", "-c", line].map(str::to_owned).to_vec();
         let request = wire::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
         Ok(self.runtime.clone().exec_sync(request).await?.into_inner())
+    }
+}
+
+/// containerd's clients, in the namespace of pods.
+#[derive(Clone)]
+pub struct InPods;
+
+impl Interceptor for InPods {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("containerd-namespace", AsciiMetadataValue::from_static("k8s.io"));
+        Ok(request)
+    }
+}
+
+/// What a daemon keeps of pods, as containerd's clients see it.
+pub struct Records {
+    pub containers: ContainersClient<InterceptedService<Channel, InPods>>,
+    pub sandboxes: StoreClient<InterceptedService<Channel, InPods>>,
+    snapshots: SnapshotsClient<InterceptedService<Channel, InPods>>,
+}
+
+impl Records {
+    /// # Errors
+    /// Nobody answers at the socket.
+    pub async fn connect(socket: &Path) -> Result<Records> {
+        let url = format!("unix://{}", socket.display());
+        let channel = Endpoint::from_shared(url)?.connect().await.context("connecting to the daemon")?;
+        Ok(Records {
+            containers: ContainersClient::with_interceptor(channel.clone(), InPods),
+            sandboxes: StoreClient::with_interceptor(channel.clone(), InPods),
+            snapshots: SnapshotsClient::with_interceptor(channel, InPods),
+        })
+    }
+
+    /// Names of the snapshots that are no layers of images.
+    pub async fn snapshots(&mut self) -> Result<Vec<String>> {
+        let request = ListSnapshotsRequest { snapshotter: "overlayfs".to_owned(), ..Default::default() };
+        let mut pages = self.snapshots.list(request).await?.into_inner();
+        let mut names = Vec::new();
+        while let Some(page) = pages.message().await? {
+            let of_containers = page.info.into_iter().filter(|info| info.kind() != Kind::Committed);
+            names.extend(of_containers.map(|info| info.name));
+        }
+        Ok(names)
     }
 }

@@ -357,6 +357,45 @@ impl Daemon {
         found
     }
 
+    /// Process ids of shims that this daemon started: those of its bundles, and those that wait for one.
+    pub fn shim_processes(&self) -> Vec<i32> {
+        let bundles = self.state().join("tasks");
+        let mine = self.pid().map(|pid| pid.to_string()).unwrap_or_default();
+        let is_mine = |process: &Path| {
+            let program = fs::read_link(process.join("exe")).unwrap_or_default();
+            if !program.to_string_lossy().contains("containerd-shim-longshore") {
+                return false;
+            }
+            let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            let folder = fs::read_link(process.join("cwd")).unwrap_or_default();
+            parent == Some(mine.as_str()) || folder.starts_with(&bundles)
+        };
+        let processes = entries(Path::new("/proc")).into_iter().filter(|process| is_mine(process));
+        processes.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()
+    }
+
+    /// Names of the cgroups that its containers have.
+    pub fn cgroups(&self) -> std::collections::BTreeSet<String> {
+        let hierarchies = entries(Path::new("/sys/fs/cgroup"));
+        let parents = hierarchies.iter().map(|hierarchy| hierarchy.join(&self.cgroup_parent));
+        let pure = Path::new("/sys/fs/cgroup").join(&self.cgroup_parent);
+        parents
+            .chain([pure])
+            .flat_map(|parent| entries(&parent))
+            .filter(|group| group.is_dir())
+            .filter_map(|group| Some(group.file_name()?.to_str()?.to_owned()))
+            .filter(|name| !name.contains('.') && !name.starts_with("cgroup"))
+            .collect()
+    }
+
+    /// Where something is mounted in this daemon's folder.
+    pub fn mounts(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+        points.filter(|point| point.starts_with(self.path()) && point != self.path()).collect()
+    }
+
     /// Ends everything that this daemon has; the names of the interfaces that may not be there after it.
     fn clean(&mut self, interfaces: &mut Vec<String>) -> Result<()> {
         if self.child.is_none() {

@@ -176,17 +176,11 @@ impl Loop {
         assert_eq!(ids.len(), LASTING.len(), "round {round}: {ids:?}");
         let bundles = || names(&self.daemon().state().join("tasks/default"));
         eventually("only the lasting containers have bundles", || bundles() == ids);
-        let parent = self.daemon().cgroup_parent();
-        let cgroups = || -> BTreeSet<String> {
-            let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten();
-            let folders = hierarchies.flat_map(|hierarchy| names(&hierarchy.path().join(parent)));
-            folders.filter(|name| !name.contains('.') && !name.starts_with("cgroup")).collect()
-        };
         eventually("only the lasting containers have cgroups", || {
-            cgroups().iter().all(|name| ids.iter().any(|id| name.contains(id.as_str())))
+            self.daemon().cgroups().iter().all(|name| ids.iter().any(|id| name.contains(id.as_str())))
         });
         eventually("only the lasting containers and the pool have shims", || {
-            shims_under(self.daemon()) <= ids.len() + POOL
+            self.daemon().shim_processes().len() <= ids.len() + POOL
         });
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
         let folder = self.daemon().path().display().to_string();
@@ -204,25 +198,6 @@ fn names(folder: &std::path::Path) -> BTreeSet<String> {
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect()
-}
-
-/// Shims whose bundle is this daemon's, and those that are its children.
-fn shims_under(daemon: &Daemon) -> usize {
-    let bundles = daemon.state().join("tasks");
-    let mine = daemon.pid().map(|pid| pid.to_string()).unwrap_or_default();
-    let processes = fs::read_dir("/proc").expect("processes").flatten();
-    processes
-        .filter(|entry| {
-            let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
-            if !program.to_string_lossy().contains("containerd-shim-longshore") {
-                return false;
-            }
-            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-            let folder = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
-            parent == Some(mine.as_str()) || folder.starts_with(&bundles)
-        })
-        .count()
 }
 
 #[test]

@@ -6,11 +6,12 @@
 //! [`Log::is_blocked`] keeps more output from being read, unless the log was asked to drop it.
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::error::{Error, Result};
 use crate::limits;
@@ -39,7 +40,7 @@ impl Log {
     /// Opens or makes the file, and goes on where it ends.
     pub fn open(target: LogTarget) -> Result<Self> {
         let failed = |source| Error::Io { doing: "open log", path: target.path.clone(), source };
-        let file = open(&target.path).map_err(failed)?;
+        let file = open(&target).map_err(failed)?;
         let planned = file.metadata().map_err(failed)?.len();
         let partial = [Vec::new(), Vec::new()];
         let batches = VecDeque::new();
@@ -53,8 +54,11 @@ impl Log {
             return Err(Error::BadField { field: "stdout", why });
         }
         let path = &self.target.path;
-        let file =
-            open(path).map_err(|source| Error::Io { doing: "open log", path: path.clone(), source })?;
+        let file = open(&self.target).map_err(|source| Error::Io {
+            doing: "open log",
+            path: path.clone(),
+            source,
+        })?;
         self.flush();
         if self.batches.is_empty() {
             self.file = file;
@@ -201,7 +205,7 @@ impl Log {
         if max_files == 1 {
             // A new file and not the old one made empty: who reads along would not see that, and could read half a record.
             let _ = fs::remove_file(path);
-            if let Ok(file) = open(path) {
+            if let Ok(file) = open(&self.target) {
                 self.file = file;
             }
             return;
@@ -220,7 +224,7 @@ impl Log {
             }
         }
         if fs::rename(path, numbered(path, 1)).is_ok()
-            && let Ok(file) = open(path)
+            && let Ok(file) = open(&self.target)
         {
             self.file = file;
             if compress {
@@ -236,10 +240,15 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     name.into()
 }
 
-/// A FIFO in its place would be waited for, and the shim waits for nobody.
-fn open(path: &Path) -> io::Result<File> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().create(true).append(true).mode(0o640).custom_flags(flags).open(path)?;
+/// No link leads elsewhere in those parts of the path that somebody else may write to. A FIFO in its place would be waited for,
+/// and the shim waits for nobody.
+fn open(target: &LogTarget) -> io::Result<File> {
+    let above = target.path.ancestors().nth(target.depth).unwrap_or(Path::new("/"));
+    let below = target.path.strip_prefix(above).unwrap_or(&target.path);
+    let folder = rustix::fs::open(above, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let file = File::from(openat2(&folder, below, flags, Mode::from_raw_mode(0o640), resolve)?);
     match file.metadata()?.is_file() {
         true => Ok(file),
         false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),

@@ -7,7 +7,7 @@ const HEAD: &str = "1970-01-01T00:00:00.000000000Z";
 
 fn log(dir: &Path, max_size: u64, max_files: u32) -> Log {
     let rotation = Rotation::Own { max_size, max_files, compress: false };
-    Log::open(LogTarget { path: dir.join("log"), rotation, buffer: None }).unwrap()
+    Log::open(LogTarget { path: dir.join("log"), rotation, buffer: None, depth: 1 }).unwrap()
 }
 
 /// The text of all records of a stream, oldest file first, and the names of the files.
@@ -37,7 +37,31 @@ fn what_is_in_the_logs_place_and_no_file_is_refused_and_not_waited_for() {
     let path = dir.path().join("log");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
     let rotation = Rotation::Own { max_size: 1 << 20, max_files: 3, compress: false };
-    assert!(Log::open(LogTarget { path, rotation, buffer: None }).is_err());
+    assert!(Log::open(LogTarget { path, rotation, buffer: None, depth: 1 }).is_err());
+}
+
+#[test]
+fn no_link_is_followed_below_the_folder_that_is_its_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pod, elsewhere) = (dir.path().join("pod"), dir.path().join("elsewhere"));
+    fs::create_dir_all(pod.join("c")).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    let open = |depth| {
+        let path = pod.join("c/0.log");
+        Log::open(LogTarget { path, rotation: Rotation::Caller, buffer: None, depth })
+    };
+    let mut log = open(3).unwrap();
+    fs::rename(pod.join("c"), pod.join("d")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, pod.join("c")).unwrap();
+    assert!(log.reopen().is_err() && open(2).is_err());
+    log.append(Stream::Stdout, b"still there\n", T);
+    assert!(fs::read_to_string(pod.join("d/0.log")).unwrap().contains("still there"));
+    fs::rename(&pod, dir.path().join("led")).unwrap();
+    std::os::unix::fs::symlink("led", &pod).unwrap();
+    fs::remove_file(pod.join("c")).unwrap();
+    fs::rename(pod.join("d"), pod.join("c")).unwrap();
+    assert!(open(3).is_err() && open(2).is_ok());
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
 }
 
 #[test]
@@ -144,7 +168,7 @@ fn days_are_dates() {
 fn a_log_that_was_renamed_is_opened_anew() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
-    let target = LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None };
+    let target = LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None, depth: 1 };
     let mut cri = Log::open(target).unwrap();
     cri.append(Stream::Stdout, b"one\nhal", T);
     fs::rename(&path, dir.path().join("log.1")).unwrap();
@@ -170,7 +194,8 @@ fn a_record_that_a_full_disk_has_cut_is_not_split_over_two_files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let mut cri =
-        Log::open(LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None }).unwrap();
+        Log::open(LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None, depth: 1 })
+            .unwrap();
     // /dev/full refuses everything.
     cri.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
     cri.append(Stream::Stdout, b"before\n", T);

@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::limits;
 
+/// More parts than a path has.
+const MAX_DEPTH: usize = 4096;
+
 /// Where a stream comes from or goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -36,6 +39,8 @@ pub struct LogTarget {
     pub rotation: Rotation,
     /// So many bytes are kept of what a disk refuses, and what comes then is dropped. `None`: the process waits for the disk.
     pub buffer: Option<u64>,
+    /// How many of the path's last parts may be no links: all those that somebody else may write to. At least 1.
+    pub depth: usize,
 }
 
 /// Who begins a new file when a log has grown.
@@ -68,10 +73,10 @@ pub fn parse(field: &'static str, value: &str) -> Result<Target> {
         "fifo" => Ok(Target::Fifo(path()?)),
         "file" => Ok(Target::File(path()?)),
         "log" => log(field, path()?, query).map(Target::Log),
-        "cri" if query.is_empty() => {
-            Ok(Target::Log(LogTarget { path: path()?, rotation: Rotation::Caller, buffer: None }))
+        "cri" => {
+            let depth = depth(field, query)?;
+            Ok(Target::Log(LogTarget { path: path()?, rotation: Rotation::Caller, buffer: None, depth }))
         }
-        "cri" => Err(Error::BadField { field, why: format!("{value:?}: a cri log has no options") }),
         "binary" => Ok(Target::Logger(LoggerTarget { program: path()?, args: arguments(field, query)? })),
         _ => Err(Error::BadField {
             field,
@@ -93,6 +98,21 @@ fn arguments(field: &'static str, query: &str) -> Result<Vec<OsString>> {
         }
     }
     Ok(args)
+}
+
+/// The one option of a `cri://` URI.
+fn depth(field: &'static str, query: &str) -> Result<usize> {
+    let bad = || Error::BadField {
+        field,
+        why: format!(
+            "{query:?} in a cri URI: known is depth, 1 to {MAX_DEPTH}: the last parts of the path that are no links"
+        ),
+    };
+    match query.strip_prefix("depth=") {
+        None if query.is_empty() => Ok(1),
+        Some(number) => number.parse().ok().filter(|depth| (1..=MAX_DEPTH).contains(depth)).ok_or_else(bad),
+        None => Err(bad()),
+    }
 }
 
 fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
@@ -127,7 +147,7 @@ fn log(field: &'static str, path: PathBuf, query: &str) -> Result<LogTarget> {
             _ => return Err(bad("known are max-size, max-files, compress and buffer")),
         }
     }
-    Ok(LogTarget { path, rotation: Rotation::Own { max_size, max_files, compress }, buffer })
+    Ok(LogTarget { path, rotation: Rotation::Own { max_size, max_files, compress }, buffer, depth: 1 })
 }
 
 fn absolute(field: &'static str, path: OsString) -> Result<PathBuf> {
@@ -175,17 +195,19 @@ mod tests {
         let logger = LoggerTarget { program: "/bin/x".into(), args };
         assert_eq!(parse("stdout", "binary:///bin/x?a+b=c&d&a+b=2").unwrap(), Target::Logger(logger));
         let rotation = Rotation::Own { max_size: 5, max_files: 2, compress: true };
-        let log = LogTarget { path: "/l".into(), rotation, buffer: Some(9) };
+        let log = LogTarget { path: "/l".into(), rotation, buffer: Some(9), depth: 1 };
         assert_eq!(
             parse("stdout", "log:///l?max-size=5&max-files=2&compress=true&buffer=9").unwrap(),
             Target::Log(log)
         );
         let rotation =
             Rotation::Own { max_size: limits::LOG_SIZE, max_files: limits::LOG_FILES, compress: false };
-        let log = LogTarget { path: "/l".into(), rotation, buffer: None };
+        let log = LogTarget { path: "/l".into(), rotation, buffer: None, depth: 1 };
         assert_eq!(parse("stdout", "log:///l").unwrap(), Target::Log(log));
-        let log = LogTarget { path: "/l b".into(), rotation: Rotation::Caller, buffer: None };
+        let log = LogTarget { path: "/l b".into(), rotation: Rotation::Caller, buffer: None, depth: 1 };
         assert_eq!(parse("stdout", "cri:///l%20b").unwrap(), Target::Log(log));
+        let log = LogTarget { path: "/l/b".into(), rotation: Rotation::Caller, buffer: None, depth: 2 };
+        assert_eq!(parse("stdout", "cri:///l/b?depth=2").unwrap(), Target::Log(log));
     }
 
     #[test]
@@ -200,6 +222,8 @@ mod tests {
             "log:///l?buffer=0",
             "log:///l?a=b",
             "cri:///l?max-size=1",
+            "cri:///l?depth=0",
+            "cri:///l?depth=x",
             "cri://l",
             "/a\0b",
         ] {

@@ -14,6 +14,8 @@ impl Cri {
         &self,
         request: wire::PodSandboxStatusRequest,
     ) -> Result<wire::PodSandboxStatusResponse> {
+        // Before anything is looked at: what changes meanwhile is newer than this.
+        let timestamp = nanos(Some(jiff::Timestamp::now()));
         let pod = self.pods.pod(&request.pod_sandbox_id)?;
         let mut info = HashMap::new();
         if request.verbose {
@@ -28,7 +30,7 @@ impl Cri {
             status: Some(pod_status(&pod)),
             info,
             containers_statuses: containers.iter().map(|one| status(one)).collect(),
-            timestamp: nanos(Some(jiff::Timestamp::now())),
+            timestamp,
         })
     }
 }
@@ -36,7 +38,9 @@ impl Cri {
 pub(super) fn state(state: PodState) -> wire::PodSandboxState {
     match state {
         PodState::Ready => wire::PodSandboxState::SandboxReady,
-        PodState::NotReady => wire::PodSandboxState::SandboxNotready,
+        PodState::Stopping | PodState::NotReady | PodState::Unreadable => {
+            wire::PodSandboxState::SandboxNotready
+        }
     }
 }
 

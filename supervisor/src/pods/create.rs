@@ -1,6 +1,5 @@
 //! Making a container in a pod. It runs only when it is started.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +8,8 @@ use super::Pods;
 use super::config::{ContainerConfig, PodConfig, Sharing};
 use super::container::Container;
 use super::events::Happened;
-use super::flight::{Claim, Flight};
+use super::flight::{Claim, Flight, as_text};
+use super::logs;
 use super::pod::Pod;
 use super::record::{ContainerRecord, State};
 use super::spec::{self, Input};
@@ -34,8 +34,9 @@ impl Pods {
         let name = format!("{}_{}_{}", config.name, pod.id, config.attempt);
         let what =
             format!("container {} of pod {}", config.name, pod.read(|record| record.config.name.to_string()));
-        match self.container_names.claim(&name, what) {
-            Claim::Join(flight) => flight.landed().await,
+        let asked = as_text("container", &config.name, &config)?;
+        match self.container_names.claim(&name, what, asked.clone()) {
+            Claim::Join(flight) => flight.join(&asked).await,
             Claim::Made(id) => {
                 let container = self.container(&id)?;
                 if container.state() == State::Created && container.read(|record| record.config == config) {
@@ -90,10 +91,7 @@ impl Pods {
         config: ContainerConfig,
         flight: &Flight,
     ) -> Result<Arc<Container>> {
-        if config.security.privileged && !pod.read(|record| record.config.privileged) {
-            let why = "it asks for privileges, and its pod was made without: make the pod privileged, too";
-            return Err(Error::invalid(format!("container {:?}", config.name), why));
-        }
+        pod.read(|record| check_against_pod(&config, &record.config))?;
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
         let images = self.mount_images(id, &pod.id, &config).await?;
@@ -110,7 +108,7 @@ impl Pods {
             (own, _) => own.to_owned(),
         };
         signals::parse(&stop_signal)?;
-        let log_path = self.log_path(pod, &config)?;
+        let log_path = pod.read(|record| logs::path_of(&record.config.log_directory, &config.log_path))?;
         let work = {
             let (config, pod_config) = (config.clone(), pod.read(|record| record.config.clone()));
             let (folder, shm, cgroup) =
@@ -226,21 +224,59 @@ impl Pods {
     pub(super) fn parent_is_slice(&self, pod: &PodConfig) -> bool {
         pod.cgroup_parent.trim_end_matches('/').ends_with(".slice")
     }
+}
 
-    /// Where its log is: within the pod's folder of logs.
-    fn log_path(&self, pod: &Pod, config: &ContainerConfig) -> Result<Option<PathBuf>> {
-        let folder = pod.read(|record| record.config.log_directory.clone());
-        if folder.is_empty() || config.log_path.is_empty() {
-            return Ok(None);
+/// Refuses a container that would have more of the host than its pod, which is what admission has looked at.
+fn check_against_pod(config: &ContainerConfig, pod: &PodConfig) -> Result<()> {
+    let refuse = |asked: &str, mend: &str| {
+        let why = format!("it asks for {asked}, and its pod was made without: {mend}");
+        Err(Error::invalid(format!("container {:?}", config.name), why))
+    };
+    if config.security.privileged && !pod.privileged {
+        return refuse("privileges", "make the pod privileged, too");
+    }
+    let (own, shared) = (&config.security.namespaces, &pod.namespaces);
+    for (what, own, shared) in [
+        ("the host's network", own.network, shared.network),
+        ("the host's processes", own.pid, shared.pid),
+        ("the host's IPC", own.ipc, shared.ipc),
+    ] {
+        if own == Sharing::Node && shared != Sharing::Node {
+            return refuse(what, "ask for it in the pod's namespace options, too");
         }
-        let inside = std::path::Path::new(&config.log_path);
-        let plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
-        if !inside.components().all(plain) {
-            return Err(Error::invalid(
-                format!("log path {:?}", config.log_path),
-                "it does not stay within the pod's folder of logs",
-            ));
-        }
-        Ok(Some(PathBuf::from(folder).join(inside)))
+    }
+    if own.users.is_some() && own.users != shared.users {
+        return refuse("a user namespace", "ask for the same one in the pod's namespace options");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_no_more_of_the_host_than_its_pod() {
+        let mut pod = PodConfig::default();
+        let with = |change: fn(&mut ContainerConfig)| {
+            let mut config = ContainerConfig { name: "c".to_owned(), ..ContainerConfig::default() };
+            change(&mut config);
+            config
+        };
+        let all = [
+            with(|config| config.security.privileged = true),
+            with(|config| config.security.namespaces.pid = Sharing::Node),
+            with(|config| config.security.namespaces.ipc = Sharing::Node),
+            with(|config| config.security.namespaces.network = Sharing::Node),
+        ];
+        assert!(all.iter().all(|config| check_against_pod(config, &pod).is_err()));
+        assert!(check_against_pod(&with(|_| {}), &pod).is_ok());
+        pod.privileged = true;
+        (pod.namespaces.pid, pod.namespaces.ipc) = (Sharing::Node, Sharing::Node);
+        pod.namespaces.network = Sharing::Node;
+        assert!(all.iter().all(|config| check_against_pod(config, &pod).is_ok()));
+        assert!(check_against_pod(&with(|_| {}), &pod).is_ok());
+        let of_own = with(|config| config.security.namespaces.users = Some(Default::default()));
+        assert!(check_against_pod(&of_own, &pod).is_err());
     }
 }

@@ -40,6 +40,12 @@ impl Pods {
                         pods.end_soon(container);
                     }
                 }
+                for pod in pods.all_pods() {
+                    if pod.is_ready() && pods.lost_its_pause(&pod) {
+                        let own = pods.clone();
+                        pods.background.spawn(async move { own.pause_ended(&pod).await });
+                    }
+                }
                 while let Some(Ok(event)) = events.next().await {
                     pods.noticed(&event.payload.value);
                 }
@@ -83,6 +89,11 @@ impl Pods {
                     record.state = State::Running;
                     record.pid = info.pid;
                 }),
+                // Nobody who would start it is left: it never ran.
+                (None, Status::Created) => {
+                    self.delete_task(&container.id).await;
+                    container.change(|record| (record.state, record.pid) = (State::Created, 0));
+                }
                 (None, _) => {}
             },
             Err(_) => self.conclude(container, None).await,
@@ -123,17 +134,18 @@ impl Pods {
             record.end = Some(end);
             record.pid = 0;
         });
-        if let Err(error) = self.save_container(container).await
+        let saved = self.save_container(container).await;
+        // It is over for everybody: neither a slow shim nor a full disk changes that.
+        container.ended.send_replace(true);
+        self.happened(&container.id, &container.pod, Happened::Stopped);
+        if let Err(error) = saved
             && !error.is_not_found()
         {
             // Its task stays, and tells the next daemon.
             tracing::error!(container = %container.id, %error, "the end of a container is not recorded");
-            container.ended.send_replace(true);
             return;
         }
         self.delete_task(&container.id).await;
-        container.ended.send_replace(true);
-        self.happened(&container.id, &container.pod, Happened::Stopped);
         self.hand_ports_over(container).await;
     }
 

@@ -14,9 +14,20 @@ use crate::error::{Error, Result};
 /// How long a caller waits; the work goes on.
 const PATIENCE: Duration = Duration::from_secs(100);
 
+/// What was asked for, to tell it from anything else.
+pub fn as_text(kind: &'static str, name: &str, asked: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(asked).map_err(|source| Error::Record {
+        table: kind,
+        key: name.to_owned(),
+        source: source.into(),
+    })
+}
+
 /// Something in the making.
 pub struct Flight {
     what: String,
+    /// What was asked for, as text.
+    asked: String,
     step: Mutex<&'static str>,
     done: watch::Sender<Option<Outcome>>,
 }
@@ -27,11 +38,21 @@ type Outcome = Result<String, Arc<Error>>;
 impl Flight {
     /// Says what is done now.
     pub fn at(&self, step: &'static str) {
+        tracing::debug!(step, "making {}", self.what);
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step;
     }
 
     fn step(&self) -> &'static str {
         *self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Flight::landed`], for whoever asks for the same.
+    pub async fn join(&self, asked: &str) -> Result<String> {
+        if self.asked == asked {
+            return self.landed().await;
+        }
+        let name = format!("{}, which is being made with another configuration", self.what);
+        Err(Error::already_exists("pod or container", name))
     }
 
     /// Waits until it is made.
@@ -78,15 +99,15 @@ impl Names {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a name, or says who has it. `what` is said in errors.
-    pub fn claim(&self, name: &str, what: String) -> Claim {
+    /// Takes a name, or says who has it. `what` is said in errors; `asked` tells what was asked for from anything else.
+    pub fn claim(&self, name: &str, what: String, asked: String) -> Claim {
         let mut table = self.table();
         match table.get(name) {
             Some(Holder::Flight(flight)) => Claim::Join(flight.clone()),
             Some(Holder::Made(id)) => Claim::Made(id.clone()),
             None => {
                 let step = Mutex::new("beginning");
-                let flight = Arc::new(Flight { what, step, done: watch::Sender::new(None) });
+                let flight = Arc::new(Flight { what, asked, step, done: watch::Sender::new(None) });
                 table.insert(name.to_owned(), Holder::Flight(flight.clone()));
                 Claim::Mine(Reservation { names: self.clone(), name: name.to_owned(), flight, over: false })
             }
@@ -148,20 +169,28 @@ mod tests {
     #[tokio::test]
     async fn who_asks_again_gets_what_was_made_and_a_failed_name_is_free() {
         let names = Names::default();
-        let Claim::Mine(first) = names.claim("a", "pod a".into()) else { panic!("it was free") };
-        let Claim::Join(flight) = names.claim("a", "pod a".into()) else { panic!("it is being made") };
-        let waiting = tokio::spawn(async move { flight.landed().await });
+        let Claim::Mine(first) = names.claim("a", "pod a".into(), "1".into()) else { panic!("it was free") };
+        let Claim::Join(flight) = names.claim("a", "pod a".into(), "2".into()) else {
+            panic!("it is being made")
+        };
+        assert!(
+            flight.join("2").await.unwrap_err().is_already_exists(),
+            "it would get what somebody else asked for"
+        );
+        let waiting = tokio::spawn(async move { flight.join("1").await });
         first.settle(Ok("1".into()));
         assert_eq!(waiting.await.unwrap().unwrap(), "1");
-        assert!(matches!(names.claim("a", String::new()), Claim::Made(id) if id == "1"));
+        assert!(matches!(names.claim("a", String::new(), String::new()), Claim::Made(id) if id == "1"));
         names.free("a", "2");
-        assert!(matches!(names.claim("a", String::new()), Claim::Made(_)));
+        assert!(matches!(names.claim("a", String::new(), String::new()), Claim::Made(_)));
         names.free("a", "1");
-        let Claim::Mine(second) = names.claim("a", "pod a".into()) else { panic!("it was freed") };
+        let Claim::Mine(second) = names.claim("a", "pod a".into(), String::new()) else {
+            panic!("it was freed")
+        };
         let flight = second.flight();
         second.settle(Err(Error::not_found("x", "y")));
         assert!(flight.landed().await.unwrap_err().is_not_found());
-        let Claim::Mine(third) = names.claim("a", "pod a".into()) else { panic!("it failed") };
+        let Claim::Mine(third) = names.claim("a", "pod a".into(), String::new()) else { panic!("it failed") };
         let flight = third.flight();
         drop(third);
         assert!(flight.landed().await.is_err());

@@ -22,13 +22,13 @@ use crate::labels::Labels;
 const ROOT: (&str, &str) = ("containerd.io/gc.root", "longshore");
 
 impl Pods {
-    /// Mounts the images that a container is to have as volumes: where each is found, by its path in the container.
+    /// Mounts the images that a container is to have as volumes: where each is found, by the number of its mount.
     pub(super) async fn mount_images(
         &self,
         id: &str,
         pod: &str,
         config: &ContainerConfig,
-    ) -> Result<HashMap<String, String>> {
+    ) -> Result<HashMap<usize, String>> {
         let mut found = HashMap::new();
         for (number, mount) in config.mounts.iter().enumerate() {
             let Some(image) = &mount.image else { continue };
@@ -39,6 +39,13 @@ impl Pods {
             let info = self.image(&image.image).await?;
             let snapshotter = self.engine.snapshotter()?;
             let key = key(id, number);
+            // The folder is there before the view: it tells that there may be one.
+            let point = self.images_folder(pod).join(&key);
+            let folder = point.clone();
+            blocking(move || {
+                std::fs::create_dir_all(&folder).map_err(|e| Error::io("making the folder", &folder, e))
+            })
+            .await?;
             let parent = info.local.chain_id.clone().unwrap_or_default();
             let labels = [(LABEL, id), ROOT].map(|(key, value)| (key.to_owned(), value.to_owned()));
             let labels = Labels::from(labels);
@@ -50,14 +57,12 @@ impl Pods {
                 }
                 made => made?,
             };
-            let point = self.images_folder(pod).join(&key);
             let wanted = mount.clone();
             let source = blocking(move || {
-                std::fs::create_dir_all(&point).map_err(|e| Error::io("making the folder", &point, e))?;
                 mounts.iter().try_for_each(|mount| crate::mounts::mount_at(mount, &point))?;
                 within(&point, &wanted)
             });
-            found.insert(mount.container_path.clone(), source.await?.display().to_string());
+            found.insert(number, source.await?.display().to_string());
         }
         Ok(found)
     }
@@ -69,20 +74,37 @@ impl Pods {
     /// Unmounts and removes the views of a container. Those that are not there are gone already.
     pub(super) async fn leave_images(&self, id: &str, pod: &str) -> Result<()> {
         let (folder, prefix) = (self.images_folder(pod), prefix(id));
-        let keys = blocking(move || release(&folder, |name| name.starts_with(&prefix))).await?;
+        let looked_at = folder.clone();
+        let keys = blocking(move || unmount_in(&looked_at, |name| name.starts_with(&prefix))).await?;
         let snapshotter = self.engine.snapshotter()?;
-        for key in keys {
-            match snapshotter.remove(&self.namespace, &key).await {
+        for key in &keys {
+            match snapshotter.remove(&self.namespace, key).await {
                 Err(error) if !error.is_not_found() => return Err(error),
                 _ => {}
             }
         }
-        Ok(())
+        // Only now: what is left of a failure is tried again.
+        blocking(move || keys.iter().try_for_each(|key| remove(&folder.join(key)))).await
+    }
+}
+
+/// Unmounts what is left in a pod's folder of views, whose snapshots are nobody's. Blocks.
+pub(super) fn release(folder: &Path) -> Result<()> {
+    let names = unmount_in(folder, |_| true)?;
+    names.iter().try_for_each(|name| remove(&folder.join(name)))
+}
+
+fn remove(point: &Path) -> Result<()> {
+    match std::fs::remove_dir(point) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io("unmounting the image at", point, error))
+        }
+        _ => Ok(()),
     }
 }
 
 /// Unmounts views below a pod's folder of them, and says which they were. Blocks.
-pub(super) fn release(folder: &Path, which: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+fn unmount_in(folder: &Path, which: impl Fn(&str) -> bool) -> Result<Vec<String>> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|error| Error::io("listing", folder, error))?,
@@ -93,7 +115,6 @@ pub(super) fn release(folder: &Path, which: impl Fn(&str) -> bool) -> Result<Vec
         let point = folder.join(name);
         // Not mounted is as good.
         let _ = unmount(&point, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-        std::fs::remove_dir(&point).map_err(|error| Error::io("unmounting the image at", &point, error))?;
     }
     Ok(names)
 }

@@ -14,6 +14,7 @@ use super::config::{PodConfig, Sharing};
 use super::namespaces::Files;
 use super::pod::Pod;
 use crate::any::Any;
+use crate::content::store::blocking;
 use crate::engine::spec::{capabilities, devices, mounts, namespaces};
 use crate::error::{Error, Result};
 use crate::tasks::{CreateTask, KillScope, ProcessId, Status, TaskStdio};
@@ -21,14 +22,20 @@ use crate::tasks::{CreateTask, KillScope, ProcessId, Status, TaskStdio};
 /// How long it may take to end when it is killed.
 const KILLED: Duration = Duration::from_secs(30);
 
+/// How unlikely the kernel is to choose it when memory runs short, as other runtimes have it.
+const OOM_SCORE: i32 = -998;
+
 impl Pods {
     pub(super) async fn start_pause(&self, id: &str, config: &PodConfig) -> Result<()> {
         let root = self.folder(id).join("root");
-        for folder in ["proc", "dev"] {
-            let folder = root.join(folder);
-            std::fs::create_dir_all(&folder)
-                .map_err(|error| Error::io("making the folder", folder, error))?;
-        }
+        let below = root.clone();
+        blocking(move || {
+            ["proc", "dev"].iter().map(|name| below.join(name)).try_for_each(|folder| {
+                std::fs::create_dir_all(&folder)
+                    .map_err(|error| Error::io("making the folder", folder, error))
+            })
+        })
+        .await?;
         let spec = self.pause_spec(id, config, &root)?;
         let options = shim::CreateOptions {
             pause: true,
@@ -70,6 +77,10 @@ impl Pods {
             .build()
             .map_err(Error::oci)?;
         process.set_rlimits(None);
+        if capabilities::available().contains(&oci_spec::runtime::Capability::SysResource) {
+            // The pod ends with it: it is the last to go when memory runs short.
+            process.set_oom_score_adj(Some(OOM_SCORE));
+        }
         let proc = MountBuilder::default()
             .destination("/proc")
             .typ("proc")
@@ -114,6 +125,17 @@ impl Pods {
         }
     }
 
+    /// Whether a pod that has one has it no more. One whose shim does not answer may still be there.
+    pub(super) fn lost_its_pause(&self, pod: &Pod) -> bool {
+        if !pod.read(|record| record.pause) {
+            return false;
+        }
+        match self.tasks.get(&self.namespace, &pod.id, ProcessId::Init) {
+            Ok(info) => info.exit.is_some() || !matches!(info.status, Status::Running | Status::Unknown),
+            Err(_) => true,
+        }
+    }
+
     /// Ends it; one that is not there has ended.
     pub(super) async fn stop_pause(&self, pod: &str) -> Result<()> {
         if self.tasks.get(&self.namespace, pod, ProcessId::Init).is_err() {
@@ -144,7 +166,7 @@ impl Pods {
     /// It ended by itself, and every process of the pod's namespace with it.
     pub(super) async fn pause_ended(self: &Arc<Self>, pod: &Arc<Pod>) {
         let _turn = pod.turn.clone().lock_owned().await;
-        if !pod.is_ready() || self.pause_pid(&pod.id).is_ok() {
+        if !pod.is_ready() || !self.lost_its_pause(pod) {
             return;
         }
         tracing::warn!(pod = %pod.id, "the pod's first process has ended; the pod is stopped");

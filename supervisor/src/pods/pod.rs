@@ -34,7 +34,11 @@ impl Pod {
     }
 
     pub fn is_ready(&self) -> bool {
-        self.read(|record| record.state == PodState::Ready)
+        self.state() == PodState::Ready
+    }
+
+    pub(super) fn state(&self) -> PodState {
+        self.read(|record| record.state)
     }
 
     /// As containerd's clients see it.

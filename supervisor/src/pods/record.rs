@@ -22,8 +22,19 @@ pub const CONTAINER: &str = "longshore.pods.v1.Container";
 #[serde(rename_all = "lowercase")]
 pub enum PodState {
     Ready,
+    /// It is being stopped: nothing is made or started in it, and what it has may still be there.
+    Stopping,
     #[default]
     NotReady,
+    /// Its record cannot be read: nothing is made in it, and what it has stays until it is stopped.
+    Unreadable,
+}
+
+impl PodState {
+    /// Whether nothing of its network and processes is left.
+    pub fn is_over(self) -> bool {
+        self == PodState::NotReady
+    }
 }
 
 /// What a pod has of networks.

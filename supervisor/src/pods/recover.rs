@@ -5,13 +5,16 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
+use futures::StreamExt;
+
 use super::Pods;
 use super::config::Sharing;
 use super::container::Container;
 use super::create::LABEL;
 use super::namespaces::Files;
 use super::pod::Pod;
-use super::record::{self, PodNetwork, State};
+use super::record::{self, PodNetwork, PodState, State};
+use super::salvage;
 use crate::error::Result;
 use crate::filters::Filter;
 use crate::network::sandbox::Owner;
@@ -20,22 +23,23 @@ use crate::tasks::{KillScope, ProcessId, ProcessInfo, Status};
 /// How long a task that nobody owns may take to end when it is killed.
 const KILLED: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Containers that are settled at once.
+const AT_ONCE: usize = 16;
+
 impl Pods {
     /// Reads the records, and says whose addresses and ports are taken. Before networks are looked through for what nobody owns.
     pub fn read_back(&self) -> Result<()> {
         let everything = Filter::default();
         for sandbox in self.sandboxes.list(&self.namespace, &everything)? {
             let Some(extension) = sandbox.record.extensions.get(record::POD) else { continue };
-            let record: record::PodRecord = match record::unpack(record::POD, &sandbox.id, extension) {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::error!(pod = %sandbox.id, %error, "a pod's record cannot be read");
-                    continue;
-                }
-            };
+            let read = record::unpack(record::POD, &sandbox.id, extension);
+            let record: record::PodRecord = read.unwrap_or_else(|error| {
+                tracing::error!(pod = %sandbox.id, %error, "a pod's record cannot be read: it is kept as it is, not ready");
+                salvage::pod(&extension.value)
+            });
             self.pod_names.insert(&record.config.name.to_string(), &sandbox.id);
             let pod = Pod::new(sandbox.id.clone(), record);
-            if pod.is_ready() && self.is_there(&pod) {
+            if !pod.state().is_over() && self.is_there(&pod) {
                 pod.read(|record| {
                     let owner = Owner { container: pod.id.clone(), name: record.config.name.to_string() };
                     let network = &record.network;
@@ -47,17 +51,11 @@ impl Pods {
         }
         for stored in self.containers.list(&self.namespace, &everything)? {
             let Some(extension) = stored.extensions.get(record::CONTAINER) else { continue };
-            let record: record::ContainerRecord = match record::unpack(
-                record::CONTAINER,
-                &stored.id,
-                extension,
-            ) {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::error!(container = %stored.id, %error, "a container's record cannot be read");
-                    continue;
-                }
-            };
+            let read = record::unpack(record::CONTAINER, &stored.id, extension);
+            let record: record::ContainerRecord = read.unwrap_or_else(|error| {
+                tracing::error!(container = %stored.id, %error, "a container's record cannot be read as a whole");
+                salvage::container(&extension.value, &stored)
+            });
             let name = format!("{}_{}_{}", record.config.name, record.pod, record.config.attempt);
             self.container_names.insert(&name, &stored.id);
             let spec = stored.spec.map(|spec| spec.value).unwrap_or_default();
@@ -80,12 +78,20 @@ impl Pods {
     /// Settles states, and removes what nothing owns. Runs before the socket is opened.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         let tasks = self.tasks.list(&self.namespace);
-        for container in self.all_containers() {
-            let task = tasks.iter().find(|task| task.container_id == container.id);
-            self.settle(&container, task).await;
-        }
+        futures::stream::iter(self.all_containers())
+            .for_each_concurrent(AT_ONCE, |container| {
+                let task = tasks.iter().find(|task| task.container_id == container.id);
+                async move { self.settle(&container, task).await }
+            })
+            .await;
         for pod in self.all_pods() {
-            if pod.is_ready() && (!self.is_there(&pod) || self.lost_its_pause(&pod)) {
+            let is_lost = match pod.state() {
+                PodState::Ready => !self.is_there(&pod) || self.lost_its_pause(&pod),
+                // The daemon that stopped it did not come to the end.
+                PodState::Stopping => true,
+                PodState::NotReady | PodState::Unreadable => false,
+            };
+            if is_lost {
                 self.stop_later(pod);
             }
         }
@@ -95,10 +101,6 @@ impl Pods {
         self.detach_lost();
         self.watch_tasks();
         Ok(())
-    }
-
-    fn lost_its_pause(&self, pod: &Pod) -> bool {
-        pod.read(|record| record.pause) && self.pause_pid(&pod.id).is_err()
     }
 
     fn stop_later(self: &Arc<Self>, pod: Arc<Pod>) {
@@ -126,13 +128,12 @@ impl Pods {
                 record.pid = task.pid;
                 record.started_at.get_or_insert_with(jiff::Timestamp::now);
             }),
-            (State::Running | State::Unknown, None) => match task {
-                Some(task) if task.status == Status::Unknown => {
-                    container.change(|record| record.state = State::Unknown);
-                    self.look_again(container.clone());
-                }
-                _ => self.conclude(container, exit).await,
-            },
+            // It may run: also one whose start the last daemon did not live to record.
+            (_, None) if task.is_some_and(|task| task.status == Status::Unknown) => {
+                container.change(|record| record.state = State::Unknown);
+                self.look_again(container.clone());
+            }
+            (State::Running | State::Unknown, None) => self.conclude(container, exit).await,
             // Its start was recorded by the shim alone.
             (State::Created, None) if exit.is_some() => self.conclude(container, exit).await,
             (State::Created, None) => {
@@ -205,7 +206,7 @@ impl Pods {
             Err(error) => return tracing::warn!("CNI attachments cannot be looked at: {error}"),
         };
         let live: HashSet<String> =
-            self.all_pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.id.clone()).collect();
+            self.all_pods().iter().filter(|pod| !pod.state().is_over()).map(|pod| pod.id.clone()).collect();
         for (pod, interface) in kept {
             if !live.contains(&pod) {
                 self.detach_later(pod, interface);

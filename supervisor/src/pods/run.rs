@@ -6,12 +6,12 @@ use jiff::Timestamp;
 
 use super::config::{PodConfig, Sharing};
 use super::events::Happened;
-use super::flight::{Claim, Flight};
+use super::flight::{Claim, Flight, as_text};
 use super::namespaces::{self, Files, Wanted};
 use super::network::Network;
 use super::pod::Pod;
 use super::record::{PodNetwork, PodRecord, PodState};
-use super::{Pods, namespaces::hostname};
+use super::{Pods, etc_files, logs, namespaces::hostname};
 use crate::content::store::blocking;
 use crate::engine::etc::{self, Resolver};
 use crate::engine::names::new_id;
@@ -25,11 +25,12 @@ impl Pods {
     pub async fn run(self: &Arc<Self>, config: PodConfig) -> Result<String> {
         self.check_pod(&config)?;
         let name = config.name.to_string();
-        match self.pod_names.claim(&name, format!("pod {name}")) {
-            Claim::Join(flight) => flight.landed().await,
+        let asked = as_text("pod", &name, &config)?;
+        match self.pod_names.claim(&name, format!("pod {name}"), asked.clone()) {
+            Claim::Join(flight) => flight.join(&asked).await,
             Claim::Made(id) => {
                 let pod = self.pod(&id)?;
-                if pod.is_ready() && pod.read(|record| record.config == config) {
+                if pod.is_ready() && pod.read(|record| is_the_same(&record.config, &config)) {
                     return Ok(id);
                 }
                 Err(Error::already_exists("pod sandbox", format!("{name} (its id is {id})")))
@@ -54,6 +55,7 @@ impl Pods {
                 return Err(Error::invalid("pod sandbox", format!("its metadata has no {what}")));
             }
         }
+        logs::check_directory(&config.log_directory)?;
         self.check_handler(&config.handler)?;
         namespaces::check_sysctls(config)?;
         etc::check_hostname(&config.hostname)?;
@@ -104,12 +106,10 @@ impl Pods {
     async fn build_pod(self: &Arc<Self>, id: &str, config: PodConfig, flight: &Flight) -> Result<Arc<Pod>> {
         // The folder is there before anything that has to be taken back: the next start sees it.
         let folder = self.folder(id);
-        std::fs::create_dir_all(folder.join("etc"))
-            .map_err(|error| Error::io("making the folder", &folder, error))?;
-        if !config.log_directory.is_empty() {
-            std::fs::create_dir_all(&config.log_directory)
-                .map_err(|error| Error::io("making the folder of logs", &config.log_directory, error))?;
-        }
+        let etc = folder.join("etc");
+        blocking(move || etc_files::mount_at(&etc)).await?;
+        flight.at("making the folder of its logs");
+        self.make_log_directory(&config).await?;
         let files = Files::of(&folder);
         flight.at("setting up its network");
         let network = self.join_network(id, &config, &files).await?;
@@ -171,7 +171,8 @@ impl Pods {
         self.engine.drop_shm(id);
         blocking(move || {
             files.release()?;
-            super::image_volumes::release(&folder.join("images"), |_| true)?;
+            etc_files::release(&folder.join("etc"));
+            super::image_volumes::release(&folder.join("images"))?;
             match std::fs::remove_dir_all(&folder) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     Err(Error::io("removing", &folder, error))
@@ -180,5 +181,27 @@ impl Pods {
             }
         })
         .await
+    }
+}
+
+/// Whether a pod is what is asked for. What it is given as a whole changes while it is there.
+fn is_the_same(made: &PodConfig, asked: &PodConfig) -> bool {
+    let plain = |config: &PodConfig| PodConfig { overhead: None, resources: None, ..config.clone() };
+    plain(made) == plain(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Resources;
+    use super::*;
+
+    #[test]
+    fn a_pod_that_was_given_more_meanwhile_is_still_the_one_that_was_asked_for() {
+        let asked = PodConfig { hostname: "web".to_owned(), ..PodConfig::default() };
+        let mut made = asked.clone();
+        made.resources = Some(Resources { memory: 1 << 30, ..Resources::default() });
+        assert!(is_the_same(&made, &asked));
+        made.hostname = "other".to_owned();
+        assert!(!is_the_same(&made, &asked));
     }
 }

@@ -39,8 +39,8 @@ pub struct Input<'a> {
     pub cgroup: &'a str,
     /// Processes whose pid namespace is joined.
     pub pid_of: Option<u32>,
-    /// Volumes that are images, by the paths in the container.
-    pub images: &'a HashMap<String, String>,
+    /// Where volumes that are images are, by the numbers of their mounts.
+    pub images: &'a HashMap<usize, String>,
 }
 
 /// The specification, and as whom the container runs.
@@ -52,8 +52,9 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
     let vendors = cdi::edits(&input.config.cdi.iter().map(String::as_str).collect::<Vec<_>>())?;
     let identity = identity(&security.user, input.image, input.layers)?;
     let process = process(input, &identity, &bounding, &vendors.env)?;
+    let numbered = input.config.mounts.iter().enumerate();
     let binds =
-        input.config.mounts.iter().map(|mount| bind(mount, input.images)).collect::<Result<Vec<_>>>()?;
+        numbered.map(|(number, mount)| bind(mount, input.images.get(&number))).collect::<Result<Vec<_>>>()?;
     let shm = match security.namespaces.ipc {
         Sharing::Node => mounts::Shm::Shared(Path::new("/dev/shm")),
         Sharing::Container => mounts::Shm::Own(0),
@@ -203,7 +204,7 @@ fn identity(user: &User, image: &LocalImage, layers: &Layers) -> Result<user::Id
 }
 
 /// A mount in the engine's words.
-fn bind(mount: &Mount, images: &HashMap<String, String>) -> Result<daily::Mount> {
+fn bind(mount: &Mount, view: Option<&String>) -> Result<daily::Mount> {
     if !mount.container_path.starts_with('/') && mount.container_path.is_empty() {
         return Err(Error::invalid("mount", "it has no path in the container"));
     }
@@ -214,7 +215,7 @@ fn bind(mount: &Mount, images: &HashMap<String, String>) -> Result<daily::Mount>
     let source = match &mount.image {
         Some(image) => {
             let lost = || Error::not_found("image volume", image.image.clone());
-            images.get(&mount.container_path).ok_or_else(lost)?.clone()
+            view.ok_or_else(lost)?.clone()
         }
         None => source(mount)?,
     };
@@ -222,6 +223,7 @@ fn bind(mount: &Mount, images: &HashMap<String, String>) -> Result<daily::Mount>
         Writing::Allowed if mount.image.is_none() => Access::ReadWrite,
         _ => Access::ReadOnly,
     };
+    super::propagation::check(mount.propagation, &source)?;
     let propagation = match mount.propagation {
         Propagation::Private => "rprivate",
         Propagation::HostToContainer => "rslave",
@@ -364,6 +366,14 @@ pub fn resources(asked: &Resources, devices: Option<Vec<LinuxDeviceCgroup>>) -> 
 }
 
 fn huge_pages(size: &str, limit: u64) -> Result<LinuxHugepageLimit> {
+    // It is part of a file's name.
+    let digits = size.trim_end_matches("KB").trim_end_matches("MB").trim_end_matches("GB");
+    if digits.is_empty() || digits.len() == size.len() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Error::invalid(
+            format!("page_size {size:?}"),
+            "it is no size of pages, such as 2MB or 1GB",
+        ));
+    }
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     LinuxHugepageLimitBuilder::default().page_size(size).limit(limit).build().map_err(Error::oci)
 }
@@ -391,4 +401,17 @@ fn profile(path: &str) -> Result<String> {
         });
     }
     std::fs::read_to_string(path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_of_pages_is_no_path() {
+        assert!(huge_pages("2MB", 1).is_ok() && huge_pages("64KB", 1).is_ok());
+        for bad in ["", "MB", "2", "../2MB", "2MB/..", "2 MB", "2MBKB x"] {
+            assert!(huge_pages(bad, 1).is_err(), "{bad}");
+        }
+    }
 }

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::network::firewall;
 use crate::tasks::{CreateTask, ProcessId, RootfsMount, TaskStdio};
 
+/// Exit code of a container that did not start, whatever the reason: what Kubernetes' documents say of `StartError`.
+const NEVER_RAN: i32 = 128;
+
 impl Pods {
     /// Starts a container that was made. One that runs already is left alone.
     pub async fn start(self: &Arc<Self>, id: &str) -> Result<()> {
@@ -48,13 +51,8 @@ impl Pods {
     }
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        self.make_log_folder(container).await?;
         let record = container.record();
-        if !record.log_path.is_empty()
-            && let Some(folder) = std::path::Path::new(&record.log_path).parent()
-        {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| Error::io("making the folder of logs", folder, error))?;
-        }
         let snapshotter = self.engine.snapshotter()?;
         let mounts = snapshotter.mounts(&self.namespace, &container.id).await?;
         let pod = self.pod(&container.pod)?;
@@ -99,11 +97,10 @@ impl Pods {
     /// Keeps why a container did not start.
     async fn never_ran(&self, container: &Container, error: &Error) {
         let failure = StartFailure::from(error);
-        let code = if failure.exit_code == 125 { 128 } else { failure.exit_code };
         container.change(|record| {
             record.state = State::Exited;
             record.end = Some(End {
-                code: i32::try_from(code).unwrap_or(128),
+                code: NEVER_RAN,
                 at: Timestamp::now(),
                 reason: "StartError".to_owned(),
                 message: failure.message,
@@ -157,33 +154,6 @@ impl Pods {
 }
 
 fn stdio(record: &ContainerRecord) -> TaskStdio {
-    let stdout = match record.log_path.as_str() {
-        "" => String::new(),
-        path => format!("cri://{}", escaped(path)),
-    };
+    let stdout = super::logs::uri(&record.log_path, &record.config.log_path);
     TaskStdio { stdin: String::new(), stdout, stderr: String::new(), terminal: record.config.tty }
-}
-
-/// A path as part of a URI.
-fn escaped(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_escaped_where_a_uri_has_other_meanings() {
-        assert_eq!(escaped("/var/log/a_b-c.log"), "/var/log/a_b-c.log");
-        assert_eq!(escaped("/a b?c%ä"), "/a%20b%3Fc%25%C3%A4");
-    }
 }

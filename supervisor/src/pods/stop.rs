@@ -99,25 +99,43 @@ impl Pods {
 
     /// The caller holds the pod's turn. Every step may be done again.
     pub(super) async fn stop_turned(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let before = pod.state();
+        if !before.is_over() {
+            // Nothing is made or started in it from here on.
+            pod.change(|record| record.state = PodState::Stopping);
+        }
+        if matches!(before, PodState::Ready | PodState::Unreadable)
+            && let Err(error) = self.save_pod(pod).await
+        {
+            // What follows may be what gives a full disk room again; that it is over has to be recorded.
+            tracing::warn!(pod = %pod.id, %error, "it is not recorded that a pod is being stopped");
+        }
         let containers = self.containers_of(&pod.id);
         let stops = containers.iter().map(|container| self.stop_one(container, WITH_POD));
         futures::future::try_join_all(stops).await?;
         self.stop_pause(&pod.id).await?;
-        if pod.is_ready() {
-            // Nothing is made in it from here on.
-            pod.change(|record| record.state = PodState::NotReady);
-            self.save_pod(pod).await?;
+        if !before.is_over() {
             self.happened(&pod.id, &pod.id, Happened::Stopped);
         }
-        let files = Files::of(&self.folder(&pod.id));
+        let folder = self.folder(&pod.id);
+        let files = Files::of(&folder);
         let network = pod.read(|record| record.network.clone());
         self.leave_network(&pod.id, &network, &files).await;
         self.engine.drop_shm(&pod.id);
-        blocking(move || files.release()).await?;
-        if network != PodNetwork::default() {
-            pod.change(|record| record.network = PodNetwork::default());
-            self.save_pod(pod).await?;
+        blocking(move || {
+            super::etc_files::release(&folder.join("etc"));
+            files.release()
+        })
+        .await?;
+        if before.is_over() && network == PodNetwork::default() {
+            return Ok(());
         }
-        Ok(())
+        pod.change(|record| (record.state, record.network) = (PodState::NotReady, PodNetwork::default()));
+        let saved = self.save_pod(pod).await;
+        if saved.is_err() {
+            // To be done again.
+            pod.change(|record| record.state = PodState::Stopping);
+        }
+        saved
     }
 }

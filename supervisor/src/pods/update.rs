@@ -8,13 +8,17 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use super::Pods;
 use super::config::Resources;
 use super::container::Container;
-use super::record::{ContainerRecord, State};
+use super::record::{ContainerRecord, PodState, State};
 use super::spec;
 use crate::any::Any;
 use crate::error::{Error, Result};
 
 /// The type URL of limits.
 const RESOURCES_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+/// What the kernel gives a cgroup that nobody has set limits of.
+const CPU_PERIOD: i64 = 100_000;
+const CPU_SHARES: i64 = 1024;
 
 impl Resources {
     /// With what `change` says; what it does not say stays.
@@ -42,26 +46,69 @@ impl Resources {
     }
 }
 
+impl Resources {
+    /// These limits, with what undoes `tried` where there were none.
+    fn instead_of(&self, tried: &Resources) -> Resources {
+        let number = |old: i64, new: i64, none: i64| if old == 0 && new != 0 { none } else { old };
+        let list = |old: &String, new: &String, all: &str| match old.is_empty() && !new.is_empty() {
+            // Every one that the host has.
+            true => std::fs::read_to_string(all).unwrap_or_default().trim().to_owned(),
+            false => old.clone(),
+        };
+        let known = |size: &String| self.huge_pages.iter().any(|(known, _)| known == size);
+        let unlimited = tried.huge_pages.iter().filter(|(size, _)| !known(size));
+        Resources {
+            cpu_period: number(self.cpu_period, tried.cpu_period, CPU_PERIOD),
+            cpu_quota: number(self.cpu_quota, tried.cpu_quota, -1),
+            cpu_shares: number(self.cpu_shares, tried.cpu_shares, CPU_SHARES),
+            memory: number(self.memory, tried.memory, -1),
+            memory_swap: number(self.memory_swap, tried.memory_swap, -1),
+            cpuset_cpus: list(&self.cpuset_cpus, &tried.cpuset_cpus, "/sys/devices/system/cpu/online"),
+            cpuset_mems: list(&self.cpuset_mems, &tried.cpuset_mems, "/sys/devices/system/node/online"),
+            huge_pages: self
+                .huge_pages
+                .iter()
+                .cloned()
+                .chain(unlimited.map(|(size, _)| (size.clone(), u64::MAX)))
+                .collect(),
+            ..self.clone()
+        }
+    }
+}
+
 impl Pods {
     /// Changes a container's limits: all that is asked for, or nothing.
     pub async fn update(self: &Arc<Self>, id: &str, change: &Resources) -> Result<()> {
         let container = self.container(id)?;
-        let _turn = container.turn.lock().await;
+        let turn = container.turn.clone().lock_owned().await;
+        let (pods, change) = (self.clone(), change.clone());
+        // What is changed is recorded, too, whatever becomes of the caller.
+        let work = async move {
+            let _turn = turn;
+            pods.update_turned(&container, &change).await
+        };
+        self.background
+            .spawn(work)
+            .await
+            .unwrap_or(Err(Error::Lost { what: "changing a container's limits" }))
+    }
+
+    async fn update_turned(&self, container: &Container, change: &Resources) -> Result<()> {
         let (state, before) = container.read(|record| (record.state, record.config.resources.clone()));
         if !matches!(state, State::Created | State::Running) {
             return Err(Error::precondition(format!("container {}", container.id), "it has ended"));
         }
         let after = before.changed(change);
         if state == State::Running
-            && let Err(error) = self.apply(&container, &after).await
+            && let Err(error) = self.apply(container, &after).await
         {
-            if let Err(left) = self.apply(&container, &before).await {
+            if let Err(left) = self.apply(container, &before.instead_of(&after)).await {
                 tracing::warn!(container = %container.id, error = %left, "limits are not as they were before");
             }
             return Err(error);
         }
         container.change(|record| record.config.resources = after);
-        self.save_container(&container).await
+        self.save_container(container).await
     }
 
     async fn apply(&self, container: &Container, resources: &Resources) -> Result<()> {
@@ -78,6 +125,8 @@ impl Pods {
     /// Has a container's log opened anew, after it was renamed.
     pub async fn reopen_log(&self, id: &str) -> Result<()> {
         let container = self.running(id)?;
+        // It may have gone together with the file.
+        self.make_log_folder(&container).await?;
         self.tasks.reopen_log(&self.namespace, &container.id).await
     }
 
@@ -90,6 +139,10 @@ impl Pods {
     ) -> Result<()> {
         let pod = self.pod(id)?;
         let _turn = pod.turn.lock().await;
+        if pod.state() == PodState::Unreadable {
+            let why = "its record cannot be read by this version: stop and remove it";
+            return Err(Error::precondition(format!("pod sandbox {}", pod.id), why));
+        }
         pod.change(|record| {
             record.config.overhead = overhead.or(record.config.overhead.take());
             record.config.resources = resources.or(record.config.resources.take());
@@ -131,6 +184,21 @@ pub(super) fn as_it_starts(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_taken_back_is_written_though_there_was_no_limit_before() {
+        let before = Resources { memory: 1 << 20, ..Resources::default() };
+        let change = Resources {
+            memory: 2 << 20,
+            cpu_quota: 5000,
+            huge_pages: vec![("2MB".to_owned(), 1)],
+            ..Resources::default()
+        };
+        let back = before.instead_of(&before.changed(&change));
+        assert_eq!((back.memory, back.cpu_quota, back.cpu_period), (1 << 20, -1, 0));
+        assert_eq!(back.huge_pages, [("2MB".to_owned(), u64::MAX)]);
+        assert_eq!(before.instead_of(&before), before);
+    }
 
     #[test]
     fn what_is_not_said_stays() {
