@@ -184,6 +184,8 @@ pub struct Registry {
     pub auth: BTreeMap<String, RegistryAuth>,
     /// Blobs of one image that are fetched at one time; 0: the default.
     pub max_downloads: usize,
+    /// After how many seconds in which nothing of it moves a pull ends; 0: never.
+    pub stall_seconds: u64,
 }
 
 impl Default for Registry {
@@ -195,6 +197,7 @@ impl Default for Registry {
             mirrors: BTreeMap::new(),
             auth: BTreeMap::new(),
             max_downloads: 0,
+            stall_seconds: 300,
         }
     }
 }
@@ -407,7 +410,7 @@ impl Config {
     }
 }
 
-pub use cri::Cri;
+pub use cri::{Cri, PodNetworks};
 pub use network::{ForwardMode, Network, PublishMode, is_interface_name};
 pub use proxies::{Diff, LOCAL, ProxyKind, ProxyPlugin, WALKING};
 

@@ -14,6 +14,7 @@ mod network;
 mod options;
 mod payload;
 mod place;
+mod pods;
 mod report;
 mod rows;
 mod runtimes;

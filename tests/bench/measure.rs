@@ -108,6 +108,14 @@ pub fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// The value that so many of a hundred do not exceed; of nothing, nothing.
+pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.checked_sub(1)?).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +125,14 @@ mod tests {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_measured() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!(percentile(&values, 99), Some(198.0));
+        assert_eq!(percentile(&[3.0, 1.0], 99), Some(3.0));
+        assert_eq!(percentile(&[], 99), None);
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: longshore-bench [--rounds N] [--starts N] [--idle N] [--pull-mib N] [--pulls N] [--only NAME[,NAME]…] [--rows WORD[,WORD]…] [--containerd PATH] [--results FILE]
+const USAGE: &str = "usage: longshore-bench [--rounds N] [--starts N] [--idle N] [--pull-mib N] [--pulls N] [--pods N] [--only NAME[,NAME]…] [--rows WORD[,WORD]…] [--containerd PATH] [--results FILE]
   --rounds N    runs of `true` per contestant (default 30)
   --starts N    containers of a parallel start (default 50, 8 at a time; 3 rounds)
   --idle N      containers for the memory rows (default 100)
   --pull-mib N  compressed size of the image that is pulled (default 460); 0 leaves the row out
   --pulls N     pulls per contestant (default 3)
+  --pods N      pods per contestant and kind of network (default 50)
   --only        contestants: longshore floor crun runc ctr docker podman (longshore always takes part)
-  --rows        rows: run api start memory pull runtime network
-  --containerd  the containerd that is measured (default: the host's)
+  --rows        rows: run api start memory pull runtime network pods
+  --containerd  the containerd that is measured (default: the host's; for pods: beside the host's)
   --results     default target/bench/results.json";
 
 /// How much is measured, of whom.
@@ -22,6 +23,7 @@ pub struct Options {
     pub idle: usize,
     pub pull_mib: usize,
     pub pulls: usize,
+    pub pods: usize,
     pub only: Vec<String>,
     pub rows: Vec<String>,
     /// Instead of the host's.
@@ -39,6 +41,7 @@ impl Options {
             idle: 100,
             pull_mib: 460,
             pulls: 3,
+            pods: 50,
             only: Vec::new(),
             rows: Vec::new(),
             containerd: None,
@@ -59,6 +62,7 @@ impl Options {
                 "--idle" => options.idle = number()?,
                 "--pull-mib" => options.pull_mib = number()?,
                 "--pulls" => options.pulls = number()?,
+                "--pods" => options.pods = number()?,
                 "--only" => options.only = list(),
                 "--rows" => options.rows = list(),
                 "--containerd" => options.containerd = Some(PathBuf::from(&value)),

@@ -14,6 +14,7 @@ use crate::memory::{self, Memory};
 use crate::network;
 use crate::options::Options;
 use crate::payload;
+use crate::pods;
 use crate::report::Report;
 use crate::runtimes;
 
@@ -32,6 +33,13 @@ type Samples = Vec<Vec<f64>>;
 
 /// Measures everything. A peer that fails is named in the report and left out; a failure of ours is the outcome.
 pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> {
+    let mut pods_outcome = Ok(());
+    if options.wants_row("pods") && options.pods > 0 {
+        pods_outcome = pods::run(options, arena, report);
+        if options.rows == ["pods"] {
+            return pods_outcome;
+        }
+    }
     let ours = Longshore::new(arena).context("longshore")?;
     let network = match options.wants_row("network") {
         true => network::run(options, &ours, report),
@@ -39,7 +47,7 @@ pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> 
     };
     let mut all: Vec<Box<dyn Contestant>> = vec![Box::new(ours)];
     all.extend(contestants::peers(options, arena, report));
-    let mut outcome = network.and(rows(options, &mut all, report));
+    let mut outcome = pods_outcome.and(network).and(rows(options, &mut all, report));
     if options.wants_row("runtime") {
         outcome = outcome.and(runtimes::run(options, arena, report));
     }

@@ -10,6 +10,8 @@ use super::ConfigError;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cri {
+    /// Where pods' networks come from.
+    pub network: PodNetworks,
     /// Where exec, attach and port-forward are served.
     pub stream_address: IpAddr,
     /// 0: chosen by the kernel.
@@ -20,9 +22,23 @@ pub struct Cri {
     pub stream_max_connections: usize,
 }
 
+/// Where pods' networks come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodNetworks {
+    /// From CNI where it is configured, else from the default network.
+    #[default]
+    Auto,
+    /// From CNI; there is none before it is configured.
+    Cni,
+    /// From the default network, whatever is configured.
+    BuiltIn,
+}
+
 impl Default for Cri {
     fn default() -> Self {
         Self {
+            network: PodNetworks::Auto,
             stream_address: Ipv4Addr::LOCALHOST.into(),
             stream_port: 0,
             stream_idle_seconds: 4 * 60 * 60,

@@ -2,7 +2,7 @@ use longshore_proto::runtime::v1 as wire;
 
 use super::container_status::metadata;
 use super::{Cri, Stream, in_batches, nanos, number, selects};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pods::record::State;
 use crate::pods::stats::{ContainerSample, Sample};
 
@@ -12,8 +12,15 @@ impl Cri {
         request: wire::ContainerStatsRequest,
     ) -> Result<wire::ContainerStatsResponse> {
         let container = self.pods.container(&request.container_id)?;
-        let sample = self.pods.container_sample(&container).await?;
-        Ok(wire::ContainerStatsResponse { stats: Some(self.stats(&sample)) })
+        let samples = self.pods.container_samples(vec![container]).await;
+        let stats = samples.first().map(|sample| self.stats(sample));
+        let gone = || {
+            Error::unavailable(
+                format!("statistics of container {}", request.container_id),
+                "it has just ended",
+            )
+        };
+        Ok(wire::ContainerStatsResponse { stats: Some(stats.ok_or_else(gone)?) })
     }
 
     pub(super) async fn do_list_container_stats(
@@ -36,22 +43,14 @@ impl Cri {
         filter: Option<wire::ContainerStatsFilter>,
     ) -> Vec<wire::ContainerStats> {
         let filter = filter.unwrap_or_default();
-        let mut all = Vec::new();
-        for container in self.pods.all_containers() {
-            let matches = container.state() == State::Running
+        let mut all = self.pods.all_containers();
+        all.retain(|container| {
+            container.state() == State::Running
                 && container.id.starts_with(&filter.id)
                 && container.pod.starts_with(&filter.pod_sandbox_id)
-                && container.read(|record| selects(&filter.label_selector, &record.config.labels));
-            if !matches {
-                continue;
-            }
-            match self.pods.container_sample(&container).await {
-                Ok(sample) => all.push(self.stats(&sample)),
-                // It has just ended.
-                Err(error) => tracing::debug!(container = %container.id, %error, "no statistics"),
-            }
-        }
-        all
+                && container.read(|record| selects(&filter.label_selector, &record.config.labels))
+        });
+        self.pods.container_samples(all).await.iter().map(|sample| self.stats(sample)).collect()
     }
 
     pub(super) fn stats(&self, of: &ContainerSample) -> wire::ContainerStats {
@@ -62,12 +61,12 @@ impl Cri {
             labels: record.config.labels.clone().into_iter().collect(),
             annotations: record.config.annotations.clone().into_iter().collect(),
         });
-        let writable = wire::FilesystemUsage {
-            timestamp: at,
+        let writable = of.written.map(|written| wire::FilesystemUsage {
+            timestamp: nanos(Some(written.at)),
             fs_id: Some(wire::FilesystemIdentifier { mountpoint: self.pods.snapshots_folder() }),
-            used_bytes: number(of.writable.0),
-            inodes_used: number(of.writable.1),
-        };
+            used_bytes: number(written.bytes),
+            inodes_used: number(written.inodes),
+        });
         let swap = wire::SwapUsage {
             timestamp: at,
             swap_available_bytes: None,
@@ -77,7 +76,7 @@ impl Cri {
             attributes: Some(attributes),
             cpu: Some(cpu(&of.sample)),
             memory: Some(memory(&of.sample)),
-            writable_layer: Some(writable),
+            writable_layer: writable,
             swap: Some(swap),
             io: None,
         }
@@ -88,7 +87,7 @@ pub(super) fn cpu(sample: &Sample) -> wire::CpuUsage {
     wire::CpuUsage {
         timestamp: nanos(Some(sample.at)),
         usage_core_nano_seconds: number(sample.cpu_nanos),
-        usage_nano_cores: number(sample.cpu_rate),
+        usage_nano_cores: sample.cpu_rate.and_then(number),
         psi: None,
     }
 }

@@ -5,7 +5,8 @@ use serde_json::json;
 
 use super::{Cri, convert, nanos};
 use crate::error::Result;
-use crate::pods::config::ContainerConfig;
+use crate::images::reference::Reference;
+use crate::pods::config::{ContainerConfig, Image};
 use crate::pods::container::Container;
 use crate::pods::record::State;
 
@@ -26,7 +27,14 @@ impl Cri {
             });
             info.insert("info".to_owned(), text);
         }
-        Ok(wire::ContainerStatusResponse { status: Some(status(&container)), info })
+        let mut status = status(&container);
+        if let Some(image) = status.image.as_mut().filter(|image| is_id(&image.image)) {
+            // The kubelet makes containers by their image's id, and shows to its users what stands here.
+            if let Some(tag) = self.pods.tag_of(&status.image_id).await {
+                image.image = tag;
+            }
+        }
+        Ok(wire::ContainerStatusResponse { status: Some(status), info })
     }
 }
 
@@ -41,6 +49,22 @@ pub(super) fn state(state: State) -> wire::ContainerState {
 
 pub(super) fn metadata(config: &ContainerConfig) -> wire::ContainerMetadata {
     wire::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }
+}
+
+fn is_id(image: &str) -> bool {
+    let digits = image.strip_prefix("sha256:").unwrap_or(image);
+    digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// By the name that its user gave it where the container was made by the image's id.
+fn shown_image(image: &Image) -> wire::ImageSpec {
+    let mut shown = convert::image_spec(image);
+    if is_id(&image.image)
+        && let Ok(reference) = Reference::parse(&image.user_specified)
+    {
+        shown.image = reference.canonical();
+    }
+    shown
 }
 
 pub(super) fn status(container: &Container) -> wire::ContainerStatus {
@@ -61,7 +85,7 @@ pub(super) fn status(container: &Container) -> wire::ContainerStatus {
         started_at: nanos(record.started_at),
         finished_at: if ended { nanos(Some(end.at)) } else { 0 },
         exit_code: end.code,
-        image: Some(convert::image_spec(&record.config.image)),
+        image: Some(shown_image(&record.config.image)),
         image_ref: record.image_ref,
         reason: end.reason,
         message: end.message,

@@ -182,16 +182,11 @@ impl Cri {
     }
 
     async fn all_metrics(&self) -> Vec<wire::PodSandboxMetrics> {
+        let mut pods = self.pods.all_pods();
+        pods.retain(|pod| pod.is_ready());
         let mut all = Vec::new();
-        for pod in self.pods.all_pods() {
-            if !pod.is_ready() {
-                continue;
-            }
-            match self.pods.pod_sample(&pod).await {
-                Ok(sample) => all.push(self.of_pod(&sample).await),
-                // It is being removed.
-                Err(error) => tracing::debug!(pod = %pod.id, %error, "no metrics"),
-            }
+        for sample in self.pods.pod_samples(pods).await {
+            all.push(self.of_pod(&sample).await);
         }
         all
     }
@@ -245,7 +240,7 @@ impl Cri {
             open,
             disk,
             resources: record.config.resources,
-            writable: of.writable,
+            writable: of.written.map_or((0, 0), |written| (written.bytes, written.inodes)),
             started: runs.map_or(0, |at| positive(at.as_second())),
         };
         let mut writer = Writer::new(&labels, &of.sample);

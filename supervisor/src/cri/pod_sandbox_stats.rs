@@ -2,7 +2,7 @@ use longshore_proto::runtime::v1 as wire;
 
 use super::container_stats::{cpu, memory};
 use super::{Cri, Stream, convert, in_batches, nanos, number, selects};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pods::stats::{Interface, PodSample};
 
 impl Cri {
@@ -11,8 +11,12 @@ impl Cri {
         request: wire::PodSandboxStatsRequest,
     ) -> Result<wire::PodSandboxStatsResponse> {
         let pod = self.pods.pod(&request.pod_sandbox_id)?;
-        let sample = self.pods.pod_sample(&pod).await?;
-        Ok(wire::PodSandboxStatsResponse { stats: Some(self.pod_stats(&sample)) })
+        let samples = self.pods.pod_samples(vec![pod]).await;
+        let stats = samples.first().map(|sample| self.pod_stats(sample));
+        let gone = || {
+            Error::unavailable(format!("statistics of pod {}", request.pod_sandbox_id), "it has just ended")
+        };
+        Ok(wire::PodSandboxStatsResponse { stats: Some(stats.ok_or_else(gone)?) })
     }
 
     pub(super) async fn do_list_pod_sandbox_stats(
@@ -32,20 +36,13 @@ impl Cri {
 
     async fn all_pod_stats(&self, filter: Option<wire::PodSandboxStatsFilter>) -> Vec<wire::PodSandboxStats> {
         let filter = filter.unwrap_or_default();
-        let mut all = Vec::new();
-        for pod in self.pods.all_pods() {
-            let matches = pod.is_ready()
+        let mut all = self.pods.all_pods();
+        all.retain(|pod| {
+            pod.is_ready()
                 && pod.id.starts_with(&filter.id)
-                && pod.read(|record| selects(&filter.label_selector, &record.config.labels));
-            if !matches {
-                continue;
-            }
-            match self.pods.pod_sample(&pod).await {
-                Ok(sample) => all.push(self.pod_stats(&sample)),
-                Err(error) => tracing::debug!(pod = %pod.id, %error, "no statistics"),
-            }
-        }
-        all
+                && pod.read(|record| selects(&filter.label_selector, &record.config.labels))
+        });
+        self.pods.pod_samples(all).await.iter().map(|sample| self.pod_stats(sample)).collect()
     }
 
     fn pod_stats(&self, of: &PodSample) -> wire::PodSandboxStats {

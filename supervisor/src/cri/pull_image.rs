@@ -4,6 +4,7 @@ use longshore_proto::runtime::v1 as wire;
 use super::{Cri, required};
 use crate::error::{Error, Result};
 use crate::images::auth::Credentials;
+use crate::images::reference::Reference;
 
 impl Cri {
     pub(super) async fn do_pull_image(
@@ -11,9 +12,28 @@ impl Cri {
         request: wire::PullImageRequest,
     ) -> Result<wire::PullImageResponse> {
         let image = required(request.image, "image")?.image;
-        let auth = request.auth.map(credentials).transpose()?.flatten();
+        let auth = request.auth.filter(|auth| is_for(auth, &image));
+        let auth = auth.map(credentials).transpose()?.flatten();
         let image_ref = self.pods.pull_image(&image, auth).await?;
         Ok(wire::PullImageResponse { image_ref })
+    }
+}
+
+/// Whether credentials are for this image's registry, if they say for which they are.
+fn is_for(auth: &wire::AuthConfig, image: &str) -> bool {
+    if auth.server_address.is_empty() {
+        return true;
+    }
+    let said = auth.server_address.split_once("://").map_or(auth.server_address.as_str(), |(_, rest)| rest);
+    let host = canonical_host(said.split('/').next().unwrap_or_default());
+    Reference::parse(image).is_ok_and(|reference| canonical_host(reference.registry()) == host)
+}
+
+/// Docker Hub has several names.
+fn canonical_host(host: &str) -> String {
+    match host.to_ascii_lowercase().as_str() {
+        "index.docker.io" | "registry-1.docker.io" | "docker.io" => "docker.io".to_owned(),
+        other => other.to_owned(),
     }
 }
 
@@ -48,5 +68,29 @@ mod tests {
         let auth = wire::AuthConfig { username: "a".into(), password: "b".into(), ..Default::default() };
         assert!(of(auth) == password("a", "b"));
         assert!(credentials(wire::AuthConfig { auth: "?".into(), ..Default::default() }).is_err());
+    }
+
+    #[test]
+    fn credentials_of_another_registry_are_not_sent() {
+        let auth = |server: &str| wire::AuthConfig { server_address: server.into(), ..Default::default() };
+        for (server, image) in [
+            ("", "quay.io/a/b"),
+            ("https://index.docker.io/v1/", "busybox"),
+            ("docker.io", "docker.io/library/busybox:1"),
+            ("http://127.0.0.1:5000/v2/", "127.0.0.1:5000/x"),
+            (
+                "QUAY.io",
+                "quay.io/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            ),
+        ] {
+            assert!(is_for(&auth(server), image), "{server} {image}");
+        }
+        for (server, image) in [
+            ("quay.io", "busybox"),
+            ("127.0.0.1:5001", "127.0.0.1:5000/x"),
+            ("https://ghcr.io", "quay.io/a/b"),
+        ] {
+            assert!(!is_for(&auth(server), image), "{server} {image}");
+        }
     }
 }

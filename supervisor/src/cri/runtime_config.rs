@@ -18,17 +18,14 @@ impl Cri {
         Ok(wire::RuntimeConfigResponse { linux: Some(linux) })
     }
 
-    /// The range of a node's pods is the business of its network's plugins, or of `[network]` in the configuration.
+    /// The subnets of a node's pods go to plugins that can be told them; the built-in network has those of its configuration.
     pub(super) async fn do_update_runtime_config(
         &self,
         request: wire::UpdateRuntimeConfigRequest,
     ) -> Result<wire::UpdateRuntimeConfigResponse> {
         let network = request.runtime_config.and_then(|config| config.network_config);
         if let Some(network) = network.filter(|network| !network.pod_cidr.is_empty()) {
-            tracing::info!(
-                "the node's pods are to be in {}; the network's own configuration decides",
-                network.pod_cidr
-            );
+            self.pods.set_pod_ranges(&network.pod_cidr).await?;
         }
         Ok(wire::UpdateRuntimeConfigResponse {})
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::Cri;
 use crate::error::Result;
+use crate::images::pull::{LayerPlan, LayerStatus, UnderWay};
 
 impl Cri {
     pub(super) async fn do_status(&self, request: wire::StatusRequest) -> Result<wire::StatusResponse> {
@@ -14,7 +15,7 @@ impl Cri {
             reason: reason.to_owned(),
             message,
         };
-        let network = match self.pods.network_is_ready() {
+        let network = match self.pods.network_is_ready().await {
             Ok(()) => condition("NetworkReady", true, "", String::new()),
             Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", error.to_string()),
         };
@@ -28,6 +29,8 @@ impl Cri {
         if request.verbose {
             let folder = self.pods.state_folder().join("pods");
             info.insert("config".to_owned(), json!({ "stateDir": folder }).to_string());
+            let pulls: Vec<_> = self.pods.pulls().iter().map(pull).collect();
+            info.insert("pulls".to_owned(), json!(pulls).to_string());
         }
         Ok(wire::StatusResponse {
             status: Some(wire::RuntimeStatus {
@@ -42,6 +45,21 @@ impl Cri {
             }),
         })
     }
+}
+
+/// A pull as it is now: bytes are those of layers as they are sent.
+fn pull(of: &UnderWay) -> serde_json::Value {
+    let layer = |(plan, status, current): &(LayerPlan, LayerStatus, u64)| {
+        json!({
+            "digest": plan.digest.as_str(), "step": format!("{status:?}").to_lowercase(),
+            "bytes": current, "totalBytes": plan.size,
+        })
+    };
+    json!({
+        "image": of.reference, "since": of.since.to_string(), "step": of.step,
+        "bytes": of.current, "totalBytes": of.total,
+        "layers": of.layers.iter().map(layer).collect::<Vec<_>>(),
+    })
 }
 
 /// Whether this kernel can make mounts read-only with all that is mounted below (5.12).

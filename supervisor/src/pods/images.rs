@@ -11,7 +11,7 @@ use crate::engine::images::{Group, LocalImage};
 use crate::error::{Error, Result};
 use crate::images::auth::Credentials;
 use crate::images::platform::Platform;
-use crate::images::pull::PullRequest;
+use crate::images::pull::{PullRequest, UnderWay};
 use crate::images::reference::Reference;
 use crate::snapshots::Kind;
 
@@ -61,6 +61,12 @@ impl Pods {
         Ok(self.info(&group).await)
     }
 
+    /// A tag of the image with this id.
+    pub async fn tag_of(&self, id: &str) -> Option<String> {
+        let group = self.image_group(id).await.ok()?;
+        self.names_of(&group).0.into_iter().next()
+    }
+
     async fn image_group(&self, name: &str) -> Result<Group> {
         if name.is_empty() {
             return Err(Error::invalid("image", "it has no name"));
@@ -77,6 +83,10 @@ impl Pods {
                 return Ok(group);
             }
             if is_id && group.local.id.digits().starts_with(digits) {
+                if by_id.is_some() {
+                    let why = "several images have ids that begin so: give more digits";
+                    return Err(Error::invalid(format!("image {name}"), why));
+                }
                 by_id = Some(group);
             }
         }
@@ -92,7 +102,8 @@ impl Pods {
         })
     }
 
-    async fn info(&self, group: &Group) -> ImageInfo {
+    /// Its tags, and its digests by repository.
+    fn names_of(&self, group: &Group) -> (Vec<String>, Vec<String>) {
         let (mut tags, mut digests) = (Vec::new(), Vec::new());
         for image in &group.names {
             let Ok(reference) = Reference::parse(&image.name) else { continue };
@@ -106,6 +117,11 @@ impl Pods {
         tags.sort();
         digests.sort();
         digests.dedup();
+        (tags, digests)
+    }
+
+    async fn info(&self, group: &Group) -> ImageInfo {
+        let (tags, digests) = self.names_of(group);
         let user = group.local.config.user.split(':').next().unwrap_or_default().to_owned();
         let pinned = |image: &crate::images::store::Image| {
             image.labels.get(PINNED).is_some_and(|value| value == "pinned")
@@ -123,9 +139,10 @@ impl Pods {
 
     /// The image of a container to be made, and what its record says of it.
     pub(super) async fn image_of(&self, name: &str) -> Result<(Arc<LocalImage>, String)> {
-        let info = self.image(name).await?;
-        let reference = info.digests.first().unwrap_or(&info.id).clone();
-        Ok((info.local, reference))
+        let group = self.image_group(name).await?;
+        let (_, digests) = self.names_of(&group);
+        let reference = digests.into_iter().next().unwrap_or_else(|| group.local.id.as_str().to_owned());
+        Ok((group.local, reference))
     }
 
     /// Unpacks an image that is here but was not, as one that containerd's clients imported.
@@ -144,6 +161,11 @@ impl Pods {
         let (pulled, ()) = tokio::join!(self.engine.pull_as(wanted, events), drop_events);
         let local = self.engine.open_image(&pulled?, "").await?;
         Ok(local.id.as_str().to_owned())
+    }
+
+    /// Pulls of pods' images that are under way.
+    pub fn pulls(&self) -> Vec<UnderWay> {
+        self.engine.pulls()
     }
 
     /// Removes an image with all of its names. One that is not there is removed; one that a container uses stays.

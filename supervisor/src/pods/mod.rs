@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bandwidth;
 pub mod config;
 pub mod container;
 mod create;
@@ -26,6 +27,7 @@ mod outside;
 mod pause;
 pub mod pod;
 mod propagation;
+mod ranges;
 pub mod record;
 mod recover;
 mod remove;
@@ -36,6 +38,7 @@ mod start;
 pub mod stats;
 mod stop;
 mod update;
+pub mod written;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -78,6 +81,11 @@ pub struct Pods {
     container_names: Names,
     pub events: Events,
     rates: stats::Rates,
+    written: written::Ledger,
+    /// Whether plugins are going to be told which pods there are.
+    collecting: std::sync::atomic::AtomicBool,
+    /// Subnets that the node's pods are to be in.
+    ranges: Mutex<Vec<String>>,
     /// Work that goes on after its caller went away.
     background: tokio_util::task::TaskTracker,
 }
@@ -92,11 +100,7 @@ impl Pods {
     /// Knows of no pods before [`Pods::recover`].
     pub fn new(services: &Services) -> Result<Arc<Pods>> {
         let config = services.config.clone();
-        let cni = Cni::new(
-            config.network.cni_configurations.clone(),
-            config.network.cni_plugins.clone(),
-            config.root.join("cni-pods"),
-        );
+        let cni = Cni::beside(&services.networks.cni, config.root.join("cni-pods"));
         let pods = Pods {
             namespace: Namespace::parse(NAMESPACE)?,
             engine: Engine::in_namespace(services, NAMESPACE)?,
@@ -112,10 +116,14 @@ impl Pods {
             container_names: Names::default(),
             events: Events::default(),
             rates: stats::Rates::default(),
+            written: written::Ledger::default(),
+            collecting: std::sync::atomic::AtomicBool::default(),
+            ranges: Mutex::default(),
             background: tokio_util::task::TaskTracker::new(),
         };
         let folder = pods.folders();
         std::fs::create_dir_all(&folder).map_err(|source| Error::io("making", &folder, source))?;
+        pods.read_ranges();
         Ok(Arc::new(pods))
     }
 
@@ -175,11 +183,6 @@ impl Pods {
     /// Where the daemon keeps what does not survive a boot.
     pub fn state_folder(&self) -> &std::path::Path {
         &self.config.state
-    }
-
-    /// Whether pods can have networks, or why not.
-    pub fn network_is_ready(&self) -> Result<()> {
-        self.cni.default_network().map(drop).map_err(Error::from)
     }
 
     /// What can run pods: its names.

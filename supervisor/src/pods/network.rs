@@ -2,14 +2,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::Pods;
 use super::config::{PodConfig, Sharing};
 use super::namespaces::Files;
 use super::record::PodNetwork;
+use super::{Pods, bandwidth};
+use crate::config::PodNetworks;
 use crate::engine::config::PortBinding;
 use crate::error::{Error, Result};
 use crate::network::cni::Attachment;
@@ -19,6 +21,8 @@ use crate::network::sandbox::{CNI_INTERFACE, Owner, Sandbox, Wanted};
 /// Pauses between two attempts to take an attachment back.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// How often plugins are tried to be told which pods there are, if there is never a quiet moment.
+const COLLECTIONS: u32 = 60;
 
 /// A network that was set up and is taken back when this is dropped.
 pub struct Network {
@@ -49,10 +53,37 @@ impl Pods {
             });
         }
         let owner = Owner { container: id.to_owned(), name: config.name.to_string() };
-        match self.cni.default_network()? {
+        match self.cni_network().await? {
             Some(network) => self.by_plugins(&owner, config, files, network).await,
             None => self.built_in(&owner, config, files).await,
         }
+    }
+
+    /// The CNI network for pods; `None`: they get the built-in one.
+    async fn cni_network(&self) -> Result<Option<String>> {
+        if self.config.cri.network == PodNetworks::BuiltIn {
+            return Ok(None);
+        }
+        self.or_none(self.cni.default_network().await?)
+    }
+
+    /// Whether pods can have networks, or why not.
+    pub async fn network_is_ready(&self) -> Result<()> {
+        if self.config.cri.network == PodNetworks::BuiltIn {
+            return Ok(());
+        }
+        self.or_none(self.cni.status().await?).map(drop)
+    }
+
+    fn or_none(&self, found: Option<String>) -> Result<Option<String>> {
+        if found.is_some() || self.config.cri.network == PodNetworks::Auto {
+            return Ok(found);
+        }
+        let folders: Vec<String> =
+            self.cni.configurations().iter().map(|folder| folder.display().to_string()).collect();
+        let why =
+            format!("there is no CNI configuration in {} yet (cri.network = \"cni\")", folders.join(", "));
+        Err(Error::precondition("the network of pods", why))
     }
 
     async fn built_in(&self, owner: &Owner, config: &PodConfig, files: &Files) -> Result<Network> {
@@ -80,9 +111,14 @@ impl Pods {
         files: &Files,
         network: String,
     ) -> Result<Network> {
-        let sandbox = self.networks.sandbox(owner, &[]).await?;
-        files.hold(&sandbox.path(), &files.network())?;
         let name = &config.name;
+        for (what, text) in [("name", &name.name), ("namespace", &name.namespace), ("uid", &name.uid)] {
+            // It would be further arguments.
+            if text.contains([';', '=', '\0']) {
+                let why = "CNI's plugins cannot be told of a name with ';' or '='";
+                return Err(Error::invalid(format!("the pod's {what} {text:?}"), why));
+            }
+        }
         let args = [
             ("IgnoreUnknown", "1"),
             ("K8S_POD_NAMESPACE", &name.namespace),
@@ -91,12 +127,15 @@ impl Pods {
             ("K8S_POD_UID", &name.uid),
         ];
         let args: Vec<String> = args.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let capabilities = self.capabilities(config)?;
+        let sandbox = self.networks.sandbox(owner, &[]).await?;
+        files.hold(&sandbox.path(), &files.network())?;
         let attachment = Attachment {
             container: owner.container.clone(),
             namespace: files.network().display().to_string(),
             interface: CNI_INTERFACE.to_owned(),
             args: args.join(";"),
-            capabilities: capabilities(config),
+            capabilities,
             serial: rand::random(),
         };
         self.networks.host_is_a_router().await?;
@@ -126,6 +165,7 @@ impl Pods {
 
     /// Takes back an attachment of a pod that is gone, again and again until that is done.
     pub(super) fn detach_later(self: &Arc<Self>, pod: String, interface: String) {
+        self.cni.is_lost(&pod, &interface);
         let pods = self.clone();
         // Not waited for at the daemon's end: the next one goes on.
         tokio::spawn(async move {
@@ -133,13 +173,73 @@ impl Pods {
             loop {
                 tokio::time::sleep(pause).await;
                 match pods.cni.del(&pod, &interface, "").await {
-                    Ok(()) => return,
+                    Ok(()) => return pods.collect_later(),
                     Err(error) => tracing::warn!(%pod, "its CNI network cannot be taken back yet: {error}"),
                 }
                 pause = LAST_PAUSE.min(pause * 2);
             }
         });
     }
+}
+
+impl Pods {
+    /// Lets plugins that can do it remove what they have of pods that are gone. Where pods come and go just then, a little later.
+    pub(super) fn collect_later(self: &Arc<Self>) {
+        if self.config.cri.network == PodNetworks::BuiltIn || self.collecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let pods = self.clone();
+        tokio::spawn(async move {
+            for _ in 0..COLLECTIONS {
+                tokio::time::sleep(FIRST_PAUSE).await;
+                match pods.cni.collect(&pods.networks.cni).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!("plugins cannot be told which pods there are: {error}");
+                        break;
+                    }
+                }
+            }
+            pods.collecting.store(false, Ordering::Relaxed);
+        });
+    }
+
+    /// What plugins that can do it are asked for.
+    fn capabilities(&self, config: &PodConfig) -> Result<Map<String, Value>> {
+        let mut all = Map::new();
+        let mappings: Vec<Value> = wishes(config).iter().map(mapping).collect();
+        if !mappings.is_empty() {
+            all.insert("portMappings".to_owned(), Value::Array(mappings));
+        }
+        let dns = &config.dns;
+        if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) {
+            let dns = json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options});
+            all.insert("dns".to_owned(), dns);
+        }
+        if let Some(limits) = bandwidth::limits(&config.annotations)? {
+            all.insert("bandwidth".to_owned(), limits);
+        }
+        if !config.annotations.is_empty() {
+            all.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(config.annotations));
+        }
+        if !config.cgroup_parent.is_empty() {
+            all.insert("cgroupPath".to_owned(), json!(config.cgroup_parent));
+        }
+        let ranges = self.pod_ranges();
+        if !ranges.is_empty() {
+            let sets: Vec<Value> = ranges.iter().map(|range| json!([{"subnet": range}])).collect();
+            all.insert("ipRanges".to_owned(), Value::Array(sets));
+        }
+        Ok(all)
+    }
+}
+
+fn mapping(wish: &PortBinding) -> Value {
+    json!({
+        "hostPort": wish.host_port_first, "containerPort": wish.container_port,
+        "protocol": wish.protocol.name(), "hostIP": wish.host_ip,
+    })
 }
 
 fn wishes(config: &PodConfig) -> Vec<PortBinding> {
@@ -152,33 +252,4 @@ fn wishes(config: &PodConfig) -> Vec<PortBinding> {
         host_port_last: port.host_port,
     };
     mapped.map(wish).collect()
-}
-
-/// What plugins that can do it are asked for.
-fn capabilities(config: &PodConfig) -> Map<String, Value> {
-    let mut all = Map::new();
-    let mappings: Vec<Value> = wishes(config)
-        .iter()
-        .map(|wish| {
-            json!({
-                "hostPort": wish.host_port_first, "containerPort": wish.container_port,
-                "protocol": wish.protocol.name(), "hostIP": wish.host_ip,
-            })
-        })
-        .collect();
-    if !mappings.is_empty() {
-        all.insert("portMappings".to_owned(), Value::Array(mappings));
-    }
-    let dns = &config.dns;
-    if !(dns.servers.is_empty() && dns.searches.is_empty() && dns.options.is_empty()) {
-        let dns = json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options});
-        all.insert("dns".to_owned(), dns);
-    }
-    if !config.annotations.is_empty() {
-        all.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(config.annotations));
-    }
-    if !config.cgroup_parent.is_empty() {
-        all.insert("cgroupPath".to_owned(), json!(config.cgroup_parent));
-    }
-    all
 }

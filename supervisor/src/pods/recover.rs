@@ -219,5 +219,6 @@ impl Pods {
                 }
             });
         }
+        self.collect_later();
     }
 }

@@ -38,6 +38,7 @@ impl Pods {
         let (name, attempt) = container.read(|record| (record.config.name.clone(), record.config.attempt));
         self.container_names.free(&format!("{name}_{}_{attempt}", container.pod), &container.id);
         self.rates.forget(&container.id);
+        self.written.forget(&container.id);
         self.happened(&container.id, &container.pod, Happened::Deleted);
         Ok(())
     }
@@ -83,6 +84,7 @@ impl Pods {
         }
         self.table().pods.remove(&pod.id);
         self.pod_names.free(&pod.read(|record| record.config.name.to_string()), &pod.id);
+        self.rates.forget(&pod.id);
         self.deleted(pod);
         Ok(())
     }

@@ -1,9 +1,12 @@
 //! What containers and pods use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use longshore_runtime::cgroups::{CgroupPaths, Mode, Stats};
 
@@ -13,11 +16,17 @@ use super::container::Container;
 use super::namespaces::{Files, enter_network};
 use super::pod::Pod;
 use super::record::State;
+use super::written::Written;
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
-/// Time between two samples below which the rate of the one before still counts, in milliseconds.
-const SHORTEST: i64 = 500;
+/// Time between two samples below which the rate of the one before still counts.
+const SHORTEST: Duration = Duration::from_millis(500);
+/// What was not asked for in this time is forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// Containers or pods that are looked at side by side.
+const AT_ONCE: usize = 8;
 
 /// How much of a CPU is used now, from one sample to the next.
 #[derive(Default)]
@@ -25,23 +34,27 @@ pub struct Rates(Mutex<HashMap<String, Rate>>);
 
 #[derive(Clone, Copy)]
 struct Rate {
-    at: Timestamp,
+    at: Instant,
     nanos: u64,
-    /// Thousand-millionths of a CPU.
-    rate: u64,
+    /// Thousand-millionths of a CPU; `None`: there was one sample only.
+    rate: Option<u64>,
 }
 
 impl Rates {
-    fn sampled(&self, id: &str, at: Timestamp, nanos: u64) -> u64 {
+    fn sampled(&self, id: &str, at: Instant, nanos: u64) -> Option<u64> {
         let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rate = match rates.get(id) {
-            None => 0,
+            None => {
+                rates.retain(|_, rate| at.saturating_duration_since(rate.at) < FORGOTTEN);
+                None
+            }
             Some(before) => {
-                let passed = at.as_millisecond() - before.at.as_millisecond();
+                let passed = at.saturating_duration_since(before.at);
                 if passed < SHORTEST {
                     return before.rate;
                 }
-                nanos.saturating_sub(before.nanos).saturating_mul(1000) / passed.unsigned_abs()
+                let used = u128::from(nanos.saturating_sub(before.nanos)) * 1_000_000_000;
+                u64::try_from(used / passed.as_nanos()).ok()
             }
         };
         rates.insert(id.to_owned(), Rate { at, nanos, rate });
@@ -81,7 +94,8 @@ pub struct Sample {
     pub cpu_nanos: u64,
     pub cpu_user: u64,
     pub cpu_system: u64,
-    pub cpu_rate: u64,
+    /// Thousand-millionths of a CPU; `None`: not known yet.
+    pub cpu_rate: Option<u64>,
     pub cpu_periods: u64,
     pub cpu_throttled: u64,
     pub cpu_throttled_nanos: u64,
@@ -117,8 +131,8 @@ pub struct Disk {
 pub struct ContainerSample {
     pub container: Arc<Container>,
     pub sample: Sample,
-    /// Bytes and inodes of what it has written.
-    pub writable: (u64, u64),
+    /// What it has written; `None`: not known yet.
+    pub written: Option<Written>,
 }
 
 /// One interface's counters.
@@ -145,22 +159,56 @@ pub struct PodSample {
 }
 
 impl Pods {
+    /// What these containers use, those that end meanwhile left out.
+    pub async fn container_samples(
+        self: &Arc<Self>,
+        containers: Vec<Arc<Container>>,
+    ) -> Vec<ContainerSample> {
+        self.look_at_written(containers.iter().map(|container| container.id.clone()).collect()).await;
+        let sample = async |container: Arc<Container>| {
+            let sample = self.container_sample(&container).await;
+            sample
+                .inspect_err(|error| tracing::debug!(container = %container.id, %error, "no statistics"))
+                .ok()
+        };
+        futures::stream::iter(containers.into_iter().map(sample))
+            .buffered(AT_ONCE)
+            .filter_map(ready)
+            .collect()
+            .await
+    }
+
+    /// What these pods use, those that end meanwhile left out.
+    pub async fn pod_samples(self: &Arc<Self>, pods: Vec<Arc<Pod>>) -> Vec<PodSample> {
+        let wanted: HashSet<&str> = pods.iter().map(|pod| pod.id.as_str()).collect();
+        let containers = self.all_containers().into_iter().filter(|one| wanted.contains(one.pod.as_str()));
+        let containers = containers.filter(|one| one.state() == State::Running).map(|one| one.id.clone());
+        self.look_at_written(containers.collect()).await;
+        let sample = async |pod: Arc<Pod>| {
+            let sample = self.pod_sample(&pod).await;
+            sample.inspect_err(|error| tracing::debug!(pod = %pod.id, %error, "no statistics")).ok()
+        };
+        futures::stream::iter(pods.into_iter().map(sample))
+            .buffered(AT_ONCE)
+            .filter_map(ready)
+            .collect()
+            .await
+    }
+
     /// What a container uses; nothing of CPU and memory if it does not run.
-    pub async fn container_sample(&self, container: &Arc<Container>) -> Result<ContainerSample> {
+    async fn container_sample(&self, container: &Arc<Container>) -> Result<ContainerSample> {
         let (runs, cgroup) = container.read(|record| (record.state == State::Running, record.cgroup.clone()));
         let mut sample = Sample { at: Timestamp::now(), ..Sample::default() };
         if runs {
             sample = read(cgroup).await?;
-            sample.cpu_rate = self.rates.sampled(&container.id, sample.at, sample.cpu_nanos);
+            sample.cpu_rate = self.rates.sampled(&container.id, Instant::now(), sample.cpu_nanos);
         }
-        let usage = self.engine.snapshotter()?.usage(&self.namespace, &container.id).await;
-        // It may be being removed.
-        let writable = usage.map_or((0, 0), |usage| (usage.size, usage.inodes));
-        Ok(ContainerSample { container: container.clone(), sample, writable })
+        let written = self.written.known(&container.id);
+        Ok(ContainerSample { container: container.clone(), sample, written })
     }
 
     /// What a pod uses: of its own cgroup where it has one, else the sum of its containers.
-    pub async fn pod_sample(&self, pod: &Arc<Pod>) -> Result<PodSample> {
+    async fn pod_sample(&self, pod: &Arc<Pod>) -> Result<PodSample> {
         let mut containers = Vec::new();
         for container in self.containers_of(&pod.id) {
             if container.state() != State::Running {
@@ -182,7 +230,7 @@ impl Pods {
             Some(sample) => sample,
             None => sum(containers.iter().map(|one| &one.sample)),
         };
-        sample.cpu_rate = self.rates.sampled(&pod.id, sample.at, sample.cpu_nanos);
+        sample.cpu_rate = self.rates.sampled(&pod.id, Instant::now(), sample.cpu_nanos);
         let interfaces = if pod.is_ready() { self.interfaces(pod).await } else { Vec::new() };
         Ok(PodSample { pod: pod.clone(), sample, interfaces, containers })
     }
@@ -229,15 +277,34 @@ impl Pods {
 
 /// Processes that are looked at of one container.
 const MAX_PROCESSES: usize = 1024;
+/// Descriptors of one container of which is looked what they are; those beyond are counted at most.
+const MAX_LOOKED_AT: u64 = 8192;
+/// Descriptors that are counted one by one, where the kernel does not say how many there are.
+const MAX_COUNTED: u64 = 65_536;
 
 fn count(pids: &[i32]) -> Open {
     let mut open = Open { processes: pids.len() as u64, ..Open::default() };
+    let (mut looked_at, mut counted) = (0, 0);
     for pid in pids.iter().take(MAX_PROCESSES) {
-        // It may have ended.
-        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
-            open.descriptors += 1;
-            let is_socket = |target: PathBuf| target.to_string_lossy().starts_with("socket:");
-            open.sockets += u64::from(std::fs::read_link(entry.path()).is_ok_and(is_socket));
+        let folder = format!("/proc/{pid}/fd");
+        // Since Linux 6.2 the folder's size says how many there are; 0 before. The process may have ended.
+        let told = std::fs::metadata(&folder).map_or(0, |about| about.len());
+        open.descriptors += told;
+        if looked_at >= MAX_LOOKED_AT && (told > 0 || counted >= MAX_COUNTED) {
+            continue;
+        }
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if told == 0 && counted < MAX_COUNTED {
+                counted += 1;
+                open.descriptors += 1;
+            } else if looked_at >= MAX_LOOKED_AT {
+                break;
+            }
+            if looked_at < MAX_LOOKED_AT {
+                looked_at += 1;
+                let is_socket = |target: PathBuf| target.to_string_lossy().starts_with("socket:");
+                open.sockets += u64::from(std::fs::read_link(entry.path()).is_ok_and(is_socket));
+            }
         }
     }
     let limits = pids.first().and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/limits")).ok());
@@ -373,9 +440,20 @@ mod tests {
     #[test]
     fn a_rate_is_told_from_two_samples() {
         let rates = Rates::default();
-        let at = |millis| Timestamp::from_millisecond(millis).unwrap();
-        assert_eq!(rates.sampled("a", at(1000), 0), 0);
-        assert_eq!(rates.sampled("a", at(2000), 500_000_000), 500_000_000);
-        assert_eq!(rates.sampled("a", at(2100), 600_000_000), 500_000_000, "too soon");
+        let begun = Instant::now();
+        let at = |millis| begun + Duration::from_millis(millis);
+        assert_eq!(rates.sampled("a", at(0), 0), None, "one sample says no rate");
+        assert_eq!(rates.sampled("a", at(100), 1), None, "too soon");
+        assert_eq!(rates.sampled("a", at(1000), 500_000_000), Some(500_000_000));
+        assert_eq!(rates.sampled("a", at(1100), 600_000_000), Some(500_000_000), "too soon");
+        assert_eq!(rates.sampled("b", at(700_000), 0), None);
+        assert_eq!(rates.0.lock().unwrap().len(), 1, "nobody asked for the first any more");
+    }
+
+    #[test]
+    fn own_descriptors_are_counted() {
+        let _socket = std::os::unix::net::UnixStream::pair().unwrap();
+        let open = count(&[std::process::id().cast_signed()]);
+        assert!(open.descriptors >= 5 && open.sockets >= 2 && open.files_limit > 0, "{open:?}");
     }
 }

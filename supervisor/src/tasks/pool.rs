@@ -28,6 +28,8 @@ pub const SHIM_BINARY: &str = "containerd-shim-longshore-v1";
 
 /// How long after a start the pool is filled up again: the start itself has the processors first.
 const REFILL_AFTER: Duration = Duration::from_millis(3);
+/// The same while others wait still: a start that is slower than most has the processors, too.
+const REFILL_LATER: Duration = Duration::from_millis(25);
 
 /// A shim without a container.
 pub struct WaitingShim {
@@ -106,6 +108,10 @@ impl ShimPool {
         waiting.retain(|shim| !shim.process.has_ended());
         waiting.len() < self.size
     }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 /// Keeps the pool full, as long as there is a pool.
@@ -119,8 +125,9 @@ async fn refill(pool: Weak<ShimPool>) {
                 () = strong.taken.notified() => {}
                 () = tokio::time::sleep(Duration::from_secs(60)) => {}
             }
+            let pause = if strong.is_empty() { REFILL_AFTER } else { REFILL_LATER };
             drop(strong);
-            tokio::time::sleep(REFILL_AFTER).await;
+            tokio::time::sleep(pause).await;
             continue;
         }
         match strong.fresh() {

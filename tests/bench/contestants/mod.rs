@@ -135,29 +135,29 @@ pub fn group(contestant: &str) -> String {
 }
 
 /// A program of the host.
-fn installed(name: &str) -> Result<PathBuf> {
+pub fn installed(name: &str) -> Result<PathBuf> {
     let folders = ["/usr/bin", "/usr/sbin", "/bin", "/sbin", "/usr/local/bin", "/usr/local/sbin"];
     let paths = folders.iter().map(|folder| Path::new(folder).join(name));
     paths.into_iter().find(|path| path.exists()).with_context(|| format!("{name} is not installed"))
 }
 
 /// A command that belongs to a contestant.
-fn call(program: &Path, owner: &str) -> Call {
+pub fn call(program: &Path, owner: &str) -> Call {
     Call::new(program).env(arena::OWNER, owner)
 }
 
 /// A daemon on a Unix socket.
-struct Daemon {
+pub struct Daemon {
     child: Option<Child>,
 }
 
 impl Daemon {
-    fn pid(&self) -> Option<i32> {
+    pub fn pid(&self) -> Option<i32> {
         self.child.as_ref().and_then(|child| child.id().try_into().ok())
     }
 
     /// Starts it and waits until it answers.
-    fn start(place: &Place, call: Call, folder: &Path, socket: PathBuf) -> Result<Self> {
+    pub fn start(place: &Place, call: Call, folder: &Path, socket: PathBuf) -> Result<Self> {
         let log = folder.join("daemon.log");
         let started = log.clone();
         let mut child = place.run(move || call.start(&started))??;
@@ -195,7 +195,7 @@ impl Drop for Daemon {
 }
 
 /// Removes a folder of a contestant and all mounts below it, and makes it again, empty.
-fn empty(place: &Place, folder: &Path) -> Result<()> {
+pub fn empty(place: &Place, folder: &Path) -> Result<()> {
     let folder = folder.to_owned();
     place.run(move || {
         let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();

@@ -139,6 +139,11 @@ impl Engine {
         self.pull_as(wanted, events).await
     }
 
+    /// Those that are under way.
+    pub fn pulls(&self) -> Vec<puller::UnderWay> {
+        self.puller.under_way(&self.namespace)
+    }
+
     /// As [`Engine::pull`], by what was read already.
     pub async fn pull_as(
         self: &Arc<Self>,

@@ -32,6 +32,8 @@ use crate::snapshots::{Commit, Kind, Snapshotter, UpperDir, Usage};
 pub(super) const LAYERS: usize = 4;
 /// Connections of one pull.
 pub(super) const CONNECTIONS: usize = 8;
+/// How long the cleaning up after a pull that does not move is waited for.
+const STUCK: std::time::Duration = std::time::Duration::from_secs(5);
 const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 impl Session {
@@ -61,9 +63,28 @@ impl Puller {
         let result = tokio::select! {
             result = self.pull_in(&session, request, progress) => result,
             () = abandoned => Err(PullError::Canceled(request.reference.familiar())),
+            error = self.stalled(request, progress) => Err(error),
         };
-        session.end(Ending::of(&result)).await;
+        let (ending, stuck) = (Ending::of(&result), matches!(result, Err(PullError::Stalled { .. })));
+        let end = tokio::spawn(async move { session.end(ending).await });
+        if stuck {
+            // A disk that hangs may hold its threads for ever; whoever waits is told all the same.
+            let _ = tokio::time::timeout(STUCK, end).await;
+        } else {
+            let _ = end.await;
+        }
         result
+    }
+
+    /// Ends when nothing of the pull has moved for too long.
+    async fn stalled(&self, request: &PullRequest, progress: &Progress) -> PullError {
+        let seconds = self.config.registry.stall_seconds;
+        if seconds == 0 {
+            return std::future::pending().await;
+        }
+        let at = progress.stalled(std::time::Duration::from_secs(seconds)).await;
+        let reference = request.reference.familiar();
+        PullError::Stalled { reference, seconds, step: at.step, current: at.current, total: at.total }
     }
 
     async fn pull_in(

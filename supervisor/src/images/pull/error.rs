@@ -30,6 +30,10 @@ pub enum PullError {
     NoSpace { path: String, needed: u64, free: u64 },
     #[error(transparent)]
     Store(#[from] Error),
+    #[error(
+        "pull of {reference}: nothing has moved for {seconds} s (registry.stall_seconds) while {step}, with {current} of {total} bytes here: see to the registry and the disk, and try again"
+    )]
+    Stalled { reference: String, seconds: u64, step: &'static str, current: u64, total: u64 },
     #[error("pull of {0}: canceled")]
     Canceled(String),
 }
@@ -53,6 +57,7 @@ impl PullError {
             PullError::Layer { source: UnpackError::Write { .. } | UnpackError::Thread(_), .. } => {
                 Code::Internal
             }
+            PullError::Stalled { .. } => Code::Unavailable,
             PullError::Manifest { .. }
             | PullError::Config { .. }
             | PullError::Size { .. }
@@ -65,7 +70,7 @@ impl PullError {
     /// Whether what has been fetched should be kept for another attempt.
     pub fn may_be_resumed(&self) -> bool {
         match self {
-            PullError::Canceled(_) => true,
+            PullError::Canceled(_) | PullError::Stalled { .. } => true,
             PullError::Fetch(error) => error.passes() || matches!(error, FetchError::RateLimited { .. }),
             _ => false,
         }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{mpsc, watch};
 
-use super::progress::{Progress, PullEvent};
+use super::progress::{Progress, PullEvent, UnderWay};
 use super::{PullError, PullRequest, Pulled, Puller};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
@@ -43,6 +43,21 @@ impl Flights {
         let flight = begin(puller, &key);
         flights.insert(key, Arc::downgrade(&flight));
         flight
+    }
+
+    /// Those of this namespace that are under way, the oldest first.
+    pub fn under_way(&self, namespace: &Namespace) -> Vec<UnderWay> {
+        let flights: Vec<Arc<Flight>> = {
+            let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter()
+                .filter(|((of, _), _)| of == namespace)
+                .filter_map(|(_, flight)| flight.upgrade())
+                .collect()
+        };
+        let running = flights.iter().filter(|flight| flight.outcome.borrow().is_none());
+        let mut all: Vec<UnderWay> = running.map(|flight| flight.progress.under_way()).collect();
+        all.sort_by(|a, b| (a.since, &a.reference).cmp(&(b.since, &b.reference)));
+        all
     }
 }
 

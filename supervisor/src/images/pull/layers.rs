@@ -87,6 +87,7 @@ impl Work<'_> {
         let Some(target) = target else { return Ok(Unpacked::Later) };
         self.progress.set(index, LayerStatus::Extracting);
         let cancel = self.session.cancel_flag();
+        let _at_work = self.progress.at_work();
         let applied = self.unpack(layer, blob.into_reader(), &target, cancel).await;
         self.finish(layer, target.key, applied).await
     }
@@ -211,6 +212,7 @@ impl Work<'_> {
             self.commit(layer, writer, digest.clone()).await?;
             return self.brought(index, layer, target).await;
         }
+        let _at_work = self.progress.at_work();
         let feed = Feed::new(writer.parts(), layer.descriptor.size, writer.frontier());
         self.progress.downloading(index, &feed);
         let hash = self.hash(digest, &feed);
@@ -333,6 +335,7 @@ impl Work<'_> {
         let directory = target.directory.try_clone().map_err(|error| lost(UnpackError::Thread(error)))?;
         let (form, compression, compressed) = (target.form, layer.compression, layer.descriptor.size);
         let guard = CancelOnDrop(cancel.clone());
+        let reader = self.progress.counted(reader);
         let job = self.session.tracker.spawn_blocking(move || {
             let options =
                 Options { form, compression, compressed, limits: Limits::default(), cancel: &cancel };
@@ -369,6 +372,7 @@ impl Work<'_> {
         let digest = &layer.descriptor.digest;
         let blob = self.puller.content.reader(&self.session.namespace, digest).await?;
         let cancel = self.session.cancel_flag();
+        let _at_work = self.progress.at_work();
         self.unpack(layer, blob.into_reader(), &target, cancel).await
     }
 }

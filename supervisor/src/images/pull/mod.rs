@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::mpsc;
 
 pub use self::error::PullError;
-pub use self::progress::{LayerStatus, PullEvent};
+pub use self::progress::{LayerPlan, LayerStatus, PullEvent, UnderWay};
 pub use super::auth::Credentials as Auth;
 
 use self::flight::Flights;
@@ -110,6 +110,11 @@ impl Puller {
     ) -> Result<Pulled> {
         let flight = self.flights.join(self, namespace, request);
         flight.wait(watcher).await
+    }
+
+    /// The pulls of a namespace that somebody waits for.
+    pub fn under_way(&self, namespace: &Namespace) -> Vec<UnderWay> {
+        self.flights.under_way(namespace)
     }
 
     /// The tags of a repository.

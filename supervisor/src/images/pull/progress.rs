@@ -5,9 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
 use crate::content::Digest;
@@ -60,6 +63,47 @@ pub struct Progress {
     changed: watch::Sender<()>,
     /// Follows the descriptors of a transfer of which this is a part.
     tracker: Option<Arc<Tracker>>,
+    since: Timestamp,
+    /// Counts what was unpacked, and every change.
+    moved: Arc<AtomicU64>,
+    /// Layers that are being fetched or unpacked: the others wait for somebody.
+    at_work: Arc<AtomicUsize>,
+}
+
+/// A pull under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Canonical.
+    pub reference: String,
+    pub since: Timestamp,
+    pub step: &'static str,
+    /// Bytes of layers that are here; 0 of 0 before they are known.
+    pub current: u64,
+    pub total: u64,
+    pub layers: Vec<(LayerPlan, LayerStatus, u64)>,
+}
+
+/// A layer is being worked on until this is dropped.
+pub struct AtWork(Arc<AtomicUsize>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Notes what passes through it.
+pub struct Counted<R> {
+    inner: R,
+    moved: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.moved.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 #[derive(Default)]
@@ -77,7 +121,64 @@ struct LayerState {
 
 impl Progress {
     pub fn new(reference: String) -> Progress {
-        Progress { reference, state: Mutex::default(), changed: watch::Sender::new(()), tracker: None }
+        Progress {
+            reference,
+            state: Mutex::default(),
+            changed: watch::Sender::new(()),
+            tracker: None,
+            since: Timestamp::now(),
+            moved: Arc::default(),
+            at_work: Arc::default(),
+        }
+    }
+
+    /// What is unpacked moves the pull.
+    pub fn counted<R: Read>(&self, inner: R) -> Counted<R> {
+        Counted { inner, moved: self.moved.clone() }
+    }
+
+    /// Work on a layer begins, which has to move from now on.
+    pub fn at_work(&self) -> AtWork {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(self.at_work.clone())
+    }
+
+    /// How it is now.
+    pub fn under_way(&self) -> UnderWay {
+        let state = self.state();
+        let here = |layer: &LayerState| layer.feed.as_ref().map_or(layer.current, |feed| feed.available());
+        let any = |wanted: &[LayerStatus]| state.layers.iter().any(|layer| wanted.contains(&layer.status));
+        let step = match &state.plan {
+            None => "resolving",
+            Some(_) if any(&[LayerStatus::Downloading]) => "downloading",
+            Some(_) if any(&[LayerStatus::Extracting]) => "unpacking",
+            Some(_) if any(&[LayerStatus::Pulling, LayerStatus::Waiting]) => "waiting",
+            Some(_) => "recording",
+        };
+        UnderWay {
+            reference: self.reference.clone(),
+            since: self.since,
+            step,
+            current: state.layers.iter().map(here).sum(),
+            total: state.layers.iter().map(|layer| layer.plan.size).sum(),
+            layers: state.layers.iter().map(|one| (one.plan.clone(), one.status, here(one))).collect(),
+        }
+    }
+
+    /// Ends when layers are worked on and nothing has moved for `patience`: how it is then.
+    pub async fn stalled(&self, patience: Duration) -> UnderWay {
+        let look = (patience / 10).clamp(Duration::from_millis(50), Duration::from_secs(5));
+        let (mut last, mut since) = (0, Instant::now());
+        loop {
+            tokio::time::sleep(look).await;
+            let now = self.under_way();
+            let moved = self.moved.load(Ordering::Relaxed).wrapping_add(now.current);
+            if self.at_work.load(Ordering::Relaxed) == 0 || moved != last {
+                (last, since) = (moved, Instant::now());
+            } else if since.elapsed() >= patience {
+                return now;
+            }
+        }
     }
 
     /// One that tells a transfer's tracker, too. The layers are there from the beginning.
@@ -114,6 +215,7 @@ impl Progress {
     }
 
     pub fn set(&self, layer: usize, status: LayerStatus) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
         if let Some(layer) = self.state().layers.get_mut(layer) {
             layer.status = status;
             if matches!(status, LayerStatus::Downloaded | LayerStatus::Complete | LayerStatus::Exists) {

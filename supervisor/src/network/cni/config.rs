@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::error::{CniError, Result};
+use super::version::{self, OLDEST};
 
 /// Bytes of one file.
 const FILE: u64 = 1 << 20;
@@ -23,12 +24,12 @@ pub struct NetworkList {
     /// Plugins that cannot be checked say so for all.
     #[serde(default)]
     pub disable_check: bool,
+    /// Others have attachments of it that we do not know.
+    #[serde(default)]
+    pub disable_gc: bool,
     /// As they are written, each with a `type`.
     pub plugins: Vec<Map<String, Value>>,
 }
-
-/// The version of whoever names none.
-const OLDEST: &str = "0.1.0";
 
 impl NetworkList {
     /// Reads a list, or a single plugin's configuration as a list of one.
@@ -37,13 +38,19 @@ impl NetworkList {
         let Value::Object(mut object) = value else { return Err("is no JSON object".to_owned()) };
         let string = |key: &str| object.get(key).and_then(Value::as_str).map(str::to_owned);
         let name = string("name").filter(|name| is_name(name)).ok_or("has no usable \"name\"")?;
-        let version = string("cniVersion").unwrap_or_else(|| OLDEST.to_owned());
-        let disable_check = match object.get("disableCheck") {
+        let one = string("cniVersion");
+        // Several may be named, for runtimes of different age.
+        let several = object.get("cniVersions").and_then(Value::as_array).map(Vec::as_slice);
+        let several = several.unwrap_or_default().iter().filter_map(Value::as_str);
+        let newest = version::newest(several.chain(one.as_deref())).map(str::to_owned);
+        let version = newest.or(one).unwrap_or_else(|| OLDEST.to_owned());
+        let flag = |key: &str| match object.get(key) {
             Some(Value::Bool(value)) => *value,
             // The specification lets it be written as text.
             Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
             _ => false,
         };
+        let (disable_check, disable_gc) = (flag("disableCheck"), flag("disableGC"));
         let plugins = match object.remove("plugins") {
             None => vec![Value::Object(object)],
             Some(Value::Array(plugins)) => plugins,
@@ -60,6 +67,7 @@ impl NetworkList {
             name,
             version,
             disable_check,
+            disable_gc,
             plugins: plugins.collect::<std::result::Result<_, _>>()?,
         })
     }
@@ -151,6 +159,15 @@ mod tests {
         assert_eq!((one.version.as_str(), one.plugins.len()), (OLDEST, 1));
         let error = find(&folders, "ignored").unwrap_err().to_string();
         assert!(error.contains("lab, one") && error.contains("10-broken.conflist"), "{error}");
+    }
+
+    #[test]
+    fn the_newest_known_version_is_taken_and_flags_may_be_text() {
+        let text = r#"{"cniVersion":"0.4.0","cniVersions":["0.4.0","1.1.0","9.0.0"],"name":"x","disableGC":"True","type":"a"}"#;
+        let list = NetworkList::parse(text.as_bytes()).unwrap();
+        assert_eq!((list.version.as_str(), list.disable_gc, list.disable_check), ("1.1.0", true, false));
+        let unknown = NetworkList::parse(br#"{"cniVersion":"7.0.0","name":"x","type":"a"}"#).unwrap();
+        assert_eq!(unknown.version, "7.0.0");
     }
 
     #[test]

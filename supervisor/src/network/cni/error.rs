@@ -24,12 +24,19 @@ pub enum CniError {
     Late { plugin: String, network: String, command: &'static str, seconds: u64 },
     #[error("running CNI plugin \"{plugin}\": {source}")]
     Run { plugin: String, source: io::Error },
-    #[error("CNI plugin \"{plugin}\" of network \"{network}\" answers what is no result: {why}")]
-    NoResult { plugin: String, network: String, why: String },
+    #[error(
+        "CNI plugin \"{plugin}\" of network \"{network}\" answers {command} with what is no result: {why}"
+    )]
+    NoResult { plugin: String, network: String, command: &'static str, why: String },
     #[error("{doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("record of a CNI attachment {} is damaged: {why}", path.display())]
     Damaged { path: PathBuf, why: String },
+    /// As the plugin says.
+    #[error("CNI network \"{network}\" is not ready: {why}")]
+    NotReady { network: String, why: String },
+    #[error("work on the files of CNI networks was lost; try again")]
+    Lost,
     #[error("\"{0}\" cannot be part of a CNI attachment's name")]
     BadName(String),
 }

@@ -1,17 +1,21 @@
-//! Container networks by CNI plugins (specification 1.0.0): configurations from folders, plugins run in chains, results
+//! Container networks by CNI plugins (specification 1.1.0): configurations from folders, plugins run in chains, results
 //! kept. It knows nothing of who asks: a container's id, a network namespace and an interface's name are all it needs.
 //!
 //! What always holds: an attachment is on disk before its first plugin runs, with the configuration that it is made by, and
 //! goes after all plugins have taken it back, so that no DEL is lost to a crash or to a changed configuration.
 
+mod collect;
 mod config;
 mod error;
 mod plugin;
 mod result;
+mod status;
+mod version;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -59,40 +63,82 @@ pub struct Cni {
     plugins: Vec<PathBuf>,
     /// Where attachments are kept.
     records: PathBuf,
+    /// How long one plugin may take.
+    patience: Duration,
     /// By container: whatever is done for one is done one after the other.
     turns: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Attachments that nobody has any more and whose DEL has not succeeded yet, as their files are called.
+    lost: Mutex<HashSet<String>>,
+    /// Held by many while attachments come and go, by one alone while plugins are told which there are.
+    gate: Arc<tokio::sync::RwLock<()>>,
+    /// What plugins said last of their network.
+    asked: tokio::sync::Mutex<Option<status::Asked>>,
 }
 
 impl Cni {
     pub fn new(configurations: Vec<PathBuf>, plugins: Vec<PathBuf>, records: PathBuf) -> Cni {
-        Cni { configurations, plugins, records, turns: Mutex::default() }
+        Cni {
+            configurations,
+            plugins,
+            records,
+            patience: plugin::PATIENCE,
+            turns: Mutex::default(),
+            lost: Mutex::default(),
+            gate: Arc::default(),
+            asked: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// With records of its own, on the networks of another, which knows of it: see [`Cni::collect`].
+    pub fn beside(other: &Cni, records: PathBuf) -> Cni {
+        let new = Cni::new(other.configurations.clone(), other.plugins.clone(), records);
+        Cni { gate: other.gate.clone(), ..new }
     }
 
     /// The network for whoever names none: the first one that is configured, if its plugins are there.
-    pub fn default_network(&self) -> Result<Option<String>> {
-        let Some(list) = config::first(&self.configurations)? else { return Ok(None) };
-        plugin::check(&list, &self.plugins)?;
-        Ok(Some(list.name))
+    pub async fn default_network(&self) -> Result<Option<String>> {
+        Ok(self.default_list().await?.map(|list| list.name))
+    }
+
+    async fn default_list(&self) -> Result<Option<NetworkList>> {
+        let (configurations, plugins) = (self.configurations.clone(), self.plugins.clone());
+        let look = move || {
+            let Some(list) = config::first(&configurations)? else { return Ok(None) };
+            plugin::check(&list, &plugins)?;
+            Ok(Some(list))
+        };
+        aside(look).await
+    }
+
+    /// Where configurations are looked for.
+    pub fn configurations(&self) -> &[PathBuf] {
+        &self.configurations
     }
 
     /// Attaches a container to the network of this name. What a failure leaves is taken back.
     pub async fn add(&self, network: &str, attachment: Attachment) -> Result<CniResult> {
         let path = self.path(&attachment.container, &attachment.interface)?;
-        let list = config::find(&self.configurations, network)?;
-        plugin::check(&list, &self.plugins)?;
+        let (configurations, plugins) = (self.configurations.clone(), self.plugins.clone());
+        let name = network.to_owned();
+        let find = move || {
+            let list = config::find(&configurations, &name)?;
+            plugin::check(&list, &plugins).map(|()| list)
+        };
+        let list = aside(find).await?;
         let _turn = self.turn(&attachment.container).lock_owned().await;
-        if let Some(mut old) = self.read(&path)? {
+        let _gate = self.gate.read().await;
+        if let Some(mut old) = read(&path).await? {
             // Of an earlier run: its namespace is gone.
             old.attachment.namespace.clear();
             self.take_back(&path, &old).await?;
         }
         let mut kept = Kept { network: list, attachment, result: None };
-        self.keep(&path, &kept)?;
+        keep(&path, &kept).await?;
         match self.run_all(&kept, Command::Add).await {
             Ok(result) => {
                 let read = CniResult::read(&result);
                 kept.result = Some(result);
-                self.keep(&path, &kept)?;
+                keep(&path, &kept).await?;
                 Ok(read)
             }
             Err(error) => {
@@ -109,8 +155,9 @@ impl Cni {
 
     /// Whether all is as it was made.
     pub async fn check(&self, container: &str, interface: &str) -> Result<()> {
-        let Some(kept) = self.read(&self.path(container, interface)?)? else { return Ok(()) };
-        if kept.network.disable_check {
+        let Some(kept) = read(&self.path(container, interface)?).await? else { return Ok(()) };
+        let known = version::has(&kept.network.version, version::CHECK);
+        if !known || kept.network.disable_check || kept.result.is_none() {
             return Ok(());
         }
         self.run_all(&kept, Command::Check).await.map(drop)
@@ -122,7 +169,8 @@ impl Cni {
         let _turn = self.turn(container).lock_owned().await;
         // Of a daemon that was killed while it wrote.
         let _ = std::fs::remove_file(path.with_extension("new"));
-        let Some(mut kept) = self.read(&path)? else { return Ok(()) };
+        let _gate = self.gate.read().await;
+        let Some(mut kept) = read(&path).await? else { return Ok(()) };
         namespace.clone_into(&mut kept.attachment.namespace);
         self.take_back(&path, &kept).await
     }
@@ -131,7 +179,8 @@ impl Cni {
     pub async fn del_made(&self, container: &str, interface: &str, serial: u64) -> Result<()> {
         let path = self.path(container, interface)?;
         let _turn = self.turn(container).lock_owned().await;
-        match self.read(&path)? {
+        let _gate = self.gate.read().await;
+        match read(&path).await? {
             Some(mut kept) if kept.attachment.serial == serial => {
                 kept.attachment.namespace.clear();
                 self.take_back(&path, &kept).await
@@ -171,12 +220,18 @@ impl Cni {
 
     async fn take_back(&self, path: &Path, kept: &Kept) -> Result<()> {
         self.run_all(kept, Command::Del).await?;
-        match std::fs::remove_file(path) {
+        let gone = path.to_owned();
+        let remove = move || match std::fs::remove_file(&gone) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(CniError::Io { doing: "removing", path: path.into(), source })
+                Err(CniError::Io { doing: "removing", path: gone, source })
             }
             _ => Ok(()),
+        };
+        aside(remove).await?;
+        if let Some(stem) = path.file_stem().and_then(|stem| stem.to_str()) {
+            self.lost().remove(stem);
         }
+        Ok(())
     }
 
     /// Runs the chain: forward, each plugin with the result of the one before, or backward, each with the last one's. Backward
@@ -191,11 +246,13 @@ impl Cni {
             interface: &attachment.interface,
             args: &attachment.args,
             folders: &self.plugins,
+            patience: self.patience,
         };
         if command == Command::Del {
             let mut first = Ok(Value::Null);
+            let result = result.as_ref().filter(|_| version::has(&network.version, version::CHECK));
             for plugin in network.plugins.iter().rev() {
-                let request = request(network, attachment, plugin, result.as_ref());
+                let request = request(network, attachment, plugin, result);
                 match plugin::run(call, &request).await {
                     Err(error) if first.is_ok() => first = Err(error),
                     _ => {}
@@ -206,8 +263,14 @@ impl Cni {
         let mut previous = result.clone();
         for plugin in &network.plugins {
             let answer = plugin::run(call, &request(network, attachment, plugin, previous.as_ref())).await?;
-            if command == Command::Add {
-                previous = Some(answer).filter(|answer| !answer.is_null()).or(previous);
+            if command == Command::Add && !answer.is_null() {
+                let adopted = version::adopt(answer, &network.version).map_err(|why| CniError::NoResult {
+                    plugin: config::plugin_type(plugin).unwrap_or_default().to_owned(),
+                    network: network.name.clone(),
+                    command: command.name(),
+                    why,
+                })?;
+                previous = Some(adopted);
             }
         }
         Ok(previous.unwrap_or(Value::Null))
@@ -223,29 +286,48 @@ impl Cni {
         Ok(self.records.join(format!("{container}@{interface}.json")))
     }
 
-    fn read(&self, path: &Path) -> Result<Option<Kept>> {
-        match std::fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|error| CniError::Damaged { path: path.into(), why: error.to_string() }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(CniError::Io { doing: "reading", path: path.into(), source }),
-        }
+    fn lost(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Durable when it returns.
-    fn keep(&self, path: &Path, kept: &Kept) -> Result<()> {
+/// Work on files, which may be on a slow disk, beside what else is done.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(CniError::Lost))
+}
+
+async fn read(path: &Path) -> Result<Option<Kept>> {
+    let path = path.to_owned();
+    aside(move || read_now(&path)).await
+}
+
+fn read_now(path: &Path) -> Result<Option<Kept>> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| CniError::Damaged { path: path.into(), why: error.to_string() }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CniError::Io { doing: "reading", path: path.into(), source }),
+    }
+}
+
+/// Durable when it returns.
+async fn keep(path: &Path, kept: &Kept) -> Result<()> {
+    let (path, text) = (path.to_owned(), json!(kept).to_string());
+    let write = move || {
+        let folder = path.parent().unwrap_or(Path::new("/"));
         let draft = path.with_extension("new");
         let write = || {
-            std::fs::create_dir_all(&self.records)?;
+            std::fs::create_dir_all(folder)?;
             let mut file = std::fs::File::create(&draft)?;
-            std::io::Write::write_all(&mut file, json!(kept).to_string().as_bytes())?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
             file.sync_all()?;
-            std::fs::rename(&draft, path)?;
-            std::fs::File::open(&self.records)?.sync_all()
+            std::fs::rename(&draft, &path)?;
+            std::fs::File::open(folder)?.sync_all()
         };
-        write().map_err(|source| CniError::Io { doing: "writing", path: path.into(), source })
-    }
+        write().map_err(|source| CniError::Io { doing: "writing", path: path.clone(), source })
+    };
+    aside(write).await
 }
 
 /// What a plugin reads: its configuration, and what it needs to know of the list, the plugins before it and its capabilities.
@@ -288,14 +370,21 @@ mod tests {
 
     impl World {
         fn new() -> World {
+            World::of("1.0.0")
+        }
+
+        fn of(version: &str) -> World {
             let folder = tempfile::tempdir().unwrap();
             let at = |name: &str| folder.path().join(name);
             for name in ["conf", "bin"] {
                 std::fs::create_dir(at(name)).unwrap();
             }
-            let cni = Cni::new(vec![at("conf")], vec![at("bin")], at("records"));
-            let list = r#"{"cniVersion":"1.0.0","name":"lab","plugins":[
-                {"type":"first"},{"type":"second","capabilities":{"portMappings":true}}]}"#;
+            let mut cni = Cni::new(vec![at("conf")], vec![at("bin")], at("records"));
+            cni.patience = Duration::from_secs(2);
+            let list = format!(
+                r#"{{"cniVersion":"{version}","name":"lab","plugins":[
+                {{"type":"first"}},{{"type":"second","capabilities":{{"portMappings":true}}}}]}}"#
+            );
             std::fs::write(at("conf").join("lab.conflist"), list).unwrap();
             World { folder, cni }
         }
@@ -388,5 +477,106 @@ mod tests {
         assert!(matches!(world.cni.add("lab", bad).await, Err(CniError::BadName(_))));
         let error = world.cni.add("lab", world.attachment()).await.unwrap_err().to_string();
         assert!(error.contains("CNI plugin \"first\" of network \"lab\" is not in"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_lies_hangs_or_says_too_much_is_told_of() {
+        let world = World::new();
+        world.plugin("second", "exit 0");
+        let mine = r#"[ "$CNI_COMMAND" = ADD ] || exit 0; "#;
+        for (script, says) in [
+            ("echo ok", "answers ADD with what is no result: expected value at line 1 column 1: \"ok\""),
+            ("echo '[1]'", "it is no JSON object"),
+            (r#"echo '{"cniVersion":"7.0.0"}'"#, "version \"7.0.0\", which does not exist"),
+            (
+                r#"echo '{"cniVersion":"0.2.0","ip4":{}}'"#,
+                "of version 0.2.0, but the network of version 1.0.0",
+            ),
+            ("yes", "it says more than 1048576 bytes"),
+            ("sleep 100", "did not finish ADD within 2 s"),
+            ("kill -9 $$", "failed at ADD: it says nothing"),
+        ] {
+            world.plugin("first", &format!("{mine}{script}"));
+            let error = world.cni.add("lab", world.attachment()).await.unwrap_err().to_string();
+            assert!(error.contains("\"first\"") && error.contains(says), "{script}: {error}");
+            assert!(world.cni.kept().unwrap().is_empty(), "{script}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_plugin_has_started_does_not_hold_up_its_answer() {
+        let world = World::new();
+        world.plugin("first", &format!("sleep 3 & {RESULT}"));
+        world.plugin("second", "exit 0");
+        let begun = std::time::Instant::now();
+        let result = world.cni.add("lab", world.attachment()).await.unwrap();
+        assert_eq!(result.addresses.len(), 1);
+        assert!(begun.elapsed() < Duration::from_millis(2900), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn an_old_network_is_neither_checked_nor_told_at_del_what_it_made() {
+        let world = World::of("0.3.1");
+        let result = RESULT.replace("1.0.0", "0.3.1");
+        world.plugin("first", &result);
+        world.plugin("second", &result);
+        world.cni.add("lab", world.attachment()).await.unwrap();
+        world.cni.check("c1", "eth0").await.unwrap();
+        world.cni.del("c1", "eth0", "").await.unwrap();
+        let log = world.log();
+        assert!(!log.contains("CHECK"), "{log}");
+        let del = log.lines().find(|line| line.starts_with("second DEL")).unwrap();
+        assert!(!del.contains("prevResult"), "{del}");
+        let add = log.lines().find(|line| line.starts_with("second ADD")).unwrap();
+        assert!(add.contains(r#""version":"4""#), "{add}");
+        assert_eq!(world.cni.status().await.unwrap().as_deref(), Some("lab"));
+        assert!(world.cni.collect(&world.cni).await.unwrap() && !world.log().contains("GC"));
+    }
+
+    #[tokio::test]
+    async fn plugins_say_whether_their_network_is_ready() {
+        let world = World::of("1.1.0");
+        world.plugin("first", "exit 0");
+        let why = r#"[ "$CNI_COMMAND" = STATUS ] && echo '{"code":50,"msg":"no addresses left"}' && exit 1"#;
+        world.plugin("second", why);
+        let error = world.cni.status().await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("CNI network \"lab\" is not ready") && error.contains("no addresses left"),
+            "{error}"
+        );
+        assert!(world.cni.status().await.is_err());
+        assert_eq!(world.log().matches("second STATUS").count(), 1, "an answer counts for a moment");
+        world.plugin("second", "exit 0");
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        assert_eq!(world.cni.status().await.unwrap().as_deref(), Some("lab"));
+    }
+
+    #[tokio::test]
+    async fn plugins_are_told_which_attachments_there_are() {
+        let world = World::of("1.1.0");
+        let result = RESULT.replace("1.0.0", "1.1.0");
+        world.plugin("first", &result);
+        world.plugin("second", &result);
+        let other = Cni::beside(&world.cni, world.folder.path().join("others"));
+        for container in ["live", "dead"] {
+            let attachment = Attachment { container: container.into(), ..world.attachment() };
+            world.cni.add("lab", attachment).await.unwrap();
+        }
+        other.add("lab", Attachment { container: "engines".into(), ..world.attachment() }).await.unwrap();
+        world.cni.is_lost("dead", "eth0");
+        assert!(world.cni.collect(&other).await.unwrap());
+        let log = world.log();
+        let told = log.lines().find(|line| line.starts_with("first GC")).unwrap();
+        assert!(
+            told.contains(r#"{"containerID":"live","ifname":"eth0"}"#) && told.contains("engines"),
+            "{told}"
+        );
+        assert!(!told.contains("dead") && log.contains("second GC"), "{told}");
+        // Whoever is being attached is not taken for garbage.
+        let busy = world.cni.gate.read().await;
+        assert!(!other.collect(&world.cni).await.unwrap());
+        drop(busy);
+        world.cni.del("dead", "eth0", "").await.unwrap();
+        assert!(world.cni.lost().is_empty());
     }
 }

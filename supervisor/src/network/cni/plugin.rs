@@ -14,9 +14,13 @@ use super::config::{NetworkList, plugin_type};
 use super::error::{CniError, Result};
 
 /// How long one plugin may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the output of one that has ended may stay open, in the hands of what it started.
+const LATE: Duration = Duration::from_secs(1);
 /// Bytes that are read of what it says, on each stream.
 const SAID: u64 = 1 << 20;
+/// Characters of what is no result that are shown.
+const SHOWN: usize = 200;
 
 /// What a plugin is run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,10 @@ pub enum Command {
     Add,
     Check,
     Del,
+    /// Whether the network can be had.
+    Status,
+    /// What nobody has any more is removed.
+    Collect,
 }
 
 impl Command {
@@ -32,6 +40,8 @@ impl Command {
             Command::Add => "ADD",
             Command::Check => "CHECK",
             Command::Del => "DEL",
+            Command::Status => "STATUS",
+            Command::Collect => "GC",
         }
     }
 }
@@ -48,6 +58,7 @@ pub struct Call<'a> {
     /// `K=V` between semicolons.
     pub args: &'a str,
     pub folders: &'a [PathBuf],
+    pub patience: Duration,
 }
 
 /// The words of a plugin that failed.
@@ -64,7 +75,7 @@ pub async fn run(call: Call<'_>, config: &Map<String, Value>) -> Result<Value> {
     let plugin = plugin_type(config).unwrap_or_default();
     let program = find(call.network, plugin, call.folders)?;
     let input = Value::Object(config.clone()).to_string();
-    match tokio::time::timeout(PATIENCE, talk(call, &program, &input)).await {
+    match tokio::time::timeout(call.patience, talk(call, &program, &input)).await {
         Ok(said) => {
             judge(call, plugin, said.map_err(|source| CniError::Run { plugin: plugin.to_owned(), source })?)
         }
@@ -72,7 +83,7 @@ pub async fn run(call: Call<'_>, config: &Map<String, Value>) -> Result<Value> {
             plugin: plugin.to_owned(),
             network: call.network.to_owned(),
             command: call.command.name(),
-            seconds: PATIENCE.as_secs(),
+            seconds: call.patience.as_secs(),
         }),
     }
 }
@@ -111,13 +122,14 @@ impl Drop for Group {
 
 async fn talk(call: Call<'_>, program: &Path, input: &str) -> std::io::Result<Said> {
     let path = std::env::join_paths(call.folders).unwrap_or_default();
-    let mut child = tokio::process::Command::new(program)
-        .env("CNI_COMMAND", call.command.name())
-        .env("CNI_CONTAINERID", call.container)
-        .env("CNI_NETNS", call.namespace)
-        .env("CNI_IFNAME", call.interface)
-        .env("CNI_ARGS", call.args)
-        .env("CNI_PATH", path)
+    let mut command = tokio::process::Command::new(program);
+    command.env("CNI_COMMAND", call.command.name()).env("CNI_PATH", path);
+    // The others are about no attachment.
+    if !matches!(call.command, Command::Status | Command::Collect) {
+        command.env("CNI_CONTAINERID", call.container).env("CNI_NETNS", call.namespace);
+        command.env("CNI_IFNAME", call.interface).env("CNI_ARGS", call.args);
+    }
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -145,13 +157,31 @@ async fn talk(call: Call<'_>, program: &Path, input: &str) -> std::io::Result<Sa
             let _ = stderr.take(SAID).read_to_end(&mut err).await;
         }
     };
-    tokio::join!(write, read_out, read_err);
-    let status = child.wait().await?;
+    let status = {
+        let streams = async { tokio::join!(write, read_out, read_err) };
+        tokio::pin!(streams);
+        tokio::select! {
+            _ = &mut streams => child.wait().await?,
+            status = child.wait() => {
+                let _ = tokio::time::timeout(LATE, streams).await;
+                status?
+            }
+        }
+    };
     group.0 = None;
     Ok(Said { success: status.success(), out, err })
 }
 
 fn judge(call: Call<'_>, plugin: &str, said: Said) -> Result<Value> {
+    let no_result = |why: String| CniError::NoResult {
+        plugin: plugin.to_owned(),
+        network: call.network.to_owned(),
+        command: call.command.name(),
+        why,
+    };
+    if said.out.len() as u64 >= SAID {
+        return Err(no_result(format!("it says more than {SAID} bytes")));
+    }
     if !said.success {
         let failure: Failure = serde_json::from_slice(&said.out).unwrap_or_default();
         let mut message = failure.msg;
@@ -176,9 +206,9 @@ fn judge(call: Call<'_>, plugin: &str, said: Said) -> Result<Value> {
     if said.out.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&said.out).map_err(|error| CniError::NoResult {
-        plugin: plugin.to_owned(),
-        network: call.network.to_owned(),
-        why: error.to_string(),
+    serde_json::from_slice(&said.out).map_err(|error| {
+        let said = String::from_utf8_lossy(&said.out);
+        let said: String = said.trim().chars().take(SHOWN).collect();
+        no_result(format!("{error}: {said:?}"))
     })
 }
