@@ -96,6 +96,10 @@ async fn a_pod_with_two_containers_from_its_making_to_its_removal() {
     let third = w.run(&pod, &config, "third", "ip -4 addr show eth0").await;
     assert_eq!(w.cri.ended(&third).await.exit_code, 0);
     assert!(w.log("third").contains(&address), "{}", w.log("third"));
+    // A kubelet that listens to events takes the first of a name for the last run of it.
+    let all = w.cri.pod_status(&pod).await.expect("a status").containers_statuses;
+    let ids: Vec<_> = all.iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(ids, [&third, &second, &first]);
 
     let begun = Instant::now();
     w.cri.stop(&first, 1).await.expect("stopped");

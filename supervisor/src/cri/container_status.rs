@@ -36,6 +36,12 @@ impl Cri {
         }
         Ok(wire::ContainerStatusResponse { status: Some(status), info })
     }
+
+    /// Of all containers of a pod, newest first: of several runs of one container, a kubelet that listens to events takes the first
+    /// for the last one.
+    pub(super) fn statuses(&self, pod: &str) -> Vec<wire::ContainerStatus> {
+        self.pods.containers_of(pod).iter().rev().map(|one| status(one)).collect()
+    }
 }
 
 pub(super) fn state(state: State) -> wire::ContainerState {
@@ -67,7 +73,7 @@ fn shown_image(image: &Image) -> wire::ImageSpec {
     shown
 }
 
-pub(super) fn status(container: &Container) -> wire::ContainerStatus {
+fn status(container: &Container) -> wire::ContainerStatus {
     let record = container.record();
     let user = wire::LinuxContainerUser {
         uid: record.user.uid.into(),

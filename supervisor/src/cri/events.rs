@@ -1,7 +1,6 @@
 use longshore_proto::runtime::v1 as wire;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::container_status::status;
 use super::pod_sandbox_status::pod_status;
 use super::{BUFFER, Cri, Stream, nanos};
 use crate::error::{Error, Result};
@@ -49,13 +48,12 @@ impl Cri {
             Happened::Stopped => wire::ContainerEventType::ContainerStoppedEvent,
             Happened::Deleted => wire::ContainerEventType::ContainerDeletedEvent,
         };
-        let containers = self.pods.containers_of(&event.pod);
         wire::ContainerEventResponse {
             container_id: event.id.clone(),
             container_event_type: kind.into(),
             created_at: nanos(Some(event.at)),
             pod_sandbox_status: event.sandbox.as_deref().map(pod_status),
-            containers_statuses: containers.iter().map(|one| status(one)).collect(),
+            containers_statuses: self.statuses(&event.pod),
         }
     }
 }

@@ -53,23 +53,28 @@ impl Cri {
             labels: record.config.labels.clone().into_iter().collect(),
             annotations: record.config.annotations.clone().into_iter().collect(),
         });
-        let mut interfaces: Vec<_> = of.interfaces.iter().map(interface).collect();
-        let default = interfaces.iter().position(|one| one.name == "eth0");
-        let network = wire::NetworkUsage {
-            timestamp: at,
-            default_interface: default.map(|index| interfaces.remove(index)),
-            interfaces,
-        };
         let linux = wire::LinuxPodSandboxStats {
             cpu: Some(cpu(&of.sample)),
             memory: Some(memory(&of.sample)),
-            network: Some(network),
+            network: network(at, &of.interfaces),
             process: Some(wire::ProcessUsage { timestamp: at, process_count: number(of.sample.processes) }),
             containers: of.containers.iter().map(|one| self.stats(one)).collect(),
             io: None,
         };
         wire::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None }
     }
+}
+
+/// None for a pod without an interface of its own: a kubelet takes it for granted that network statistics have a default interface,
+/// and ends with a fault where they have none.
+fn network(at: i64, of: &[Interface]) -> Option<wire::NetworkUsage> {
+    let default = of.iter().position(|one| one.name == "eth0").or((!of.is_empty()).then_some(0))?;
+    let mut interfaces: Vec<_> = of.iter().map(interface).collect();
+    Some(wire::NetworkUsage {
+        timestamp: at,
+        default_interface: Some(interfaces.remove(default)),
+        interfaces,
+    })
 }
 
 fn interface(of: &Interface) -> wire::NetworkInterfaceUsage {
@@ -79,5 +84,26 @@ fn interface(of: &Interface) -> wire::NetworkInterfaceUsage {
         rx_errors: number(of.rx_errors),
         tx_bytes: number(of.tx_bytes),
         tx_errors: number(of.tx_errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(names: &[&str]) -> Vec<Interface> {
+        names.iter().map(|name| Interface { name: (*name).to_owned(), ..Interface::default() }).collect()
+    }
+
+    #[test]
+    fn network_statistics_always_have_a_default_interface() {
+        assert_eq!(network(1, &[]), None, "a pod of the host's network");
+        let told = |names: &[&str]| {
+            let usage = network(1, &named(names)).unwrap();
+            let others: Vec<_> = usage.interfaces.into_iter().map(|one| one.name).collect();
+            (usage.default_interface.unwrap().name, others)
+        };
+        assert_eq!(told(&["net1", "eth0"]), ("eth0".to_owned(), vec!["net1".to_owned()]));
+        assert_eq!(told(&["tap7"]), ("tap7".to_owned(), Vec::new()));
     }
 }

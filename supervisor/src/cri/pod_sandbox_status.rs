@@ -3,7 +3,6 @@ use std::collections::HashMap;
 use longshore_proto::runtime::v1 as wire;
 use serde_json::json;
 
-use super::container_status::status;
 use super::{Cri, convert, nanos};
 use crate::error::Result;
 use crate::pods::pod::Pod;
@@ -25,11 +24,10 @@ impl Cri {
             });
             info.insert("info".to_owned(), text);
         }
-        let containers = self.pods.containers_of(&pod.id);
         Ok(wire::PodSandboxStatusResponse {
             status: Some(pod_status(&pod)),
             info,
-            containers_statuses: containers.iter().map(|one| status(one)).collect(),
+            containers_statuses: self.statuses(&pod.id),
             timestamp,
         })
     }

@@ -101,17 +101,22 @@ pub fn find(folders: &[PathBuf], name: &str) -> Result<NetworkList> {
     Err(CniError::NoNetwork { name: name.to_owned(), folders: folders.to_vec(), known, broken })
 }
 
-/// The first network that can be understood, by the files' names, a folder after the other.
+/// The first network that can be understood, by the files' names, a folder after the other. Where there are files, but none that can be
+/// understood, there is no other network instead.
 pub fn first(folders: &[PathBuf]) -> Result<Option<NetworkList>> {
+    let mut broken = Vec::new();
     for folder in folders {
         for path in files(folder)? {
             match read(&path) {
                 Ok(list) => return Ok(Some(list)),
-                Err(why) => tracing::warn!("CNI configuration {} {why}", path.display()),
+                Err(why) => {
+                    tracing::warn!("CNI configuration {} {why}", path.display());
+                    broken.push(format!("{} {why}", path.display()));
+                }
             }
         }
     }
-    Ok(None)
+    if broken.is_empty() { Ok(None) } else { Err(CniError::NoneUsable { broken }) }
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -168,6 +173,18 @@ mod tests {
         assert_eq!((list.version.as_str(), list.disable_gc, list.disable_check), ("1.1.0", true, false));
         let unknown = NetworkList::parse(br#"{"cniVersion":"7.0.0","name":"x","type":"a"}"#).unwrap();
         assert_eq!(unknown.version, "7.0.0");
+    }
+
+    #[test]
+    fn files_that_cannot_be_understood_are_no_reason_for_another_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_path_buf()];
+        assert!(first(&folders).unwrap().is_none());
+        std::fs::write(folder.path().join("10-half.conflist"), "{\"name\":").unwrap();
+        let error = first(&folders).unwrap_err().to_string();
+        assert!(error.contains("10-half.conflist"), "{error}");
+        std::fs::write(folder.path().join("20-whole.conf"), r#"{"name":"one","type":"ptp"}"#).unwrap();
+        assert_eq!(first(&folders).unwrap().unwrap().name, "one");
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum CniError {
         said(" (not understood: ", broken)
     )]
     NoNetwork { name: String, folders: Vec<PathBuf>, known: Vec<String>, broken: Vec<String> },
+    #[error("none of the CNI configurations can be used: {}", broken.join("; "))]
+    NoneUsable { broken: Vec<String> },
     #[error("CNI plugin \"{plugin}\" of network \"{network}\" is not in {}", list(folders))]
     NoPlugin { plugin: String, network: String, folders: Vec<PathBuf> },
     /// In the plugin's own words.
