@@ -141,6 +141,7 @@ impl Shim {
             process.attachments.retain(|client| !which(client));
         }
         self.resume_output(serial);
+        self.end_unwanted_output(serial);
     }
 
     /// Clients that sent stdin send no more. With `stdin_once` the first of them ends it.

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use longshore_proto::containerd::services::tasks::v1 as tasks;
 use longshore_proto::runtime::v1 as wire;
 use longshore_tests::Fixture;
 use longshore_tests::cri::{self, Cri};
@@ -51,9 +52,53 @@ impl World {
         points.filter(|point| point.starts_with(&pods)).collect()
     }
 
+    /// What shims have written of execs that were not deleted.
+    fn exits(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.f.daemon.state()];
+        let mut found = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                // A container's files are its own affair.
+                if is_folder && entry.file_name() != "rootfs" && entry.file_name() != "pods" {
+                    folders.push(entry.path());
+                } else if entry.file_name().to_string_lossy().contains("sync-") {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+
+    /// Pauses a container, or lets it go on, as the Container Runtime Interface cannot.
+    async fn freeze(&self, id: &str, frozen: bool) {
+        let url = format!("unix://{}", self.f.daemon.socket().display());
+        let channel = tonic::transport::Endpoint::from_shared(url).expect("a URL").connect().await;
+        let mut client = tasks::tasks_client::TasksClient::new(channel.expect("a connection"));
+        let container_id = id.to_owned();
+        let done = match frozen {
+            true => client.pause(in_pods(tasks::PauseTaskRequest { container_id })).await,
+            false => client.resume(in_pods(tasks::ResumeTaskRequest { container_id })).await,
+        };
+        done.expect("done");
+    }
+
     fn folders(&self) -> usize {
         std::fs::read_dir(self.f.daemon.state().join("pods")).map_or(0, Iterator::count)
     }
+}
+
+/// A request of containerd's API about the containers of pods.
+fn in_pods<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", "k8s.io".parse().expect("a header"));
+    request
+}
+
+/// Whether some process of the host has these words.
+fn running(words: &str) -> bool {
+    let lines = std::process::Command::new("ps").args(["-eo", "args"]).output().expect("ps").stdout;
+    String::from_utf8_lossy(&lines).lines().any(|line| line == words)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,18 +194,110 @@ async fn an_exec_that_takes_too_long_is_killed_and_a_child_that_keeps_its_output
     let error = w.cri.exec_sync(&id, "exec sleep 1234", 1).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::DeadlineExceeded, "{error}");
     assert!(begun.elapsed() < Duration::from_secs(10));
-    eventually("the process is gone", || {
-        let lines = std::process::Command::new("ps").args(["-eo", "args"]).output().expect("ps").stdout;
-        !String::from_utf8_lossy(&lines).lines().any(|line| line == "sleep 1234")
+    eventually("the process is gone", || !running("sleep 1234"));
+    // A child that holds the output, and one that goes on filling it; neither holds up the next one.
+    for line in ["sleep 3456 & echo said", "yes & echo said"] {
+        let begun = Instant::now();
+        let said = w.cri.exec_sync(&id, line, 8).await.expect("run");
+        assert!(said.stdout.starts_with(b"said\n") || line.starts_with("yes"), "{:?}", said.stdout);
+        assert_eq!(said.exit_code, 0);
+        w.cri.exec_sync(&id, "true", 5).await.expect("run");
+        assert!(begun.elapsed() < Duration::from_secs(6), "{line}: {:?}", begun.elapsed());
+    }
+    assert_eq!(w.exits(), Vec::<PathBuf>::new());
+    w.cri.remove_pod(&pod).await.expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn of_a_flood_the_beginning_is_kept_and_the_daemon_stays_small() {
+    let w = world().await;
+    let config = w.pod("flood");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let id = w.run(&pod, &config, "c", "sleep 1000").await;
+    let resident = || {
+        let pid = w.f.daemon.pid().expect("it runs");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("its memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+    };
+    let before = resident();
+    let line = "head -c 1073741824 /dev/zero; echo end >&2; exit 3";
+    let said = w.cri.exec_sync(&id, line, 100).await.expect("run");
+    assert_eq!(said.exit_code, 3);
+    assert!((15 << 20..16 << 20).contains(&said.stdout.len()), "{}", said.stdout.len());
+    // What is kept, once more in the answer, and what is on its way.
+    assert!(resident() < before + 128, "{before} MiB, then {} MiB", resident());
+    w.cri.remove_pod(&pod).await.expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn an_exec_whose_caller_goes_away_ends_with_all_that_it_started() {
+    let mut w = world().await;
+    let config = w.pod("caller");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let id = w.run(&pod, &config, "c", "sleep 1000").await;
+    let begun = |what: &str| eventually("it has begun", || running(what));
+    for _ in 0..5 {
+        let calling = Cri::connect(&w.f.daemon.socket()).await.expect("a connection");
+        let called = tokio::spawn({
+            let id = id.clone();
+            async move { calling.exec_sync(&id, "sleep 2345 | cat; true", 0).await }
+        });
+        begun("sleep 2345");
+        called.abort();
+        eventually("it is gone", || !running("sleep 2345"));
+    }
+    // Nor does one stay whose daemon has gone.
+    let calling = w.cri.clone();
+    let called = tokio::spawn({
+        let id = id.clone();
+        async move { calling.exec_sync(&id, "sleep 2346; true", 0).await }
     });
-    let begun = Instant::now();
-    let said = w.cri.exec_sync(&id, "sleep 30 & echo said", 0).await.expect("run");
-    assert_eq!(String::from_utf8_lossy(&said.stdout), "said\n");
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    // Of a flood the beginning is kept, and the rest is drained.
-    let flood = w.cri.exec_sync(&id, "head -c 20000000 /dev/zero", 60).await.expect("run");
-    assert_eq!(flood.exit_code, 0);
-    assert!((15 << 20..16 << 20).contains(&flood.stdout.len()), "{}", flood.stdout.len());
+    begun("sleep 2346");
+    w.f.daemon.kill();
+    called.await.expect("it ended").expect_err("the daemon is gone");
+    w.f.daemon.launch().expect("it starts again");
+    w.cri = Cri::connect(&w.f.daemon.socket()).await.expect("a connection");
+    eventually("it is gone", || !running("sleep 2346"));
+    eventually("nothing is left of it", || w.exits().is_empty());
+    assert_eq!(w.cri.exec_sync(&id, "echo $$", 10).await.expect("run").exit_code, 0);
+    w.cri.remove_pod(&pod).await.expect("removed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn an_exec_ends_in_time_whatever_its_container_and_shim_do() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let w = world().await;
+    let config = w.pod("frozen");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let id = w.run(&pod, &config, "c", "sleep 1000").await;
+    let in_time = async |line: &str| {
+        let begun = Instant::now();
+        let error = w.cri.exec_sync(&id, line, 1).await.expect_err("it cannot run");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{error}: {:?}", begun.elapsed());
+        error.code()
+    };
+    w.freeze(&id, true).await;
+    in_time("sleep 2347").await;
+    w.freeze(&id, false).await;
+
+    let shims = w.f.daemon.shims();
+    let each = |signal: Signal| {
+        for shim in &shims {
+            kill(Pid::from_raw(*shim), signal).expect("a shim");
+        }
+    };
+    each(Signal::SIGSTOP);
+    assert_eq!(in_time("sleep 2348").await, tonic::Code::DeadlineExceeded);
+    each(Signal::SIGCONT);
+    // It may have begun by now, for nobody.
+    assert_eq!(w.cri.exec_sync(&id, "exit 4", 20).await.expect("run").exit_code, 4);
+    eventually("it is gone", || !running("sleep 2348"));
+    eventually("nothing is left of it", || w.exits().is_empty());
     w.cri.remove_pod(&pod).await.expect("removed");
 }
 

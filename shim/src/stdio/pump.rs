@@ -278,6 +278,20 @@ impl Shim {
         }
     }
 
+    /// Ends output of an exec that has ended and is to be deleted, where nobody takes it: what the exec has started may hold it,
+    /// and fill it, for ever.
+    pub fn end_unwanted_output(&mut self, serial: u32) {
+        for stream in Stream::BOTH {
+            let Some(process) = self.processes.get(&serial) else { return };
+            let is_going = !process.is_init() && process.exited.is_some() && !process.deleters.is_empty();
+            let goes_nowhere =
+                process.io.output(stream).is_some_and(|output| matches!(output.sink, Sink::Discard));
+            if is_going && goes_nowhere && !process.attachments.iter().any(|client| client.wants(stream)) {
+                self.end_output(serial, stream);
+            }
+        }
+    }
+
     /// Gives up output that nobody will end or take any more.
     pub fn abandon_output(&mut self, serial: u32) {
         for stream in Stream::BOTH {

@@ -1,5 +1,5 @@
 //! `Delete`: forgets a process that has ended, and with the first process the container. Answered when all output
-//! has reached where it goes, or after [`crate::limits::DRAIN`].
+//! has reached where it goes, or after [`crate::limits::DRAIN`]; output of an exec that goes nowhere is not waited for.
 
 use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
@@ -46,6 +46,7 @@ impl Shim {
             }
         }
         self.end_what_never_ran(serial);
+        self.end_unwanted_output(serial);
         self.delete_if_settled(serial);
         Ok(answer)
     }

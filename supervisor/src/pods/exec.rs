@@ -1,7 +1,6 @@
 //! One more process in a running container of a pod.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use oci_spec::runtime::{BoxBuilder, Spec};
 
@@ -10,21 +9,11 @@ use super::container::Container;
 use super::record::State;
 use crate::any::Any;
 use crate::engine::names::new_id;
-use crate::engine::signals;
 use crate::error::{Error, Result};
-use crate::tasks::{
-    AttachOutput, AttachReceiver, AttachStream, AttachStreams, ExecTask, KillScope, ProcessId, TaskStdio,
-};
+use crate::tasks::{AttachStream, AttachStreams, ExecTask, ProcessId, TaskStdio};
 
 /// The type URL of a process specification.
 const PROCESS_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-
-/// Bytes of output that are kept of a synchronous exec, both streams together: with what is around them they fit into one
-/// message, which is 16 MiB long at most for every client. More are read and dropped.
-const MAX_OUTPUT: usize = (16 << 20) - 4096;
-
-/// How long output may still come when the process has ended: a child of its own may have kept the stream.
-const LATE: Duration = Duration::from_millis(250);
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -35,85 +24,7 @@ pub struct Exec {
     pub size: Option<(u32, u32)>,
 }
 
-/// What a process said, and how it ended.
-#[derive(Clone, Debug, Default)]
-pub struct Said {
-    pub stdout: Vec<u8>,
-    pub stderr: Vec<u8>,
-    pub exit_code: u32,
-}
-
 impl Pods {
-    /// Runs a process and returns what it said. `timeout`: it is killed then, and the call fails; zero: none.
-    pub async fn exec_sync(self: &Arc<Self>, id: &str, args: Vec<String>, timeout: Duration) -> Result<Said> {
-        let container = self.running(id)?;
-        let exec_id = new_id();
-        let streams = AttachStreams { stdin: false, stdout: true, stderr: true };
-        let exec = Exec { args, ..Exec::default() };
-        let stream = self.begin(&container, &exec_id, &exec, streams).await?;
-        let mut said = Said::default();
-        let collect = self.collect(&container, &exec_id, stream.output, &mut said);
-        let outcome = if timeout.is_zero() {
-            Some(collect.await)
-        } else {
-            tokio::time::timeout(timeout, collect).await.ok()
-        };
-        let Some(outcome) = outcome else {
-            let process = ProcessId::Exec(&exec_id);
-            let kill = signals::KILL.unsigned_abs();
-            let killed = self.tasks.kill(&self.namespace, &container.id, process, kill, KillScope::One).await;
-            if let Err(error) = killed {
-                tracing::debug!(container = %container.id, %error, "an exec that took too long ended by itself");
-            }
-            return Err(Error::Timeout {
-                what: format!("command {:?} in container {}", exec.args.join(" "), container.id),
-                seconds: timeout.as_secs(),
-            });
-        };
-        said.exit_code = outcome?;
-        Ok(said)
-    }
-
-    /// Reads what the process says until it has ended.
-    async fn collect(
-        &self,
-        container: &Container,
-        exec_id: &str,
-        mut output: AttachReceiver,
-        said: &mut Said,
-    ) -> Result<u32> {
-        let mut room = MAX_OUTPUT;
-        let mut keep = |kept: &mut Vec<u8>, bytes: &[u8]| {
-            let bytes = bytes.get(..room).unwrap_or(bytes);
-            kept.extend_from_slice(bytes);
-            room -= bytes.len();
-        };
-        let exit = self.tasks.wait(&self.namespace, &container.id, ProcessId::Exec(exec_id));
-        tokio::pin!(exit);
-        let mut ended: Option<u32> = None;
-        loop {
-            let next = async {
-                match ended {
-                    None => Some(output.recv().await),
-                    Some(_) => tokio::time::timeout(LATE, output.recv()).await.ok(),
-                }
-            };
-            tokio::select! {
-                biased;
-                next = next => match (next, ended) {
-                    (Some(Some(Ok(AttachOutput::Stdout(bytes)))), _) => keep(&mut said.stdout, &bytes),
-                    (Some(Some(Ok(AttachOutput::Stderr(bytes)))), _) => keep(&mut said.stderr, &bytes),
-                    (Some(Some(Ok(AttachOutput::Exited(exit)))), _) => return Ok(exit.status),
-                    (Some(Some(Ok(AttachOutput::Attached))), _) => {}
-                    (Some(Some(Err(error))), None) => return Err(error),
-                    (Some(Some(Err(_)) | None) | None, Some(code)) => return Ok(code),
-                    (Some(None) | None, None) => return exit.await.map(|exit| exit.status),
-                },
-                exit = &mut exit, if ended.is_none() => ended = Some(exit?.status),
-            }
-        }
-    }
-
     /// Runs a process that a client takes part in.
     pub async fn exec(
         self: &Arc<Self>,
@@ -143,7 +54,8 @@ impl Pods {
         }
     }
 
-    async fn begin(
+    /// Starts a process. Dropped before it has answered, it ends what it began.
+    pub(super) async fn begin(
         self: &Arc<Self>,
         container: &Arc<Container>,
         exec_id: &str,
@@ -164,13 +76,12 @@ impl Pods {
     }
 
     /// Whether or not a client is still there.
-    fn delete_when_ended(self: &Arc<Self>, id: String, exec_id: String) {
+    pub(super) fn delete_when_ended(self: &Arc<Self>, id: String, exec_id: String) {
         let pods = self.clone();
         tokio::spawn(async move {
             // An error means that the whole container is gone.
             if pods.tasks.wait(&pods.namespace, &id, ProcessId::Exec(&exec_id)).await.is_ok() {
-                // Whoever reads its last output is given the time for it.
-                tokio::time::sleep(LATE * 2).await;
+                // Who still takes its last output gets all of it: the deletion waits for that.
                 let deleted = pods.tasks.delete_process(&pods.namespace, &id, &exec_id).await;
                 if let Err(error) = deleted
                     && !error.is_not_found()
@@ -179,6 +90,17 @@ impl Pods {
                 }
             }
         });
+    }
+
+    /// After a start of the daemon: what an earlier one began in a container that runs. Nobody waits for what a synchronous exec says
+    /// any more.
+    pub(super) fn take_over_execs(self: &Arc<Self>, id: &str) {
+        for exec_id in self.tasks.kept_execs(&self.namespace, id) {
+            self.delete_when_ended(id.to_owned(), exec_id.clone());
+            if exec_id.starts_with(super::exec_sync::PREFIX) {
+                self.end_exec(id.to_owned(), exec_id);
+            }
+        }
     }
 }
 

@@ -16,6 +16,7 @@ mod create;
 mod etc_files;
 pub mod events;
 mod exec;
+mod exec_sync;
 mod exit;
 mod flight;
 mod image_volumes;

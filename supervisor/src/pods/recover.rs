@@ -123,11 +123,14 @@ impl Pods {
                     self.delete_task(&container.id).await;
                 }
             }
-            (_, Some(task)) => container.change(|record| {
-                record.state = State::Running;
-                record.pid = task.pid;
-                record.started_at.get_or_insert_with(jiff::Timestamp::now);
-            }),
+            (_, Some(task)) => {
+                container.change(|record| {
+                    record.state = State::Running;
+                    record.pid = task.pid;
+                    record.started_at.get_or_insert_with(jiff::Timestamp::now);
+                });
+                self.take_over_execs(&container.id);
+            }
             // It may run: also one whose start the last daemon did not live to record.
             (_, None) if task.is_some_and(|task| task.status == Status::Unknown) => {
                 container.change(|record| record.state = State::Unknown);

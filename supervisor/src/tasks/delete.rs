@@ -123,7 +123,12 @@ impl Task {
 
 impl Inner {
     async fn delete_exec(&self, task: &Task, exec_id: &str) -> Result<Deleted> {
-        let _turn = task.turn("delete exec").await?;
+        // The own shim answers when all output has been taken, which a child of the exec may hold up for seconds: others do not
+        // wait for that.
+        let _turn = match task.foreign {
+            Some(_) => Some(task.turn("delete exec").await?),
+            None => None,
+        };
         let process = ProcessId::Exec(exec_id);
         let info = task.info(process)?;
         let deleted = match (task.control(), info.exit) {

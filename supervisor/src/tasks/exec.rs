@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use longshore_proto::containerd::task::v3 as shim_task;
+use tonic::Code;
 
 use super::attach::AttachStream;
 use super::task::{Process, Task};
@@ -139,8 +140,51 @@ impl Drop for Adding {
     }
 }
 
-/// Kills and deletes an exec of which nobody knows; what the shim never made is only forgotten.
-async fn undo(task: &Task, exec_id: &str) {
+/// Kills and deletes an exec of which nobody knows; what the shim never made is only forgotten. A shim that has not answered, or
+/// has not heard of it, may make it yet: it is asked again in the background.
+async fn undo(task: &Arc<Task>, exec_id: &str) {
+    let left = end(task, exec_id).await;
+    task.state().execs.remove(exec_id);
+    if task.foreign.is_some() {
+        foreign::bundle::forget_exec(&task.bundle, exec_id);
+    }
+    if left != Left::Nothing {
+        tokio::spawn(undo_later(task.clone(), exec_id.to_owned(), left));
+    }
+}
+
+async fn undo_later(task: Arc<Task>, exec_id: String, mut before: Left) {
+    for _ in 0..limits::UNDO_TRIES {
+        tokio::time::sleep(limits::UNDO_PAUSE).await;
+        if task.state().removed {
+            return;
+        }
+        let left = end(&task, &exec_id).await;
+        // The shim's late news of it may have come.
+        task.state().execs.remove(&exec_id);
+        if left == Left::Nothing || (left, before) == (Left::Unheard, Left::Unheard) {
+            return;
+        }
+        before = left;
+    }
+    tracing::warn!(
+        container = task.id,
+        exec_id,
+        "an exec that failed could not be ended: its shim does not answer"
+    );
+}
+
+/// What a shim has of an exec that is to be undone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// It knows no such exec; the request for it may be on its way.
+    Unheard,
+    /// It does not answer, or the process has not ended.
+    Something,
+}
+
+async fn end(task: &Task, exec_id: &str) -> Left {
     let process = ProcessId::Exec(exec_id);
     let exit = task.exit_of(process);
     let kill = shim_task::KillRequest {
@@ -158,11 +202,13 @@ async fn undo(task: &Task, exec_id: &str) {
     let request = delete_request(&task.id, process);
     let deleted =
         task.ask::<_, shim_task::DeleteResponse>("delete", "Delete", &request, limits::REQUEST).await;
-    if let Err(error) = deleted {
-        tracing::debug!(container = task.id, exec_id, %error, "an exec that failed was gone already");
-    }
-    task.state().execs.remove(exec_id);
-    if task.foreign.is_some() {
-        foreign::bundle::forget_exec(&task.bundle, exec_id);
+    match deleted {
+        Ok(_) => Left::Nothing,
+        Err(Error::Shim { code: Code::DeadlineExceeded | Code::FailedPrecondition, .. }) => Left::Something,
+        Err(Error::Shim { code: Code::NotFound, .. }) => Left::Unheard,
+        Err(error) => {
+            tracing::debug!(container = task.id, exec_id, %error, "an exec that failed is gone");
+            Left::Nothing
+        }
     }
 }

@@ -16,6 +16,10 @@ pub const REQUEST: Duration = Duration::from_secs(10);
 /// Delete: the shim may drain stdio for 10 s.
 pub const DELETE: Duration = Duration::from_secs(30);
 
+/// How often, and after which pause each time, a shim that did not answer is asked again to end an exec whose caller has gone.
+pub const UNDO_TRIES: usize = 60;
+pub const UNDO_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long a verb waits for the verb before it on the same container.
 pub const TURN: Duration = Duration::from_secs(60);
 
