@@ -140,7 +140,7 @@ fn within(files: &Files, wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-/// Does something in a network namespace, in a thread that ends afterwards.
+/// Does something in a network namespace, in a thread that ends afterwards: nothing that waits for others.
 pub fn enter_network<T: Send + 'static>(
     network: PathBuf,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
