@@ -1,6 +1,8 @@
 //! Exec, attach and port-forward of pods' containers: over a WebSocket of the test's own, and by an unmodified `crictl`
 //! (`LONGSHORE_CRICTL` says, at build time, where it is), which speaks SPDY, too.
 
+use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,6 +90,34 @@ impl World {
     async fn over(self) {
         self.cri.stop_pod(&self.pod).await.expect("stopped");
         self.cri.remove_pod(&self.pod).await.expect("removed");
+    }
+
+    /// Sockets of the daemon.
+    fn sockets(&self) -> usize {
+        let links = self.of_daemon("fd").filter_map(|entry| std::fs::read_link(entry).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// Threads of the daemon that are within a pod's network.
+    fn threads_within(&self) -> usize {
+        let names =
+            self.of_daemon("task").filter_map(|entry| std::fs::read_to_string(entry.join("comm")).ok());
+        names.filter(|name| name.trim() == "pod").count()
+    }
+
+    fn of_daemon(&self, folder: &str) -> impl Iterator<Item = PathBuf> {
+        let pid = self.f.daemon.pid().expect("it runs");
+        let entries = std::fs::read_dir(format!("/proc/{pid}/{folder}")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    }
+
+    /// What an unmodified crictl does.
+    fn crictl(&self, words: &[&str]) -> Command {
+        let socket = format!("unix://{}", self.f.daemon.socket().display());
+        let mut command = Command::new(option_env!("LONGSHORE_CRICTL").unwrap_or_default());
+        command.args(["-c", "/dev/null", "-r", &socket, "-i", &socket, "-t", "20s"]).args(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     async fn processes(&self) -> String {
@@ -205,17 +235,10 @@ async fn ports_are_forwarded_and_what_is_not_there_is_refused() {
 #[cfg_attr(not(all(have_nft, have_crictl)), ignore = "needs nft and LONGSHORE_CRICTL")]
 async fn crictl_runs_commands_over_both_transports() {
     let w = sleeper().await;
-    let socket = format!("unix://{}", w.f.daemon.socket().display());
-    let crictl = |words: &[&str]| {
-        let mut command = Command::new(option_env!("LONGSHORE_CRICTL").unwrap_or_default());
-        command.args(["-r", &socket, "-i", &socket, "-t", "20s"]).args(words);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    };
     for transport in ["spdy", "websocket"] {
         let words =
             ["exec", "-i", "--transport", transport, &w.container, "sh", "-c", "cat; echo no >&2; exit 3"];
-        let mut child = crictl(&words).spawn().expect("crictl runs");
+        let mut child = w.crictl(&words).spawn().expect("crictl runs");
         let mut stdin = child.stdin.take().expect("piped");
         std::io::Write::write_all(&mut stdin, b"through crictl\n").expect("written");
         drop(stdin);
@@ -225,19 +248,132 @@ async fn crictl_runs_commands_over_both_transports() {
         assert!(stderr.contains("no\n") && stderr.contains("exit code 3"), "{transport}: {stderr}");
     }
     // Nothing of a client is left in the daemon.
-    let descriptors = || {
-        let pid = w.f.daemon.pid().expect("it runs");
-        let folder = format!("/proc/{pid}/fd");
-        let sockets = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        sockets
-            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-            .filter(|link| link.starts_with("socket:"))
-            .count()
-    };
-    let before = descriptors();
+    let before = w.sockets();
     for _ in 0..5 {
-        crictl(&["exec", "--transport", "spdy", &w.container, "true"]).output().expect("crictl runs");
+        w.crictl(&["exec", "--transport", "spdy", &w.container, "true"]).output().expect("crictl runs");
     }
-    eventually("the clients' sockets are closed", || descriptors() <= before);
+    eventually("the clients' sockets are closed", || w.sockets() <= before);
     w.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_port_that_does_not_answer_holds_up_nobody_and_ends_with_its_client() {
+    let w = sleeper().await;
+    let network = w.f.daemon.state().join("pods").join(&w.pod).join("ns/net");
+    // A server within the pod whose queue is full.
+    let full = std::thread::spawn(move || {
+        let file = std::fs::File::open(network).expect("the pod's network");
+        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("within");
+        let server = std::net::TcpListener::bind("127.0.0.1:81").expect("a port");
+        nix::sys::socket::listen(&server, nix::sys::socket::Backlog::new(0).expect("none"))
+            .expect("listening");
+        let address = server.local_addr().expect("an address");
+        let connect = |_| std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        let waiting: Vec<_> = (0..8).map_while(connect).collect();
+        (server, waiting)
+    });
+    let (_server, waiting) = full.join().expect("made");
+    assert!(waiting.len() < 8, "the queue is not full");
+    let before = w.sockets();
+    let request = wire::PortForwardRequest { pod_sandbox_id: w.pod.clone(), port: vec![81; 64] };
+    let url = w.cri.runtime.clone().port_forward(request).await.expect("a URL").into_inner().url;
+    let socket = open(&url, "v4.channel.k8s.io").await;
+    eventually("all of them connect", || w.sockets() >= before + 64);
+    eventually("no thread waits for them", || w.threads_within() == 0);
+    let begun = Instant::now();
+    assert_eq!(w.cri.exec_sync(&w.container, "exit 3", 5).await.expect("run").exit_code, 3);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(socket);
+    let begun = Instant::now();
+    eventually("nothing is left of them", || w.sockets() <= before);
+    assert!(begun.elapsed() < Duration::from_secs(5), "they had to time out: {:?}", begun.elapsed());
+    w.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(all(have_nft, have_crictl)), ignore = "needs nft and LONGSHORE_CRICTL")]
+async fn crictl_has_terminals_and_ports_over_both_transports() {
+    let w = world("while true; do echo answer | nc -l -p 80; done", |config| config.stdin = true).await;
+    for transport in ["spdy", "websocket"] {
+        let crictl = w.crictl(&["exec", "-it", "--transport", transport, &w.container, "stty", "size"]);
+        let words: Vec<_> = std::iter::once(crictl.get_program()).chain(crictl.get_args()).collect();
+        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+        let line = format!("stty cols 101 rows 32; exec {}", words.join(" "));
+        let shown = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output();
+        let shown = String::from_utf8_lossy(&shown.expect("script runs").stdout).into_owned();
+        assert!(shown.contains("32 101"), "{transport}: {shown}");
+
+        let words = ["port-forward", "--transport", transport, &w.pod, ":80"];
+        let mut child = w.crictl(&words).spawn().expect("crictl runs");
+        let mut said = String::new();
+        let mut stdout = child.stdout.take().expect("piped");
+        // "Forwarding from 127.0.0.1:41234 -> 80"
+        while !said.contains(" -> ") {
+            let mut bytes = [0; 256];
+            let count = stdout.read(&mut bytes).expect("read");
+            assert!(count > 0, "{transport}: {said}");
+            said += &String::from_utf8_lossy(&bytes[..count]);
+        }
+        let address = said.split(' ').find(|word| word.starts_with("127.0.0.1:")).expect("an address");
+        for _ in 0..2 {
+            let mut answer = String::new();
+            eventually("the port answers", || {
+                answer.clear();
+                let stream = std::net::TcpStream::connect(address);
+                stream
+                    .is_ok_and(|mut stream| stream.read_to_string(&mut answer).is_ok() && !answer.is_empty())
+            });
+            assert_eq!(answer, "answer\n", "{transport}");
+        }
+        child.kill().expect("killed");
+        child.wait().expect("it ends");
+    }
+    w.over().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(all(have_nft, have_crictl)), ignore = "needs nft and LONGSHORE_CRICTL")]
+async fn crictl_shows_and_changes_what_there_is() {
+    let w = world("echo from within; exec sleep 1000", |config| config.log_path = "main.log".into()).await;
+    let (pod, container) = (w.pod.as_str(), w.container.as_str());
+    let run = |words: &[&str]| {
+        let output = w.crictl(words).output().expect("crictl runs");
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    eventually("there is a log", || run(&["logs", "--tail", "1", container]).1 == "from within\n");
+    for (words, part) in [
+        (&["version"][..], "RuntimeName:  longshore"),
+        (&["info"], "RuntimeReady"),
+        (&["runtime-config"], "CGROUPFS"),
+        (&["pods", "-q", "--no-trunc"], pod),
+        (&["pods", "--state", "Ready", "--name", "streams"], "Ready"),
+        (&["inspectp", pod], "SANDBOX_READY"),
+        (&["ps", "-q", "--no-trunc", "--pod", pod], container),
+        (&["inspect", container], "CONTAINER_RUNNING"),
+        (&["images"], "busybox"),
+        (&["inspecti", &w.f.busybox], "sha256:"),
+        (&["imagefsinfo"], "inodesUsed"),
+        (&["stats"], "main"),
+        (&["statsp"], "streams"),
+        (&["metricdescs"], "container_cpu_usage_seconds_total"),
+        (&["metricsp"], pod),
+        (&["logs", "--timestamps", container], "Z from within"),
+        (&["exec", "-s", container, "echo", "said"], "said"),
+        (&["update", "--memory", "33554432", container], container),
+        (&["inspect", container], "\"memoryLimitInBytes\": \"33554432\""),
+        (&["stop", "--timeout", "0", container], container),
+        (&["ps", "-a"], "Exited"),
+        (&["rm", container], container),
+        (&["stopp", pod], "Stopped"),
+        (&["pods", "--state", "NotReady", "-q"], &pod[..12]),
+        (&["rmp", pod], "Removed"),
+        (&["rmi", "--prune"], "Deleted"),
+        (&["images", "-q"], ""),
+    ] {
+        let (done, shown) = run(words);
+        assert!(done && shown.contains(part), "{words:?}: {shown}");
+    }
+    let (done, _) = run(&["inspect", container]);
+    assert!(!done, "it is gone");
 }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::budget::Piece;
 use super::{spdy, websocket};
 
 /// The client is gone, or wants nothing more of the stream.
@@ -15,18 +16,19 @@ pub struct Gone;
 
 /// Bytes from the client.
 pub struct Inlet {
-    receiver: mpsc::Receiver<Bytes>,
+    receiver: mpsc::Receiver<Piece>,
     credit: Option<spdy::Credit>,
 }
 
 impl Inlet {
-    pub fn new(receiver: mpsc::Receiver<Bytes>, credit: Option<spdy::Credit>) -> Self {
+    pub fn new(receiver: mpsc::Receiver<Piece>, credit: Option<spdy::Credit>) -> Self {
         Self { receiver, credit }
     }
 
     /// The next bytes; `None` at the stream's end, or when the client is gone.
     pub async fn next(&mut self) -> Option<Bytes> {
-        let bytes = self.receiver.recv().await?;
+        let Piece { bytes, held } = self.receiver.recv().await?;
+        drop(held);
         if let Some(credit) = &mut self.credit {
             credit.took(bytes.len()).await;
         }

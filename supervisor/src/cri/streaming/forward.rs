@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
+use super::activity::Activity;
+use super::budget::Share;
 use super::ends::{Inlet, Outlet};
 use super::limits;
 use super::spdy::{Connection, Stream};
@@ -34,7 +36,7 @@ struct Half {
 }
 
 /// Carries the pairs that a client opens, until it is gone.
-pub async fn streams(connection: &mut Connection, target: Arc<dyn Target>, pod: Arc<str>) {
+pub async fn streams(connection: &mut Connection, target: Arc<dyn Target>, pod: Arc<str>, share: Share) {
     let mut pairs = JoinSet::new();
     let mut halves: HashMap<String, Half> = HashMap::new();
     loop {
@@ -68,9 +70,10 @@ pub async fn streams(connection: &mut Connection, target: Arc<dyn Target>, pod: 
             continue;
         };
         let (data, error) = if is_data { (half, first) } else { (first, half) };
-        let (target, pod) = (target.clone(), pod.clone());
+        let (target, pod, share) = (target.clone(), pod.clone(), share.clone());
         pairs.spawn(async move {
-            pair(&*target, &pod, data.port, data.inlet, &data.outlet, &error.outlet).await;
+            let forward = Forward { target: &*target, pod: &pod, port: data.port, share: &share };
+            forward.pair(data.inlet, &data.outlet, &error.outlet).await;
         });
     }
 }
@@ -115,12 +118,18 @@ pub fn reads(ports: &[u16]) -> Vec<bool> {
 }
 
 /// Carries the ports of a WebSocket until all of them have ended. Each channel begins with its port, least byte first.
-pub async fn channels(channels: &mut Channels, target: Arc<dyn Target>, pod: Arc<str>, ports: &[u16]) {
+pub async fn channels(
+    channels: &mut Channels,
+    target: Arc<dyn Target>,
+    pod: Arc<str>,
+    ports: &[u16],
+    share: Share,
+) {
     let mut pairs = JoinSet::new();
     for (number, port) in (0u8..).step_by(2).zip(ports.iter().copied()) {
         let (inlet, outlet) = channels.take(number);
         let (_, error) = channels.take(number + 1);
-        let (target, pod) = (target.clone(), pod.clone());
+        let (target, pod, share) = (target.clone(), pod.clone(), share.clone());
         pairs.spawn(async move {
             let Some(inlet) = inlet else { return };
             let name = Bytes::copy_from_slice(&port.to_le_bytes());
@@ -129,7 +138,8 @@ pub async fn channels(channels: &mut Channels, target: Arc<dyn Target>, pod: Arc
                     return;
                 }
             }
-            pair(&*target, &pod, port, inlet, &outlet, &error).await;
+            let forward = Forward { target: &*target, pod: &pod, port, share: &share };
+            forward.pair(inlet, &outlet, &error).await;
         });
     }
     let gone = channels.gone();
@@ -140,29 +150,46 @@ pub async fn channels(channels: &mut Channels, target: Arc<dyn Target>, pod: Arc
     }
 }
 
-/// One connection to a port, from beginning to end.
-async fn pair(target: &dyn Target, pod: &str, port: u16, inlet: Inlet, outlet: &Outlet, error: &Outlet) {
-    let connected = tokio::select! {
-        connected = target.connect(pod, port) => connected,
-        () = outlet.dropped() => return,
-    };
-    let ended = match connected {
-        Ok(socket) => carry(socket, inlet, outlet).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.for_people()),
-    };
-    if let Err(why) = ended {
-        tracing::debug!(pod, port, why, "forwarding a port");
-        let text = format!("error forwarding port {port} to pod {pod}: {why}");
-        let _ = error.send(text.into()).await;
-    }
-    outlet.finish().await;
-    error.finish().await;
+/// One connection to a port.
+struct Forward<'a> {
+    target: &'a dyn Target,
+    pod: &'a str,
+    port: u16,
+    /// Room for what comes from the pod.
+    share: &'a Share,
 }
 
-async fn carry(socket: TcpStream, inlet: Inlet, outlet: &Outlet) -> std::io::Result<()> {
+impl Forward<'_> {
+    /// From beginning to end.
+    async fn pair(self, inlet: Inlet, outlet: &Outlet, error: &Outlet) {
+        let Self { target, pod, port, share } = self;
+        let connected = tokio::select! {
+            connected = target.connect(pod, port) => connected,
+            () = outlet.dropped() => return,
+        };
+        let ended = match connected {
+            Ok(socket) => carry(socket, inlet, outlet, share).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.for_people()),
+        };
+        if let Err(why) = ended {
+            tracing::debug!(pod, port, why, "forwarding a port");
+            let text = format!("error forwarding port {port} to pod {pod}: {why}");
+            let _ = error.send(text.into()).await;
+        }
+        outlet.finish().await;
+        error.finish().await;
+    }
+}
+
+async fn carry(socket: TcpStream, inlet: Inlet, outlet: &Outlet, share: &Share) -> std::io::Result<()> {
     let _ = socket.set_nodelay(true);
     let (read, write) = socket.into_split();
-    let (inwards, outwards) = (send_all(inlet, write), receive_all(read, outlet));
+    // Of the client's direction.
+    let activity = Activity::new(match outlet {
+        Outlet::Stream(_) => limits::HALF_CLOSED,
+        Outlet::Channel(_) => limits::HALF_CLOSED_CHANNEL,
+    });
+    let (inwards, outwards) = (send_all(inlet, write, &activity), receive_all(read, outlet, share));
     tokio::pin!(inwards, outwards);
     tokio::select! {
         () = outlet.dropped() => Ok(()),
@@ -175,30 +202,45 @@ async fn carry(socket: TcpStream, inlet: Inlet, outlet: &Outlet) -> std::io::Res
         }
         received = &mut outwards => {
             outlet.finish().await;
-            // The client hears of the end, and ends its own; most connections are closed in both directions at once.
-            let _ = timeout(limits::HALF_CLOSED, &mut inwards).await;
+            // The client hears of the end, and most end their own direction at once; one that still sends something may go on.
+            activity.tick();
+            tokio::select! {
+                () = outlet.dropped() => {}
+                () = &mut inwards => {}
+                () = activity.idle() => {}
+            }
             received
         }
     }
 }
 
 /// From the client to the pod.
-async fn send_all(mut inlet: Inlet, mut write: OwnedWriteHalf) {
+async fn send_all(mut inlet: Inlet, mut write: OwnedWriteHalf, activity: &Activity) {
     while let Some(bytes) = inlet.next().await {
+        activity.tick();
         if write.write_all(&bytes).await.is_err() {
             // The pod takes no more; what it said before is still to be read.
             while inlet.next().await.is_some() {}
             return;
         }
+        activity.tick();
     }
     let _ = write.shutdown().await;
 }
 
-/// From the pod to the client.
-async fn receive_all(mut read: OwnedReadHalf, outlet: &Outlet) -> std::io::Result<()> {
+/// From the pod to the client. What the client does not take counts against what all connections have.
+async fn receive_all(read: OwnedReadHalf, outlet: &Outlet, share: &Share) -> std::io::Result<()> {
     loop {
+        read.readable().await?;
+        let _held = share.take(limits::PIECE).await;
         let mut piece = BytesMut::with_capacity(limits::PIECE);
-        if read.read_buf(&mut piece).await? == 0 || outlet.send(piece.freeze()).await.is_err() {
+        match read.try_read_buf(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        if outlet.send(piece.freeze()).await.is_err() {
             return Ok(());
         }
     }

@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 mod activity;
+mod budget;
+mod doors;
 mod ends;
 mod forward;
 mod limits;
@@ -35,6 +37,8 @@ pub use target::{Attach, Exec, PortForward, Process, Size, StdinEnd, Target};
 
 use crate::config::Cri;
 use crate::error::{Error, Result};
+use budget::Budget;
+use doors::Doors;
 use tokens::{Granted, Tokens};
 
 /// Until a connection is tried again that could not be accepted.
@@ -46,6 +50,10 @@ const MAX_ARGS: usize = 2 * 1024 * 1024;
 
 struct Shared {
     tokens: Tokens,
+    doors: Doors,
+    /// Of those that have shown a token.
+    places: Arc<Semaphore>,
+    budget: Budget,
     target: Arc<dyn Target>,
     idle: Duration,
     stop: CancellationToken,
@@ -71,13 +79,15 @@ impl Streaming {
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let shared = Arc::new(Shared {
             tokens: Tokens::default(),
+            doors: Doors::default(),
+            places: Arc::new(Semaphore::new(config.stream_max_connections)),
+            budget: Budget::default(),
             target,
             idle: Duration::from_secs(config.stream_idle_seconds),
             stop: CancellationToken::new(),
             sessions: TaskTracker::new(),
         });
-        let places = Arc::new(Semaphore::new(config.stream_max_connections));
-        tokio::spawn(accept(shared.clone(), listener, places));
+        tokio::spawn(accept(shared.clone(), listener));
         Ok(Arc::new(Self { shared, base: format!("http://{}", reachable(bound)) }))
     }
 
@@ -140,14 +150,14 @@ fn reachable(bound: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, bound.port())
 }
 
-async fn accept(shared: Arc<Shared>, listener: TcpListener, places: Arc<Semaphore>) {
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let serve = async {
-        // With every place taken, clients wait in the kernel's queue.
-        while let Ok(permit) = places.clone().acquire_owned().await {
+        loop {
             match listener.accept().await {
                 Ok((socket, _)) => {
                     prepare(&socket);
-                    shared.sessions.spawn(serve::connection(shared.clone(), socket, permit));
+                    let stranger = shared.doors.enter();
+                    shared.sessions.spawn(serve::connection(shared.clone(), socket, stranger));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a streaming connection");
@@ -171,7 +181,9 @@ pub fn fuzz(bytes: &[u8]) {
     size::parse(bytes);
 }
 
-/// Keystrokes go out at once; a peer whose host has vanished is noticed within two minutes.
+/// Keystrokes go out at once. A peer whose host has vanished is noticed within minutes: by being asked, or, when it owes answers, by the
+/// kernel's own bound of retransmissions. No shorter one is set for that case (TCP_USER_TIMEOUT): a client that is there and does not read
+/// for a while, such as a pager's, would meet it, too.
 fn prepare(socket: &TcpStream) {
     use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle, set_tcp_keepintvl};
     let _ = socket.set_nodelay(true);

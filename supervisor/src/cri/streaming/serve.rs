@@ -1,7 +1,7 @@
 //! The HTTP server: one request a connection, which a token names and which becomes a SPDY connection or a WebSocket.
 //!
-//! What always holds: nobody gets further than a 404 without a token; a connection has its place among the bounded number until its session
-//! is over; a token is in no log.
+//! What always holds: nobody gets further than a 404 without a token, nor takes a place of those that have one; a connection has its place
+//! among the bounded number until its session is over; a token is in no log.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::doors::Stranger;
 use super::probe::Probe;
 use super::session::{self, Request as Session};
 use super::tokens::Granted;
@@ -42,23 +43,25 @@ struct Place {
 }
 
 /// Serves one connection, up to the session that it becomes.
-pub async fn connection(shared: Arc<Shared>, socket: TcpStream, permit: OwnedSemaphorePermit) {
+pub async fn connection(shared: Arc<Shared>, socket: TcpStream, stranger: Stranger) {
+    let shown_out = stranger.shown_out.clone();
     let probe = Probe::of(&socket);
-    let place = std::sync::Mutex::new(Some(Place { _permit: permit, probe }));
+    let entrance = std::sync::Mutex::new(Some(Entrance { stranger, probe }));
     let service = service_fn(|request| {
-        let place = place.lock().ok().and_then(|mut place| place.take());
+        let entrance = entrance.lock().ok().and_then(|mut entrance| entrance.take());
         let shared = &shared;
-        async move { Ok::<_, Infallible>(answer(shared, place, request)) }
+        async move { Ok::<_, Infallible>(answer(shared, entrance, request).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits::HANDSHAKE)
+        .header_read_timeout(limits::REQUEST_TIME)
         .max_buf_size(limits::REQUEST)
         .max_headers(limits::REQUEST_HEADERS)
         .serve_connection(TokioIo::new(socket), service)
         .with_upgrades();
     let served = tokio::select! {
         served = timeout(2 * limits::HANDSHAKE, served) => served,
+        () = shown_out.cancelled() => return,
         () = shared.stop.cancelled() => return,
     };
     if let Ok(Err(error)) = served {
@@ -66,7 +69,13 @@ pub async fn connection(shared: Arc<Shared>, socket: TcpStream, permit: OwnedSem
     }
 }
 
-fn answer(shared: &Arc<Shared>, place: Option<Place>, request: Request<Incoming>) -> Answer {
+/// What a connection has before its request.
+struct Entrance {
+    stranger: Stranger,
+    probe: Option<Probe>,
+}
+
+async fn answer(shared: &Arc<Shared>, entrance: Option<Entrance>, request: Request<Incoming>) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::POST) {
         let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET and POST are served here");
         answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, POST"));
@@ -76,12 +85,20 @@ fn answer(shared: &Arc<Shared>, place: Option<Place>, request: Request<Incoming>
         Some((verb, token)) => shared.tokens.redeem(verb, token),
         None => None,
     };
-    let (Some(granted), Some(place)) = (granted, place) else {
+    let (Some(granted), Some(Entrance { stranger, probe })) = (granted, entrance) else {
         return text(
             StatusCode::NOT_FOUND,
             "no such streaming request: its URL can be used once, within a minute; ask the runtime for another",
         );
     };
+    drop(stranger);
+    let Ok(Ok(permit)) = timeout(limits::PLACE, shared.places.clone().acquire_owned()).await else {
+        return text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "all places of streaming connections are taken (cri.stream_max_connections): try again later",
+        );
+    };
+    let place = Place { _permit: permit, probe };
     if handshake::asks_for(request.headers(), "websocket") {
         websocket(shared, place, granted, request)
     } else if handshake::asks_for(request.headers(), SPDY) {
@@ -189,7 +206,7 @@ fn websocket(shared: &Arc<Shared>, place: Place, granted: Granted, request: Requ
         match subprotocol {
             Subprotocol::Channels(dialect) => over_channels(&shared, io, probe, work, dialect).await,
             Subprotocol::Tunnel(protocol) => {
-                let (inner, outer) = websocket::tunnel(io);
+                let (inner, outer) = websocket::tunnel(io, shared.budget.share());
                 tokio::join!(outer, over_spdy(&shared, inner, probe, work, protocol));
             }
         }
@@ -227,7 +244,7 @@ async fn over_spdy<T>(shared: &Shared, io: T, probe: Option<Probe>, work: Work, 
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite,
 {
-    let (mut connection, driver) = spdy::open(io, probe, shared.idle);
+    let (mut connection, driver) = spdy::open(io, probe, shared.budget.share(), shared.idle);
     let session = async move {
         match work {
             Work::Session(request) => {
@@ -236,7 +253,9 @@ where
                     session::run(&*shared.target, &request, streams).await;
                 }
             }
-            Work::Forward { pod, .. } => forward::streams(&mut connection, shared.target.clone(), pod).await,
+            Work::Forward { pod, .. } => {
+                forward::streams(&mut connection, shared.target.clone(), pod, shared.budget.share()).await;
+            }
         }
         connection.finish().await;
     };
@@ -254,7 +273,8 @@ where
         Work::Session(request) => remote::reads(request.wanted()).to_vec(),
         Work::Forward { ports, .. } => forward::reads(ports),
     };
-    let (mut channels, driver) = websocket::open(io, probe, dialect, &reads, shared.idle);
+    let (mut channels, driver) =
+        websocket::open(io, probe, shared.budget.share(), dialect, &reads, shared.idle);
     let session = async move {
         match work {
             Work::Session(request) => {
@@ -264,7 +284,8 @@ where
                 }
             }
             Work::Forward { pod, ports } => {
-                forward::channels(&mut channels, shared.target.clone(), pod, &ports).await;
+                let share = shared.budget.share();
+                forward::channels(&mut channels, shared.target.clone(), pod, &ports, share).await;
             }
         }
         channels.finish().await;

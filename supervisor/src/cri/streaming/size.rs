@@ -72,14 +72,17 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::cri::streaming::budget::{Budget, Piece};
 
     #[tokio::test]
     async fn sizes_come_in_whatever_pieces_they_are_sent() {
         let (sender, receiver) = mpsc::channel(8);
+        let share = Budget::default().share();
         let mut sizes = Sizes::new(Inlet::new(receiver, None));
         for piece in ["{\"Width\":80,", "\"Height\":24}\n{\"Width\":1,\"Height\":2}", "\n", "{\"Width\":-1}"]
         {
-            sender.send(Bytes::from_static(piece.as_bytes())).await.unwrap();
+            let held = share.take(piece.len()).await.unwrap();
+            sender.send(Piece { bytes: Bytes::from_static(piece.as_bytes()), held }).await.unwrap();
         }
         drop(sender);
         assert_eq!(sizes.next().await, Some(Size { columns: 80, rows: 24 }));

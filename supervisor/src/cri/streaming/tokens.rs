@@ -1,7 +1,8 @@
 //! URLs of streaming requests: each can be used once, within a minute.
 //!
 //! What always holds: a token is 256 random bits and is kept only as its digest, so that how long a wrong one takes to look up says
-//! nothing of the right ones; there are never more than [`limits::TOKENS`].
+//! nothing of the right ones; there are never more than [`limits::TOKENS`], with no more bytes in
+//! them than [`limits::TOKEN_BYTES`], and those that have expired go when another comes.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,21 @@ impl Granted {
     }
 }
 
+/// What one costs besides its words.
+const COST: usize = 256;
+
+impl Granted {
+    /// Bytes that it takes, about.
+    fn size(&self) -> usize {
+        let words = match self {
+            Self::Exec(exec) => exec.args.iter().map(|arg| arg.len() + size_of::<String>()).sum(),
+            Self::Attach(_) => 0,
+            Self::PortForward(forward) => forward.ports.len() * size_of::<u16>(),
+        };
+        COST + words
+    }
+}
+
 type Key = [u8; 32];
 
 #[derive(Debug, Default)]
@@ -52,13 +68,18 @@ impl Tokens {
     fn grant_at(&self, what: Granted, now: Instant) -> Result<String> {
         let token = crate::hex::encode(&rand::random::<[u8; 32]>());
         let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tokens.len() >= limits::TOKENS {
-            tokens.retain(|_, (until, _)| *until > now);
-        }
-        if tokens.len() >= limits::TOKENS {
+        tokens.retain(|_, (until, _)| *until > now);
+        let bytes: usize = tokens.values().map(|(_, granted)| granted.size()).sum();
+        let met = if tokens.len() >= limits::TOKENS {
+            Some(("streaming requests", limits::TOKENS))
+        } else if bytes + what.size() > limits::TOKEN_BYTES {
+            Some(("bytes of streaming requests", limits::TOKEN_BYTES))
+        } else {
+            None
+        };
+        if let Some((limit, max)) = met {
             let what = format!("{} request: others wait for their clients", what.verb());
-            let (limit, max) = ("streaming requests", limits::TOKENS as u64);
-            return Err(Error::ResourceExhausted { what, limit, max });
+            return Err(Error::ResourceExhausted { what, limit, max: max as u64 });
         }
         tokens.insert(key(&token), (now + limits::TOKEN_LIFE, what));
         Ok(token)
@@ -96,6 +117,21 @@ mod tests {
         let token = tokens.grant(forward()).unwrap();
         let later = Instant::now() + limits::TOKEN_LIFE;
         assert_eq!(tokens.redeem_at("portforward", &token, later), None);
+    }
+
+    #[test]
+    fn long_commands_are_bounded_by_their_bytes() {
+        let tokens = Tokens::default();
+        let long = || {
+            let args = vec!["x".repeat(2 << 20)];
+            let exec =
+                Exec { container: "c".into(), args, tty: false, stdin: false, stdout: true, stderr: true };
+            Granted::Exec(exec)
+        };
+        let granted = (0..).take_while(|_| tokens.grant(long()).is_ok()).count();
+        assert!((limits::TOKEN_BYTES >> 21).abs_diff(granted) <= 1, "{granted}");
+        assert!(tokens.grant(forward()).is_ok());
+        tokens.grant_at(long(), Instant::now() + limits::TOKEN_LIFE).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frame::{Broken, INITIAL_WINDOW, MAX_WINDOW, Reset};
 use super::headers::Headers;
+use crate::cri::streaming::budget::Piece;
 use crate::cri::streaming::ends::{Gone, Inlet, Outlet};
 use crate::cri::streaming::limits;
 
@@ -48,7 +49,7 @@ pub(super) enum Out {
 /// One stream's state.
 pub(super) struct Entry {
     /// Where its data goes; none after the peer's end.
-    pub inlet: Option<mpsc::Sender<Bytes>>,
+    pub inlet: Option<mpsc::Sender<Piece>>,
     /// Credit that the peer gave.
     window: i64,
     /// Our direction is ended.

@@ -1,7 +1,8 @@
 //! Drives a SPDY connection: reads frames and gives them to the streams, writes what the streams say, until one side ends it.
 //!
-//! What always holds: the reader waits for a stream that is full and for nothing else, and notices meanwhile that the peer hung up; a
-//! frame is written whole; when the driver returns, nothing of the connection is left.
+//! What always holds: the reader waits for nothing but room for what it has read, and notices meanwhile that the peer hung up: until the
+//! connection holds all that it may, a stream that nobody reads holds up no other; a frame is written whole; when the driver returns,
+//! nothing of the connection is left.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +10,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::FusedFuture;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, BufWriter,
+};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -20,6 +23,7 @@ use super::connection::{Connection, Out, Shared, Stream};
 use super::frame::{self, Broken, Control, HEAD, Head, Reset};
 use super::headers::{Deflater, Inflater};
 use crate::cri::streaming::activity::Activity;
+use crate::cri::streaming::budget::{Held, Piece, Share};
 use crate::cri::streaming::ends::Gone;
 use crate::cri::streaming::limits;
 use crate::cri::streaming::probe::Probe;
@@ -47,6 +51,7 @@ impl From<Gone> for End {
 pub struct Driver<T> {
     io: T,
     probe: Option<Probe>,
+    share: Share,
     activity: Activity,
     shared: Arc<Shared>,
     orders: mpsc::Receiver<Out>,
@@ -54,7 +59,7 @@ pub struct Driver<T> {
 }
 
 /// The two ends of a connection that was upgraded to SPDY: the session's, and the one that must run beside it.
-pub fn open<T>(io: T, probe: Option<Probe>, idle: Duration) -> (Connection, Driver<T>)
+pub fn open<T>(io: T, probe: Option<Probe>, share: Share, idle: Duration) -> (Connection, Driver<T>)
 where
     T: AsyncRead + AsyncWrite,
 {
@@ -62,16 +67,17 @@ where
     let (arrive, arrivals) = mpsc::channel(limits::ARRIVALS);
     let shared = Arc::new(Shared::new(out));
     let connection = Connection { shared: shared.clone(), arrivals };
-    (connection, Driver { io, probe, activity: Activity::new(idle), shared, orders, arrivals: arrive })
+    let activity = Activity::new(idle);
+    (connection, Driver { io, probe, share, activity, shared, orders, arrivals: arrive })
 }
 
 impl<T: AsyncRead + AsyncWrite> Driver<T> {
     /// Ends when the peer is gone, or when the session has finished and the peer has had time to see it.
     pub async fn run(self) -> Result<(), End> {
-        let Self { io, probe, activity, shared, orders, arrivals } = self;
+        let Self { io, probe, share, activity, shared, orders, arrivals } = self;
         let (read, write) = tokio::io::split(io);
         let writing = write_all(BufWriter::with_capacity(limits::PIECE, write), orders, &activity).fuse();
-        let mut reader = Reader { shared: &shared, arrivals, probe, activity: &activity };
+        let mut reader = Reader { shared: &shared, arrivals, probe, share, activity: &activity };
         let reading = async {
             match reader.read_all(BufReader::with_capacity(16 * 1024, read)).await {
                 Ok(never) => match never {},
@@ -117,11 +123,15 @@ struct Reader<'a> {
     shared: &'a Arc<Shared>,
     arrivals: mpsc::Sender<Stream>,
     probe: Option<Probe>,
+    share: Share,
     activity: &'a Activity,
 }
 
 impl Reader<'_> {
-    async fn read_all(&mut self, mut read: impl AsyncRead + Unpin) -> Result<std::convert::Infallible, End> {
+    async fn read_all(
+        &mut self,
+        mut read: impl AsyncBufRead + Unpin,
+    ) -> Result<std::convert::Infallible, End> {
         let mut inflater = Inflater::default();
         loop {
             let mut head = [0; HEAD];
@@ -144,7 +154,7 @@ impl Reader<'_> {
 
     async fn data(
         &self,
-        read: &mut (impl AsyncRead + Unpin),
+        read: &mut (impl AsyncBufRead + Unpin),
         stream: u32,
         fin: bool,
         length: usize,
@@ -158,18 +168,26 @@ impl Reader<'_> {
         };
         let mut left = length;
         while left > 0 {
-            let mut piece = BytesMut::with_capacity(left.min(limits::PIECE));
-            let room = u64::try_from(piece.capacity().min(left)).unwrap_or(u64::MAX);
-            let count = (&mut *read).take(room).read_buf(&mut piece).await?;
+            let count = read.fill_buf().await?.len().min(left).min(limits::PIECE);
             if count == 0 {
                 return Err(End::Gone);
             }
-            left -= count;
             self.activity.tick();
-            let taken = match &inlet {
-                Some(inlet) => self.deliver(inlet, piece.freeze()).await?,
+            // A stream that nobody reads any more gives its room back when it is forgotten, so this is not waited for in vain.
+            let held = match &inlet {
+                Some(inlet) if !inlet.is_closed() => Some((inlet, self.room(count).await?)),
+                _ => None,
+            };
+            let taken = match held {
+                Some((inlet, held)) => {
+                    let buffered = read.fill_buf().await?;
+                    let bytes = Bytes::copy_from_slice(buffered.get(..count).unwrap_or(buffered));
+                    inlet.send(Piece { bytes, held }).await.is_ok()
+                }
                 None => false,
             };
+            read.consume(count);
+            left -= count;
             if !taken {
                 self.shared.consumed(count).await?;
             }
@@ -180,14 +198,14 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Waits for room in a stream. False: nobody wants its data any more.
-    async fn deliver(&self, inlet: &mpsc::Sender<Bytes>, piece: Bytes) -> Result<bool, End> {
-        let send = inlet.send(piece);
-        tokio::pin!(send);
+    /// Waits for room for so many bytes.
+    async fn room(&self, count: usize) -> Result<Held, End> {
+        let take = self.share.take(count);
+        tokio::pin!(take);
         loop {
             tokio::select! {
                 biased;
-                sent = &mut send => return Ok(sent.is_ok()),
+                held = &mut take => return held.ok_or(End::Gone),
                 () = self.shared.gone.cancelled() => return Err(End::Gone),
                 () = tokio::time::sleep(limits::PROBE) => {
                     if self.probe.as_ref().is_some_and(Probe::hung_up) {

@@ -4,6 +4,7 @@ use super::support::*;
 use crate::config::Cri;
 use crate::cri::streaming::spdy::client::{Client, Event};
 use crate::cri::streaming::spdy::frame::{self, Control, Reset};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 async fn pair(client: &mut Client<TcpStream>, request: &str, port: &str) -> [u32; 2] {
@@ -84,4 +85,27 @@ async fn an_idle_connection_ends() {
     let mut client = spdy(&server.forward(&[]), "portforward.k8s.io").await;
     let event = tokio::time::timeout(Duration::from_secs(5), client.event()).await.unwrap();
     assert_eq!(event, Some(Event::Control(Control::GoAway)));
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_when_the_pod_has_ended_its_direction() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap();
+    let uploaded = tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        socket.write_all(b"go on").await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut all = String::new();
+        socket.read_to_string(&mut all).await.unwrap();
+        all
+    });
+    let server = server_with(Cri::default(), Some(port)).await;
+    let mut client = spdy(&server.forward(&[]), "portforward.k8s.io").await;
+    let [_, data] = pair(&mut client, "1", "80").await;
+    client.data(data, false, b"one ").await;
+    assert_eq!(client.drain(&[data]).await, [b"go on"]);
+    // Longer than clients take that have nothing more to say.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    client.data(data, true, b"two").await;
+    assert_eq!(uploaded.await.unwrap(), "one two");
 }

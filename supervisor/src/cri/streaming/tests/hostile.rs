@@ -141,3 +141,44 @@ async fn connections_are_bounded_and_end_with_the_daemon() {
     };
     assert!(gone);
 }
+
+#[tokio::test]
+async fn silent_connections_take_no_place_and_the_oldest_of_many_goes() {
+    let config = Cri { stream_max_connections: 1, ..Cri::default() };
+    let server = server_with(config, None).await;
+    let url = server.exec(&["fail", "3"], false);
+    let mut silent = Vec::new();
+    for _ in 0..2 * limits::STRANGERS {
+        silent.push(TcpStream::connect(parts(&url).0).await.unwrap());
+    }
+    let mut client = spdy(&url, "v4.channel.k8s.io").await;
+    let mut ids = Vec::new();
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        ids.push(client.open(&[("streamType", kind)]).await);
+    }
+    let said = client.drain(&[ids[0], ids[2]]).await;
+    assert!(String::from_utf8_lossy(&said[0]).contains("exit code 3"), "{said:?}");
+    let first = tokio::time::timeout(Duration::from_secs(2), silent[0].read(&mut [0])).await;
+    assert!(!matches!(first.expect("the oldest has gone"), Ok(1..)));
+    let mut byte = [0];
+    let last = silent[2 * limits::STRANGERS - 1].read(&mut byte);
+    let last = tokio::time::timeout(Duration::from_millis(50), last).await;
+    assert!(last.is_err(), "the youngest may still say something");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_holds_up_no_other_while_there_is_room() {
+    let server = server().await;
+    let mut client = spdy(&server.exec(&["deaf"], false), "v4.channel.k8s.io").await;
+    let mut ids = Vec::new();
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        ids.push(client.open(&[("streamType", kind)]).await);
+    }
+    let piece = vec![b'x'; 16 * 1024];
+    for _ in 0..(limits::CONNECTION / 2) / piece.len() {
+        client.data(ids[1], false, &piece).await;
+    }
+    client.raw(&frame::ping(1)).await;
+    let answered = async { while client.event().await.unwrap() != Event::Control(Control::Ping(1)) {} };
+    tokio::time::timeout(Duration::from_secs(5), answered).await.unwrap();
+}

@@ -55,7 +55,7 @@ impl Drop for Detached {
 type Screen = mpsc::Sender<Result<AttachOutput>>;
 
 /// `cat`: stdin to stdout, exit 0. `fail N`: a line to each output, exit N. `sizes`: the terminal's sizes as text until stdin ends.
-/// `flood N`: N MiB. `sleep`: nothing, for ever.
+/// `flood N`: N MiB. `sleep`: nothing, for ever. `deaf`: as that, and it does not take its input either.
 async fn run(
     args: Vec<String>,
     size: Option<Size>,
@@ -105,6 +105,10 @@ async fn run(
                     seen.stdin_closed.fetch_add(1, Ordering::SeqCst);
                 }
             }
+        }
+        "deaf" => {
+            screen.closed().await;
+            drop(input);
         }
         other => panic!("{other}"),
     }

@@ -20,20 +20,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::channels::{Channels, Codec, Out, Said};
 use super::handshake::Dialect;
+use super::meter::{Meter, Metered};
 use crate::cri::streaming::activity::Activity;
+use crate::cri::streaming::budget::{Held, Piece, Share};
 use crate::cri::streaming::ends::Inlet;
 use crate::cri::streaming::limits;
 use crate::cri::streaming::probe::Probe;
 
 /// A WebSocket that was opened by [`super::handshake`].
-pub async fn accepted<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T> {
+pub async fn accepted<T>(io: T, meter: Meter) -> WebSocketStream<Metered<T>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     let config = WebSocketConfig::default()
         .read_buffer_size(16 * 1024)
         .write_buffer_size(limits::PIECE)
         .max_write_buffer_size(4 * limits::PIECE)
         .max_message_size(Some(limits::MESSAGE))
         .max_frame_size(Some(limits::MESSAGE));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    WebSocketStream::from_raw_socket(Metered { io, meter }, Role::Server, Some(config)).await
 }
 
 /// Why a connection ended.
@@ -51,9 +56,10 @@ pub enum End {
 pub struct Driver<T> {
     io: T,
     probe: Option<Probe>,
+    share: Share,
     activity: Activity,
     dialect: Dialect,
-    senders: Vec<Option<mpsc::Sender<Bytes>>>,
+    senders: Vec<Option<mpsc::Sender<Piece>>>,
     orders: mpsc::Receiver<Out>,
     gone: CancellationToken,
     finished: CancellationToken,
@@ -63,6 +69,7 @@ pub struct Driver<T> {
 pub fn open<T>(
     io: T,
     probe: Option<Probe>,
+    share: Share,
     dialect: Dialect,
     reads: &[bool],
     idle: Duration,
@@ -77,16 +84,18 @@ pub fn open<T>(
     let (gone, finished) = (CancellationToken::new(), CancellationToken::new());
     let channels = Channels { inlets, out, gone: gone.clone(), finished: finished.clone() };
     let activity = Activity::new(idle);
-    (channels, Driver { io, probe, activity, dialect, senders, orders, gone, finished })
+    (channels, Driver { io, probe, share, activity, dialect, senders, orders, gone, finished })
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
     /// Ends when the client is gone, or when the session has finished and the client was told.
     pub async fn run(self) -> Result<(), End> {
-        let Self { io, probe, activity, dialect, senders, orders, gone, finished } = self;
-        let (mut sink, stream) = accepted(io).await.split();
+        let Self { io, probe, share, activity, dialect, senders, orders, gone, finished } = self;
+        let meter = Meter::new(share.clone());
+        let (mut sink, stream) = accepted(io, meter.clone()).await.split();
         let end = {
-            let reading = Reader { senders, dialect, probe, activity: &activity }.read_all(stream).fuse();
+            let reader = Reader { senders, dialect, probe, share, meter, activity: &activity };
+            let reading = reader.read_all(stream).fuse();
             tokio::pin!(reading);
             let end = {
                 let writing = write_all(&mut sink, orders, dialect.codec, &activity);
@@ -112,9 +121,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Driver<T> {
 }
 
 struct Reader<'a> {
-    senders: Vec<Option<mpsc::Sender<Bytes>>>,
+    senders: Vec<Option<mpsc::Sender<Piece>>>,
     dialect: Dialect,
     probe: Option<Probe>,
+    share: Share,
+    meter: Meter,
     activity: &'a Activity,
 }
 
@@ -130,8 +141,12 @@ impl Reader<'_> {
             let content = match message {
                 Message::Binary(bytes) => bytes,
                 Message::Text(text) => text.into(),
+                Message::Ping(bytes) | Message::Pong(bytes) => {
+                    self.meter.passed(bytes.len());
+                    continue;
+                }
                 // The end of the stream follows once it is answered.
-                Message::Close(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => continue,
+                Message::Close(_) | Message::Frame(_) => continue,
             };
             match self.dialect.codec.decode(content, self.dialect.ends) {
                 Some(Said::Data(channel, bytes)) => {
@@ -147,31 +162,41 @@ impl Reader<'_> {
                 }
                 None => {}
             }
+            self.meter.taken();
         }
     }
 
     /// Waits for room in a channel. False: the client hung up meanwhile.
     async fn deliver(&self, channel: u8, mut bytes: Bytes) -> bool {
         let Some(Some(sender)) = self.senders.get(usize::from(channel)) else { return true };
-        while !bytes.is_empty() {
-            let send = sender.send(bytes.split_to(bytes.len().min(limits::PIECE)));
-            tokio::pin!(send);
-            loop {
-                tokio::select! {
-                    biased;
-                    sent = &mut send => match sent {
-                        Ok(()) => break,
-                        Err(_) => return true,
-                    },
-                    () = tokio::time::sleep(limits::PROBE) => {
-                        if self.probe.as_ref().is_some_and(Probe::hung_up) {
-                            return false;
-                        }
+        let is_short = bytes.len() <= limits::PIECE;
+        while !bytes.is_empty() && !sender.is_closed() {
+            let piece = bytes.split_to(bytes.len().min(limits::PIECE));
+            let Some(held) = self.room(piece.len()).await else { return false };
+            // Of its own, so that a piece that waits does not keep the whole message.
+            let piece = if is_short { piece } else { Bytes::copy_from_slice(&piece) };
+            if sender.send(Piece { bytes: piece, held }).await.is_err() {
+                return true;
+            }
+        }
+        true
+    }
+
+    /// Waits for room for so many bytes. `None`: the client hung up meanwhile.
+    async fn room(&self, count: usize) -> Option<Held> {
+        let take = self.share.take(count);
+        tokio::pin!(take);
+        loop {
+            tokio::select! {
+                biased;
+                held = &mut take => return held,
+                () = tokio::time::sleep(limits::PROBE) => {
+                    if self.probe.as_ref().is_some_and(Probe::hung_up) {
+                        return None;
                     }
                 }
             }
         }
-        true
     }
 }
 

@@ -12,31 +12,38 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::driver::accepted;
+use super::meter::Meter;
+use crate::cri::streaming::budget::Share;
 use crate::cri::streaming::limits;
 
 /// The inner end of a tunnel, and what must run beside its user.
-pub fn tunnel<T>(io: T) -> (DuplexStream, impl Future<Output = ()>)
+pub fn tunnel<T>(io: T, share: Share) -> (DuplexStream, impl Future<Output = ()>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (inner, outer) = tokio::io::duplex(limits::PIECE);
-    (inner, carry(io, outer))
+    (inner, carry(io, outer, Meter::new(share)))
 }
 
-async fn carry<T: AsyncRead + AsyncWrite + Unpin>(io: T, outer: DuplexStream) {
-    let (mut sink, mut stream) = accepted(io).await.split();
+async fn carry<T: AsyncRead + AsyncWrite + Unpin>(io: T, outer: DuplexStream, meter: Meter) {
+    let (mut sink, mut stream) = accepted(io, meter.clone()).await.split();
     let (mut read, mut write) = tokio::io::split(outer);
     let inwards = async {
         while let Some(Ok(message)) = stream.next().await {
             let bytes = match message {
                 Message::Binary(bytes) => bytes,
                 Message::Text(_) => return,
+                Message::Ping(bytes) | Message::Pong(bytes) => {
+                    meter.passed(bytes.len());
+                    continue;
+                }
                 _ => continue,
             };
             if write.write_all(&bytes).await.is_err() {
                 // The inner side has ended; the client's close is awaited by the other direction.
                 return std::future::pending().await;
             }
+            meter.taken();
         }
     };
     let outwards = async {
