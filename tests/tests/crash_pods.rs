@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use longshore_proto::runtime::v1 as wire;
@@ -44,7 +44,8 @@ struct World {
     cri: Cri,
     image: String,
     logs: tempfile::TempDir,
-    plugins: Plugins,
+    /// `None`: pods are on the daemon's own network.
+    plugins: Option<Plugins>,
 }
 
 /// A CNI network of this test's own.
@@ -107,8 +108,14 @@ fn refused(error: &tonic::Status) -> bool {
 
 impl World {
     async fn new() -> World {
-        let plugins = Plugins::new();
-        let settings = Settings { config: plugins.config(), ..Settings::default() };
+        World::with(Some(Plugins::new())).await
+    }
+
+    async fn with(plugins: Option<Plugins>) -> World {
+        // The host's own configurations are none of a test's.
+        let none = || "[network]\ncni_configurations = [\"/nonexistent\"]\n".to_owned();
+        let config = plugins.as_ref().map_or_else(none, Plugins::config);
+        let settings = Settings { config, ..Settings::default() };
         let f = Fixture::with(settings).expect("a registry and a daemon");
         let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
         let image = cri.pull(&f.busybox).await.expect("pulled");
@@ -211,7 +218,7 @@ impl World {
             metadata.attempt = attempt;
             let Ok(pod) = self.cri.run_pod(config).await else { continue };
             let Ok(container) = self.cri.create(&pod, &self.container(attempt), config).await else {
-                self.cri.remove_pod(&pod).await.expect("removed");
+                self.remove(&pod).await;
                 continue;
             };
             if self.cri.start(&container).await.is_ok()
@@ -219,18 +226,30 @@ impl World {
             {
                 return Up { pod, container };
             }
-            self.cri.remove_pod(&pod).await.expect("removed with what did not start");
+            self.remove(&pod).await;
         }
         panic!("no pod runs after {ATTEMPTS} attempts");
     }
 
-    /// Removes all pods, as often as it takes a kubelet that is told why not.
+    /// Removes all pods, and asks again as a kubelet does while it is told that a shim cannot be reached yet.
     async fn remove_all(&self) {
         let request = wire::ListPodSandboxRequest::default();
         let listed = self.cri.runtime.clone().list_pod_sandbox(request).await.expect("a list").into_inner();
         for pod in listed.items {
-            self.cri.stop_pod(&pod.id).await.expect("stopped");
-            self.cri.remove_pod(&pod.id).await.expect("removed");
+            self.remove(&pod.id).await;
+        }
+    }
+
+    async fn remove(&self, pod: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let gone = async || {
+            self.cri.stop_pod(pod).await?;
+            self.cri.remove_pod(pod).await
+        };
+        while let Err(error) = gone().await {
+            let is_passing = error.code() == tonic::Code::Unavailable && Instant::now() < deadline;
+            assert!(is_passing, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -246,7 +265,12 @@ impl World {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
         }
-        left.extend((0..self.plugins.leased()).map(|_| "an address".to_owned()));
+        let leased = self.plugins.as_ref().map_or(0, Plugins::leased);
+        left.extend((0..leased).map(|_| "an address".to_owned()));
+        let ports = fs::read_dir(Path::new("/sys/class/net").join(d.bridge()).join("brif"));
+        left.extend(
+            ports.into_iter().flatten().flatten().map(|port| format!("interface {:?}", port.file_name())),
+        );
         left.extend((POOL..d.shim_processes().len()).map(|_| "a shim".to_owned()));
         let snapshots = records.snapshots().await.expect("a list");
         left.extend(snapshots.into_iter().map(|name| format!("snapshot {name}")));
@@ -361,6 +385,34 @@ async fn a_daemon_that_is_killed_in_any_step_goes_on_when_it_is_asked_again() {
         rounds += 2;
     }
     println!("{rounds} kills in {:?}; undisturbed: {making:?}; slowest start {slowest:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_daemon_that_is_killed_takes_back_what_pods_have_of_its_own_network() {
+    let mut w = World::with(None).await;
+    let begun = Instant::now();
+    let mut rounds = 0;
+    for step in ["setting up its network", "making its namespaces", "recording it"] {
+        for delay in DELAYS {
+            let (mut config, since) = (w.pod(), w.now());
+            // Of the loopback's own, so that no other test has it.
+            let host_port = 31000 + i32::try_from(std::process::id() % 1000).expect("a number");
+            let host_ip = format!("127.{}.5.9", 20 + std::process::id() % 200);
+            let port = wire::PortMapping { container_port: 80, host_port, host_ip, ..Default::default() };
+            config.port_mappings.push(port);
+            let work = w.begin(&config);
+            w.reached(since, step).await;
+            tokio::time::sleep(delay).await;
+            w.restart().await;
+            let _ = work.await;
+            w.again(&config).await;
+            w.remove_all().await;
+            w.nothing_is_left(&format!("{step} + {delay:?}")).await;
+            rounds += 1;
+        }
+    }
+    println!("{rounds} kills in {:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -113,52 +113,74 @@ fn fill(path: &Path, room: u64) {
     file.set_len(length.saturating_sub(room)).expect("made shorter");
 }
 
+/// Kilobytes of room that a call finds.
+const ROOM: [u64; 7] = [0, 4, 8, 16, 32, 64, 256];
+
+/// Does something while the disk has no more room than this, and says whether that was refused for it.
+async fn with_room<T>(
+    w: &World,
+    room: Option<u64>,
+    work: impl Future<Output = Result<T, tonic::Status>>,
+) -> Option<T> {
+    let Some(kilobytes) = room else { return Some(work.await.expect("there is room")) };
+    let filler = w.f.daemon.path().join("filler");
+    fill(&filler, kilobytes << 10);
+    let done = work.await;
+    fs::remove_file(&filler).expect("room");
+    done.inspect_err(|error| assert!(error.message().contains("space"), "with {kilobytes} KiB: {error}")).ok()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(have_nft), ignore = "needs nft")]
 async fn a_full_disk_is_said_and_leaves_nothing_and_with_room_all_goes_on() {
     let w = World::new(Settings { tmpfs: Some(SMALL), ..Settings::default() }).await;
-    let filler = w.f.daemon.path().join("filler");
-    let mut failed = [0; 4];
-    for kilobytes in [0, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024] {
-        fill(&filler, kilobytes << 10);
-        let config = w.pod("full");
-        let wanted = w.container("c", "exec sleep 1000");
-        let made = async {
-            let pod = w.cri.run_pod(&config).await.map_err(|error| (0, error))?;
-            let id = w.cri.create(&pod, &wanted, &config).await.map_err(|error| (1, error))?;
-            w.cri.start(&id).await.map_err(|error| (2, error))?;
-            w.cri.remove_pod(&pod).await.map_err(|error| (3, error))
-        };
-        let made = made.await;
-        fs::remove_file(&filler).expect("room");
-        if let Err((step, error)) = made {
-            assert!(error.message().contains("space"), "with {kilobytes} KiB, call {step}: {error}");
-            failed[step] += 1;
-            let again = w.cri.run_pod(&config).await;
-            let pod = again.unwrap_or_else(|error| panic!("the pod, after {kilobytes} KiB: {error}"));
-            let fresh = wire::ContainerConfig {
-                metadata: Some(wire::ContainerMetadata {
-                    name: "c".to_owned(),
-                    attempt: u32::from(step >= 2),
-                }),
-                ..wanted
-            };
-            if step < 3 {
-                let id = w.cri.create(&pod, &fresh, &config).await.expect("the container");
-                w.cri.start(&id).await.expect("started");
-                assert_eq!(w.cri.exec_sync(&id, "true", 20).await.expect("it runs").exit_code, 0);
+    let mut records = Records::connect(&w.f.daemon.socket()).await.expect("a connection");
+    let mut refused = [0; 4];
+    for (call, kilobytes) in (0..4).flat_map(|call| ROOM.map(|room| (call, room))) {
+        let at = |number: usize| (number == call).then_some(kilobytes);
+        let (config, mut wanted) = (w.pod("full"), w.container("c", "exec sleep 1000"));
+        // A record that the disk has to have room for.
+        wanted.annotations.insert("large".to_owned(), "x".repeat(200 << 10));
+        let pod = match with_room(&w, at(0), w.cri.run_pod(&config)).await {
+            Some(pod) => pod,
+            None => {
+                refused[0] += 1;
+                w.cri.run_pod(&config).await.expect("the same call, with room")
             }
-            w.cri.remove_pod(&pod).await.expect("removed");
+        };
+        let id = match with_room(&w, at(1), w.cri.create(&pod, &wanted, &config)).await {
+            Some(id) => id,
+            None => {
+                refused[1] += 1;
+                w.cri.create(&pod, &wanted, &config).await.expect("the same call, with room")
+            }
+        };
+        let id = match with_room(&w, at(2), w.cri.start(&id)).await {
+            Some(()) => id,
+            // A container is started once: the kubelet makes the next.
+            None => {
+                refused[2] += 1;
+                assert_eq!(w.cri.ended(&id).await.reason, "StartError");
+                let metadata = Some(wire::ContainerMetadata { name: "c".to_owned(), attempt: 1 });
+                let next = wire::ContainerConfig { metadata, ..wanted };
+                let id = w.cri.create(&pod, &next, &config).await.expect("created");
+                w.cri.start(&id).await.expect("started, with room");
+                id
+            }
+        };
+        assert_eq!(w.cri.exec_sync(&id, "true", 20).await.expect("it runs").exit_code, 0);
+        if with_room(&w, at(3), w.cri.remove_pod(&pod)).await.is_none() {
+            refused[3] += 1;
+            w.cri.remove_pod(&pod).await.expect("the same call, with room");
         }
-        let d = &w.f.daemon;
-        assert!(w.pods_folder_is_empty(), "with {kilobytes} KiB");
-        assert_eq!(d.mounts(), Vec::<PathBuf>::new(), "with {kilobytes} KiB");
-        let mut records = Records::connect(&d.socket()).await.expect("a connection");
-        assert_eq!(records.snapshots().await.expect("a list"), Vec::<String>::new(), "with {kilobytes} KiB");
-        eventually("no cgroup is left", || d.cgroups().iter().all(|name| name.len() < 64));
+        let round = format!("call {call} with {kilobytes} KiB");
+        assert!(w.pods_folder_is_empty(), "{round}");
+        assert_eq!(w.f.daemon.mounts(), Vec::<PathBuf>::new(), "{round}");
+        assert_eq!(records.snapshots().await.expect("a list"), Vec::<String>::new(), "{round}");
+        eventually("no cgroup is left", || w.f.daemon.cgroups().iter().all(|name| name.len() < 64));
     }
-    println!("refused for want of room: {failed:?} of pods, containers, starts and removals");
-    assert!(failed[0] > 0, "nothing was full");
+    println!("refused for want of room: {refused:?} of pods, containers, starts and removals");
+    assert!(refused[0] > 0, "nothing was full");
 }
 
 /// A file system whose server never answers.
@@ -359,6 +381,7 @@ async fn limits_that_are_refused_in_part_are_not_changed_at_all() {
     let change = async |cpus: &str| {
         let limits = wire::LinuxContainerResources {
             memory_limit_in_bytes: 64 << 20,
+            oom_score_adj: 500,
             cpuset_cpus: cpus.to_owned(),
             ..Default::default()
         };
@@ -370,8 +393,11 @@ async fn limits_that_are_refused_in_part_are_not_changed_at_all() {
         w.cri.runtime.clone().update_container_resources(request).await.map(drop)
     };
     change("4095").await.unwrap_err();
+    let score = async || w.cri.exec_sync(&id, "cat /proc/1/oom_score_adj", 20).await.expect("run").stdout;
+    assert_eq!(score().await, b"0\n");
     assert_eq!(limit().await, before);
     change("").await.expect("changed");
     assert_eq!(limit().await.trim(), (64 << 20).to_string());
+    assert_eq!(score().await, b"500\n");
     w.cri.remove_pod(&pod).await.expect("removed");
 }

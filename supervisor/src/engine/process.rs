@@ -33,7 +33,7 @@ impl<'a> FirstProcess<'a> {
     }
 
     /// Opens one of its files below `/proc/PID`.
-    pub(super) fn open(&self, file: &str, flags: OFlags) -> Result<OwnedFd> {
+    pub(crate) fn open(&self, file: &str, flags: OFlags) -> Result<OwnedFd> {
         let path = format!("/proc/{}/{file}", self.pid);
         let opened = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
         let opened = opened.map_err(|errno| match errno {

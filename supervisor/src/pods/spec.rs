@@ -164,7 +164,7 @@ fn process(
 }
 
 /// What was asked for, but never below the daemon's own where it may not go there.
-fn oom_score(resources: &Resources) -> i32 {
+pub(super) fn oom_score(resources: &Resources) -> i32 {
     let asked = i32::try_from(resources.oom_score_adj).unwrap_or(0).clamp(-1000, 1000);
     if asked >= 0 || capabilities::available().contains(&Capability::SysResource) {
         return asked;

@@ -1,9 +1,11 @@
 //! Limits of a container of a pod, changed while it runs or before; its log, opened anew; what a pod is given.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use rustix::fs::OFlags;
 
 use super::Pods;
 use super::config::Resources;
@@ -11,6 +13,7 @@ use super::container::Container;
 use super::record::{ContainerRecord, PodState, State};
 use super::spec;
 use crate::any::Any;
+use crate::engine::process::FirstProcess;
 use crate::error::{Error, Result};
 
 /// The type URL of limits.
@@ -99,13 +102,17 @@ impl Pods {
             return Err(Error::precondition(format!("container {}", container.id), "it has ended"));
         }
         let after = before.changed(change);
-        if state == State::Running
-            && let Err(error) = self.apply(container, &after).await
-        {
-            if let Err(left) = self.apply(container, &before.instead_of(&after)).await {
-                tracing::warn!(container = %container.id, error = %left, "limits are not as they were before");
+        if state == State::Running {
+            let mut changed = self.apply(container, &after).await;
+            if changed.is_ok() && after.oom_score_adj != before.oom_score_adj {
+                changed = adjust_oom_score(container, &after);
             }
-            return Err(error);
+            if let Err(error) = changed {
+                if let Err(left) = self.apply(container, &before.instead_of(&after)).await {
+                    tracing::warn!(container = %container.id, error = %left, "limits are not as they were before");
+                }
+                return Err(error);
+            }
         }
         container.change(|record| record.config.resources = after);
         self.save_container(container).await
@@ -149,6 +156,16 @@ impl Pods {
         });
         self.save_pod(&pod).await
     }
+}
+
+/// How likely the kernel is to choose the first process, and those that it starts from now on, when memory runs short.
+fn adjust_oom_score(container: &Container, resources: &Resources) -> Result<()> {
+    let pid = container.read(|record| record.pid);
+    let file = FirstProcess::of(pid, &container.id)?.open("oom_score_adj", OFlags::WRONLY)?;
+    let score = spec::oom_score(resources).to_string();
+    std::fs::File::from(file)
+        .write_all(score.as_bytes())
+        .map_err(|error| Error::io("writing", format!("/proc/{pid}/oom_score_adj"), error))
 }
 
 /// The specification that a container is started from: its limits may have changed since it was made, and where the pid
