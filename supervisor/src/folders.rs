@@ -1,11 +1,15 @@
 //! The daemon's folders: made private, and locked so that no two daemons share them.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+
+/// How long a lock is waited for whose holder was killed: a program that it was just starting has the lock until it runs.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Holds a folder for this daemon until it is dropped or the process ends.
 pub struct Lock {
@@ -19,19 +23,38 @@ pub fn claim(folder: &Path, flag: &str) -> Result<Lock> {
     let at = |source| Error::io("locking", &path, source);
     let mut file =
         File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(at)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            return Err(Error::precondition(
-                format!("{flag} {}", folder.display()),
-                format!("another longshored (pid {}) uses it", holder.trim()),
-            ));
-        }
-        Err(TryLockError::Error(source)) => return Err(at(source)),
+    if !lock(&file, &path).map_err(at)? {
+        return Err(Error::precondition(
+            format!("{flag} {}", folder.display()),
+            format!("another longshored (pid {}) uses it", holder(&path)),
+        ));
     }
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(at)?;
     Ok(Lock { _file: file })
+}
+
+/// Locks the file at `path`, unless somebody else has it who is still there.
+fn lock(file: &File, path: &Path) -> io::Result<bool> {
+    let until = Instant::now() + LINGER;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if Instant::now() < until && has_ended(&holder(path)) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(source)) => return Err(source),
+        }
+    }
+}
+
+/// The number of the process that has locked the file, as it says.
+fn holder(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn has_ended(pid: &str) -> bool {
+    pid.parse::<u32>().is_ok_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
 /// Makes `folder` with mode 0700, or takes group and others off an existing one.
@@ -50,4 +73,31 @@ pub fn let_through(folder: &Path, group: u32) -> Result<()> {
     let at = |source| Error::io("letting the socket's group into", folder, source);
     chown(folder, None, Some(group)).map_err(at)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o710)).map_err(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_killed_daemon_left_to_its_child_for_a_moment_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("longshored.lock");
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        fs::write(&path, ended.id().to_string()).unwrap();
+        let held = File::open(&path).unwrap();
+        held.lock().unwrap();
+        let child = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        let lock = claim(folder.path(), "--state").unwrap();
+        child.join().unwrap();
+        // Its number is noted now, and it lives.
+        let begun = Instant::now();
+        assert!(claim(folder.path(), "--state").is_err());
+        assert!(begun.elapsed() < LINGER);
+        drop(lock);
+    }
 }

@@ -291,7 +291,8 @@ impl Daemon {
         let log = fs::File::options().create(true).append(true).open(self.log())?;
         let child =
             self.command().stdout(log.try_clone()?).stderr(log).spawn().context("starting longshored")?;
-        let answers = || UnixStream::connect(self.socket()).is_ok();
+        let pid = child.id();
+        let answers = || UnixStream::connect(self.socket()).is_ok_and(|stream| is_served_by(&stream, pid));
         self.child = Some(answering(child, "longshored", answers, || self.log_text())?);
         Ok(())
     }
@@ -409,6 +410,12 @@ impl Daemon {
         }
         self.stop()
     }
+}
+
+/// A program that a killed daemon was just starting has that one's socket for a moment longer.
+fn is_served_by(stream: &UnixStream, pid: u32) -> bool {
+    let server = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials);
+    server.is_ok_and(|server| u32::try_from(server.pid()) == Ok(pid))
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {

@@ -112,8 +112,8 @@ impl World {
     }
 
     async fn with(plugins: Option<Plugins>) -> World {
-        // The host's own configurations are none of a test's.
-        let none = || "[network]\ncni_configurations = [\"/nonexistent\"]\n".to_owned();
+        // The host's own configurations are none of a test's; and no namespace waits for a pod, to be told from those that are left.
+        let none = || "[network]\ncni_configurations = [\"/nonexistent\"]\npool_size = 0\n".to_owned();
         let config = plugins.as_ref().map_or_else(none, Plugins::config);
         let settings = Settings { config, ..Settings::default() };
         let f = Fixture::with(settings).expect("a registry and a daemon");

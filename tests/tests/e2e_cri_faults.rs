@@ -138,9 +138,7 @@ async fn a_full_disk_is_said_and_leaves_nothing_and_with_room_all_goes_on() {
     let mut refused = [0; 4];
     for (call, kilobytes) in (0..4).flat_map(|call| ROOM.map(|room| (call, room))) {
         let at = |number: usize| (number == call).then_some(kilobytes);
-        let (config, mut wanted) = (w.pod("full"), w.container("c", "exec sleep 1000"));
-        // A record that the disk has to have room for.
-        wanted.annotations.insert("large".to_owned(), "x".repeat(200 << 10));
+        let (config, wanted) = (w.pod("full"), w.container("c", "exec sleep 1000"));
         let pod = match with_room(&w, at(0), w.cri.run_pod(&config)).await {
             Some(pod) => pod,
             None => {

@@ -15,6 +15,9 @@ use super::{export, key, sled_error};
 use crate::error::Result;
 use crate::namespaces::Namespace;
 
+/// Values of more bytes may be kept in files of their own: sled does so from a quarter of a segment on.
+const LARGE: usize = 64 * 1024;
+
 /// How often a copy for the export is tried while others write.
 const ENCODE_ATTEMPTS: usize = 5;
 
@@ -95,6 +98,11 @@ impl Db {
         // What removes something is let through: it is how space is made.
         if changes.values().all(Option::is_some) {
             self.flusher.check_space()?;
+        }
+        let large: usize =
+            changes.values().flatten().map(|value| value.len()).filter(|len| *len > LARGE).sum();
+        if large > 0 {
+            self.flusher.check_room(large as u64)?;
         }
         let mut batch = sled::Batch::default();
         for (key, value) in changes {

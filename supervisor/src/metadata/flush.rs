@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 
 /// How long a lazy write may stay volatile.
 const LAZY_DELAY: Duration = Duration::from_millis(500);
+/// Bytes that are to be free beside those of large values.
+const ROOM: u64 = 1024 * 1024;
 /// Space kept allocated behind the end of the store's file, so that a full disk does not stop it.
 const RESERVE: u64 = 4 * 1024 * 1024;
 
@@ -91,6 +93,18 @@ impl Flusher {
             return Ok(());
         }
         Err(Error::DiskFull { doing: "adding to the metadata store", path: self.path.clone() })
+    }
+
+    /// Refuses values for which the disk has no room: large ones are in files of their own, for which nothing is reserved, and a
+    /// store that cannot write one of these refuses everything from then on.
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        match rustix::fs::fstatvfs(&self.file) {
+            Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes + ROOM => {
+                Err(Error::DiskFull { doing: "adding to the metadata store", path: self.path.clone() })
+            }
+            // Where that cannot be told it is tried.
+            _ => Ok(()),
+        }
     }
 
     /// Keeps blocks allocated behind the file's end; whether enough of them are.
