@@ -64,7 +64,8 @@ impl Pods {
     /// # Errors
     /// The container does not run; the program cannot be executed; the time is over.
     pub async fn exec_sync(self: &Arc<Self>, id: &str, args: Vec<String>, timeout: Duration) -> Result<Said> {
-        let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+        // One beyond what a clock can say is none.
+        let deadline = if timeout.is_zero() { None } else { Instant::now().checked_add(timeout) };
         let container = self.running(id)?;
         let exec_id = format!("{PREFIX}{}", new_id());
         let exec = Exec { args, ..Exec::default() };
@@ -99,6 +100,7 @@ impl Pods {
         tokio::pin!(exit);
         let mut ended: Option<(u32, Instant)> = None;
         let mut until = deadline;
+        let mut is_open = true;
         loop {
             tokio::select! {
                 biased;
@@ -107,7 +109,7 @@ impl Pods {
                     ended = Some((exit?.status, now + LATEST));
                     until = Some(now + QUIET);
                 }
-                next = output.recv(), if !is_over(ended) => match (next, ended) {
+                next = output.recv(), if is_open && !is_over(ended) => match (next, ended) {
                     (Some(Ok(AttachOutput::Exited(exit))), _) => return Ok(Some(exit.status)),
                     (Some(Ok(output)), _) => {
                         said.keep(output);
@@ -117,7 +119,7 @@ impl Pods {
                     }
                     (Some(Err(_)) | None, Some((code, _))) => return Ok(Some(code)),
                     (Some(Err(error)), None) => return Err(error),
-                    (None, None) => return exit.await.map(|exit| Some(exit.status)),
+                    (None, None) => is_open = false,
                 },
                 () = at(until) => return Ok(ended.map(|(code, _)| code)),
             }
