@@ -197,7 +197,7 @@ fn a_record_that_a_full_disk_has_cut_is_not_split_over_two_files() {
         Log::open(LogTarget { path: path.clone(), rotation: Rotation::Caller, buffer: None, depth: 1 })
             .unwrap();
     // /dev/full refuses everything.
-    cri.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    cri.file = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     cri.append(Stream::Stdout, b"before\n", T);
     assert!(cri.is_waiting());
     cri.reopen().unwrap();
