@@ -30,15 +30,16 @@ const TOOLS: [&str; 23] = [
     "curl",
 ];
 
-/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr, dockerd and crictl; and the folders of containerd and of
+/// Newer programs than the host's, given by path: containerd-shim-runc-v2, ctr, dockerd, crictl and kubelet; and the folders of containerd and of
 /// buildkitd and buildctl.
-const NEWER: [(&str, &str); 6] = [
+const NEWER: [(&str, &str); 7] = [
     ("LONGSHORE_NEWER_SHIM", "have_newer_shim"),
     ("LONGSHORE_CONTAINERD_HEAD", "have_containerd_head"),
     ("LONGSHORE_NEWER_CTR", "have_newer_ctr"),
     ("LONGSHORE_NEWER_DOCKERD", "have_newer_dockerd"),
     ("LONGSHORE_BUILDKIT", "have_buildkit"),
     ("LONGSHORE_CRICTL", "have_crictl"),
+    ("LONGSHORE_KUBELET", "have_kubelet"),
 ];
 
 fn main() {

@@ -14,6 +14,7 @@ pub mod fixture;
 pub mod h2;
 pub mod host;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod pty;
 pub mod raw;
