@@ -74,8 +74,23 @@ fn main() {
     if std::path::Path::new("/dev/fuse").exists() {
         println!("cargo::rustc-cfg=have_fuse");
     }
+    find_owner_shifts();
     find_clients();
     find_buildkit_client(&folders);
+}
+
+/// Whether pods can have users of their own: their files appear with shifted owners since Linux 6.15.
+fn find_owner_shifts() {
+    println!("cargo::rustc-check-cfg=cfg(have_owner_shifts)");
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let release = read("/proc/sys/kernel/osrelease");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let kernel: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let namespaces: u64 = read("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0);
+    let whole = read("/proc/self/uid_map").split_whitespace().nth(2) == Some("4294967295");
+    if kernel >= (6, 15) && namespaces > 0 && whole {
+        println!("cargo::rustc-cfg=have_owner_shifts");
+    }
 }
 
 /// A docker command that can speak to BuildKit: an old one has it within, a newer one only with the buildx plugin.

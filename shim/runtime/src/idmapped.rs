@@ -118,8 +118,40 @@ fn maps_of(text: &str) -> Result<Vec<LinuxIdMapping>> {
 
 /// A user namespace with these maps, held by its descriptor alone.
 fn make(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<OwnedFd> {
+    let [user] = held([libc::CLONE_NEWUSER], uid, gid)?;
+    Ok(user)
+}
+
+/// Namespaces in which nobody lives: they are there for as long as these descriptors, or what is made of them.
+#[derive(Debug)]
+pub struct Unpeopled {
+    pub user: OwnedFd,
+    /// These belong to the user namespace: its root may do in them what the host's may on the host.
+    pub network: OwnedFd,
+    pub ipc: OwnedFd,
+    pub uts: OwnedFd,
+}
+
+/// Makes a user namespace with these maps, and others that belong to it. May be called by a thread of a program that has others: the
+/// process that is born in them does nothing but wait for its end.
+///
+/// # Errors
+/// Maps that the kernel refuses, and namespaces that it does not make (`user.max_user_namespaces` and the like).
+pub fn make_unpeopled(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<Unpeopled> {
+    let kinds = [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWIPC, libc::CLONE_NEWUTS];
+    let [user, network, ipc, uts] = held(kinds, uid, gid)?;
+    Ok(Unpeopled { user, network, ipc, uts })
+}
+
+/// New namespaces of these kinds, a user namespace among them, each held by a descriptor.
+fn held<const N: usize>(
+    kinds: [libc::c_int; N],
+    uid: &[LinuxIdMapping],
+    gid: &[LinuxIdMapping],
+) -> Result<[OwnedFd; N]> {
     let system = |doing| move |errno: Errno| Error::System { doing, source: errno.into() };
-    let holder = process::spawn(libc::CLONE_NEWUSER as u64, None, || {
+    let flags = kinds.iter().fold(0, |all, kind| all | *kind);
+    let holder = process::spawn(flags as u64, None, || {
         let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
         loop {
             process::pause();
@@ -128,9 +160,18 @@ fn make(uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<OwnedFd> {
     .map_err(system("make a user namespace for a mapping"))?;
     let fill = || {
         namespaces::write_maps(holder.pid, uid, gid)?;
-        let path = format!("/proc/{}/ns/user", holder.pid);
-        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(system("open the user namespace of a mapping"))
+        let open = |kind: libc::c_int| {
+            let path = format!("/proc/{}/ns/{}", holder.pid, namespaces::file_of(kind));
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(system("open a namespace of a mapping"))
+        };
+        let mut opened = Vec::with_capacity(N);
+        for kind in kinds {
+            opened.push(open(kind)?);
+        }
+        let lost =
+            |_| Error::System { doing: "open the namespaces of a mapping", source: Errno::NOENT.into() };
+        <[OwnedFd; N]>::try_from(opened).map_err(lost)
     };
     let made = fill();
     let _ = process::pidfd_send_signal(holder.pidfd.as_fd(), libc::SIGKILL);

@@ -58,6 +58,7 @@ pub use criu::Parent as ParentImage;
 pub use error::{Error, Result};
 pub use features::features;
 pub use hooks::{run_poststart, run_poststop};
+pub use idmapped::{Unpeopled, make_unpeopled};
 pub use options::{CreateOptions, ExecOptions, FirstProgram, NoteCgroups, RootfsMount, Stdio};
 pub use patience::ends_within;
 pub use record::{CgroupRecord, Record, signal};

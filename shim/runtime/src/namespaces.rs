@@ -43,6 +43,20 @@ fn flag(kind: LinuxNamespaceType) -> i32 {
     }
 }
 
+/// The name of such a namespace below `/proc/PID/ns`.
+pub(crate) fn file_of(flag: i32) -> &'static str {
+    match flag {
+        libc::CLONE_NEWNS => "mnt",
+        libc::CLONE_NEWCGROUP => "cgroup",
+        libc::CLONE_NEWUTS => "uts",
+        libc::CLONE_NEWIPC => "ipc",
+        libc::CLONE_NEWUSER => "user",
+        libc::CLONE_NEWPID => "pid",
+        libc::CLONE_NEWNET => "net",
+        _ => "time",
+    }
+}
+
 fn invalid(field: &str, why: impl Into<String>) -> Error {
     Error::InvalidSpec { field: field.into(), why: why.into() }
 }

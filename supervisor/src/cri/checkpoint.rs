@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use longshore_proto::runtime::v1 as wire;
 
 use super::Cri;
@@ -8,8 +10,10 @@ impl Cri {
         &self,
         request: wire::CheckpointContainerRequest,
     ) -> Result<wire::CheckpointContainerResponse> {
-        let container = self.pods.running(&request.container_id)?;
-        Err(Error::Unimplemented { what: format!("a checkpoint of container {}", container.id) })
+        let refuse = |_| Error::invalid(format!("timeout {}", request.timeout), "it is below zero");
+        let timeout = u64::try_from(request.timeout).map(Duration::from_secs).map_err(refuse)?;
+        self.pods.checkpoint(&request.container_id, &request.location, timeout).await?;
+        Ok(wire::CheckpointContainerResponse {})
     }
 
     pub(super) async fn do_checkpoint_pod(

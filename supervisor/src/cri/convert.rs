@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use longshore_proto::runtime::v1 as wire;
+use longshore_proto::runtime::v1::security_profile::ProfileType;
 
 use super::required;
 use crate::engine::config::Protocol;
@@ -96,27 +97,36 @@ fn mode(sharing: Sharing) -> i32 {
     .into()
 }
 
+/// `None`: the host's.
+fn users(users: &wire::UserNamespace) -> Result<Option<UserMaps>> {
+    match users.mode() {
+        wire::NamespaceMode::Node if users.uids.is_empty() && users.gids.is_empty() => Ok(None),
+        wire::NamespaceMode::Node => {
+            Err(Error::invalid("user namespace", "mode NODE is the host's users: it has no mappings"))
+        }
+        wire::NamespaceMode::Pod => Ok(Some(maps(&users.uids, &users.gids))),
+        mode => {
+            let why = format!("mode {} is not known here: POD and NODE are", mode.as_str_name());
+            Err(Error::invalid("user namespace", why))
+        }
+    }
+}
+
+fn maps(uids: &[wire::IdMapping], gids: &[wire::IdMapping]) -> UserMaps {
+    let map =
+        |map: &wire::IdMapping| IdMap { container: map.container_id, host: map.host_id, length: map.length };
+    UserMaps { uids: uids.iter().map(map).collect(), gids: gids.iter().map(map).collect() }
+}
+
+fn maps_to_wire(maps: &[IdMap]) -> Vec<wire::IdMapping> {
+    let map =
+        |map: &IdMap| wire::IdMapping { host_id: map.host, container_id: map.container, length: map.length };
+    maps.iter().map(map).collect()
+}
+
 pub fn namespaces(options: Option<wire::NamespaceOption>) -> Result<Namespaces> {
     let Some(options) = options else { return Ok(Namespaces::default()) };
-    let users = match &options.userns_options {
-        None => None,
-        Some(users) if users.mode() == wire::NamespaceMode::Node => None,
-        Some(users) if users.mode() == wire::NamespaceMode::Pod => {
-            let maps = |maps: &[wire::IdMapping]| {
-                let map = |map: &wire::IdMapping| IdMap {
-                    container: map.container_id,
-                    host: map.host_id,
-                    length: map.length,
-                };
-                maps.iter().map(map).collect()
-            };
-            Some(UserMaps { uids: maps(&users.uids), gids: maps(&users.gids) })
-        }
-        Some(users) => {
-            let why = format!("mode {} is not known here: POD and NODE are", users.mode().as_str_name());
-            return Err(Error::invalid("user namespace", why));
-        }
-    };
+    let users = options.userns_options.as_ref().map(users).transpose()?.flatten();
     Ok(Namespaces {
         network: sharing(options.network()),
         pid: sharing(options.pid()),
@@ -127,20 +137,10 @@ pub fn namespaces(options: Option<wire::NamespaceOption>) -> Result<Namespaces> 
 }
 
 pub fn namespace_options(namespaces: &Namespaces) -> wire::NamespaceOption {
-    let users = namespaces.users.as_ref().map(|users| {
-        let maps = |maps: &[IdMap]| {
-            let map = |map: &IdMap| wire::IdMapping {
-                host_id: map.host,
-                container_id: map.container,
-                length: map.length,
-            };
-            maps.iter().map(map).collect()
-        };
-        wire::UserNamespace {
-            mode: wire::NamespaceMode::Pod.into(),
-            uids: maps(&users.uids),
-            gids: maps(&users.gids),
-        }
+    let users = namespaces.users.as_ref().map(|users| wire::UserNamespace {
+        mode: wire::NamespaceMode::Pod.into(),
+        uids: maps_to_wire(&users.uids),
+        gids: maps_to_wire(&users.gids),
     });
     wire::NamespaceOption {
         network: mode(namespaces.network),
@@ -256,9 +256,12 @@ pub fn image_spec(image: &Image) -> wire::ImageSpec {
 fn mount(mount: wire::Mount) -> Result<Mount> {
     let path = mount.container_path.clone();
     let refuse = |why: &str| Error::invalid(format!("mount {path:?}"), why);
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::Unimplemented { what: format!("mapping the ids of mount {path:?}") });
-    }
+    let owners = match (mount.uid_mappings.as_slice(), mount.gid_mappings.as_slice()) {
+        ([], []) => None,
+        ([], _) | (_, []) => return Err(refuse("uid_mappings and gid_mappings must be given together")),
+        ([_], [_]) => Some(maps(&mount.uid_mappings, &mount.gid_mappings)),
+        _ => return Err(refuse("one mapping of users and one of groups are possible")),
+    };
     if !mount.mount_options.is_empty() {
         return Err(Error::Unimplemented { what: format!("options of mount {path:?}") });
     }
@@ -287,6 +290,7 @@ fn mount(mount: wire::Mount) -> Result<Mount> {
         image_sub_path: mount.image_sub_path,
         writing,
         propagation,
+        owners,
     })
 }
 
@@ -307,6 +311,8 @@ pub fn mount_to_wire(mount: &Mount) -> wire::Mount {
             .as_ref()
             .map(|image| wire::ImageSpec { image_ref: image.image.clone(), ..image_spec(image) }),
         image_sub_path: mount.image_sub_path.clone(),
+        uid_mappings: mount.owners.as_ref().map(|owners| maps_to_wire(&owners.uids)).unwrap_or_default(),
+        gid_mappings: mount.owners.as_ref().map(|owners| maps_to_wire(&owners.gids)).unwrap_or_default(),
         ..wire::Mount::default()
     }
 }
@@ -323,17 +329,11 @@ fn security(security: wire::LinuxContainerSecurityContext) -> Result<Security> {
         wire::SupplementalGroupsPolicy::Merge => Groups::Merge,
         wire::SupplementalGroupsPolicy::Strict => Groups::Strict,
     };
-    let seccomp = match security.seccomp.as_ref() {
-        None => Seccomp::Unconfined,
-        Some(profile) => match profile.profile_type() {
-            wire::security_profile::ProfileType::RuntimeDefault => Seccomp::Default,
-            wire::security_profile::ProfileType::Unconfined => Seccomp::Unconfined,
-            wire::security_profile::ProfileType::Localhost => {
-                let path = profile.localhost_ref.trim_start_matches("localhost/");
-                Seccomp::File(path.to_owned())
-            }
-        },
-    };
+    #[allow(deprecated)]
+    let (old_seccomp, old_apparmor) =
+        (security.seccomp_profile_path.as_str(), security.apparmor_profile.as_str());
+    let seccomp = seccomp(security.seccomp.as_ref(), old_seccomp)?;
+    let apparmor = apparmor(security.apparmor.as_ref(), old_apparmor)?;
     let groups = security.supplemental_groups.iter().map(|gid| id(*gid, "supplementary group"));
     let some = |paths: Vec<String>| (!paths.is_empty()).then_some(paths);
     Ok(Security {
@@ -353,28 +353,47 @@ fn security(security: wire::LinuxContainerSecurityContext) -> Result<Security> {
         masked_paths: some(security.masked_paths),
         read_only_paths: some(security.readonly_paths),
         seccomp,
-        apparmor: apparmor(security.apparmor.as_ref())?,
+        apparmor,
         namespaces: namespaces(security.namespace_options)?,
     })
 }
 
-/// The name of the profile; empty: none.
-fn apparmor(profile: Option<&wire::SecurityProfile>) -> Result<String> {
-    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-        .is_ok_and(|text| text.starts_with('Y'));
-    match profile {
-        Some(profile) if profile.profile_type() == wire::security_profile::ProfileType::Localhost => {
-            let name = profile.localhost_ref.trim_start_matches("localhost/");
-            match enabled {
-                true => Ok(name.to_owned()),
-                false => Err(Error::invalid(
-                    format!("AppArmor profile {name:?}"),
-                    "AppArmor is not enabled on this host",
-                )),
-            }
+pub(super) fn apparmor_is_enabled() -> bool {
+    std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
+/// The name of the profile; empty: none. `old` is how it was said before there were kinds.
+fn apparmor(profile: Option<&wire::SecurityProfile>, old: &str) -> Result<String> {
+    let asked = match (profile.map(|profile| (profile.profile_type(), profile)), old) {
+        (Some((ProfileType::Localhost, profile)), _) => Some(profile.localhost_ref.as_str()),
+        (Some(_), _) | (None, "" | "unconfined" | "runtime/default") => None,
+        (None, old) => Some(old),
+    };
+    // There is no profile of the runtime's own.
+    let Some(name) = asked else { return Ok(String::new()) };
+    let name = name.strip_prefix("localhost/").unwrap_or(name);
+    if apparmor_is_enabled() {
+        return Ok(name.to_owned());
+    }
+    Err(Error::invalid(format!("AppArmor profile {name:?}"), "AppArmor is not enabled on this host"))
+}
+
+/// Which system calls may be made. `old` is how it was said before there were kinds.
+fn seccomp(profile: Option<&wire::SecurityProfile>, old: &str) -> Result<Seccomp> {
+    let file = |path: &str| Seccomp::File(path.strip_prefix("localhost/").unwrap_or(path).to_owned());
+    match (profile, old) {
+        (Some(profile), _) => Ok(match profile.profile_type() {
+            ProfileType::RuntimeDefault => Seccomp::Default,
+            ProfileType::Unconfined => Seccomp::Unconfined,
+            ProfileType::Localhost => file(&profile.localhost_ref),
+        }),
+        (None, "" | "unconfined") => Ok(Seccomp::Unconfined),
+        (None, "runtime/default" | "docker/default") => Ok(Seccomp::Default),
+        (None, old) if old.starts_with("localhost/") => Ok(file(old)),
+        (None, old) => {
+            let why = "unconfined, runtime/default and localhost/PATH are known";
+            Err(Error::invalid(format!("seccomp_profile_path {old:?}"), why))
         }
-        // There is no profile of the runtime's own.
-        _ => Ok(String::new()),
     }
 }
 
@@ -422,6 +441,24 @@ mod tests {
         }
         assert_eq!(signal("9"), wire::Signal::Sigkill);
         assert_eq!(signal("term"), wire::Signal::Sigterm);
+    }
+
+    #[test]
+    fn profiles_are_said_in_two_ways() {
+        let of = |kind: ProfileType, path: &str| {
+            let profile = wire::SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() };
+            seccomp(Some(&profile), "localhost//old").unwrap()
+        };
+        assert_eq!(of(ProfileType::RuntimeDefault, ""), Seccomp::Default);
+        assert_eq!(
+            of(ProfileType::Localhost, "localhost/localhost/a"),
+            Seccomp::File("localhost/a".to_owned())
+        );
+        assert_eq!(seccomp(None, "").unwrap(), Seccomp::Unconfined);
+        assert_eq!(seccomp(None, "runtime/default").unwrap(), Seccomp::Default);
+        assert_eq!(seccomp(None, "localhost//a").unwrap(), Seccomp::File("/a".to_owned()));
+        assert!(seccomp(None, "other").is_err());
+        assert_eq!(apparmor(None, "runtime/default").unwrap(), "");
     }
 
     #[test]

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use longshore_proto::runtime::v1 as wire;
 use serde_json::json;
 
-use super::Cri;
+use super::{Cri, convert};
 use crate::error::Result;
 use crate::images::pull::{LayerPlan, LayerStatus, UnderWay};
 
@@ -19,9 +19,10 @@ impl Cri {
             Ok(()) => condition("NetworkReady", true, "", String::new()),
             Err(error) => condition("NetworkReady", false, "NetworkPluginNotReady", error.to_string()),
         };
+        let mapped = self.pods.can_map_users();
         let features = wire::RuntimeHandlerFeatures {
             recursive_read_only_mounts: recursive_attributes(),
-            user_namespaces: false,
+            user_namespaces: mapped,
         };
         let handlers = self.pods.handlers().into_iter();
         let handlers = handlers.map(|name| wire::RuntimeHandler { name, features: Some(features) });
@@ -32,15 +33,19 @@ impl Cri {
             let pulls: Vec<_> = self.pods.pulls().iter().map(pull).collect();
             info.insert("pulls".to_owned(), json!(pulls).to_string());
         }
+        let mut conditions = vec![condition("RuntimeReady", true, "", String::new()), network];
+        if convert::apparmor_is_enabled() {
+            let why = "containers that ask for AppArmor's RuntimeDefault, or for nothing, run without a profile: there is none of the \
+                       daemon's own. Name a profile of the host's (Localhost) where it matters";
+            conditions.push(condition("AppArmorDefaultProfile", false, "NoDefaultProfile", why.to_owned()));
+        }
         Ok(wire::StatusResponse {
-            status: Some(wire::RuntimeStatus {
-                conditions: vec![condition("RuntimeReady", true, "", String::new()), network],
-            }),
+            status: Some(wire::RuntimeStatus { conditions }),
             info,
             runtime_handlers: handlers.collect(),
             features: Some(wire::RuntimeFeatures {
                 supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
+                user_namespaces_host_network: mapped,
                 mount_options: false,
             }),
         })

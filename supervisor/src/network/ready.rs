@@ -48,7 +48,7 @@ impl Networks {
         };
         table.places.get_mut(&default.id)?.members.insert(endpoint.id.clone(), member);
         drop(table);
-        Some(Sandbox::new(self.clone(), namespace, vec![endpoint]))
+        Some(Sandbox::new(self.clone(), Arc::new(namespace), vec![endpoint]))
     }
 
     fn fill_soon(self: &Arc<Self>) {

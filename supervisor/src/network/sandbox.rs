@@ -1,7 +1,7 @@
 //! A container's namespace on its way to the container, and what is changed of it while the container runs.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::Networks;
@@ -17,6 +17,14 @@ use crate::error::{Error, Result};
 
 pub use super::plug::{Owner, Wanted};
 
+/// Where a container's interfaces are to be.
+#[derive(Clone)]
+enum Home {
+    New,
+    /// In a namespace that is there.
+    At(Arc<OwnedFd>),
+}
+
 /// A namespace with its interfaces. Given back when it is dropped, unless it was kept.
 pub struct Sandbox {
     networks: Arc<Networks>,
@@ -30,15 +38,12 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    pub(super) fn new(networks: Arc<Networks>, namespace: OwnedFd, endpoints: Vec<EndpointState>) -> Sandbox {
-        Sandbox {
-            networks,
-            namespace: Arc::new(namespace),
-            endpoints,
-            published: None,
-            attached: None,
-            kept: false,
-        }
+    pub(super) fn new(
+        networks: Arc<Networks>,
+        namespace: Arc<OwnedFd>,
+        endpoints: Vec<EndpointState>,
+    ) -> Sandbox {
+        Sandbox { networks, namespace, endpoints, published: None, attached: None, kept: false }
     }
 
     /// Where another process finds the namespace for as long as this lives.
@@ -126,13 +131,35 @@ impl Networks {
         {
             return Ok(sandbox);
         }
-        match self.sandbox_by_plans(owner, wanted).await {
-            Err(_) if self.forget_lost(wanted).await? => self.sandbox_by_plans(owner, wanted).await,
+        self.sandbox_by_plans(owner, wanted, &Home::New).await
+    }
+
+    /// As [`Networks::sandbox`], in a namespace that is there already and empty.
+    pub async fn sandbox_in(
+        self: &Arc<Self>,
+        owner: &Owner,
+        wanted: &[Wanted],
+        namespace: Arc<OwnedFd>,
+    ) -> Result<Sandbox> {
+        if !wanted.is_empty() {
+            self.firewall.ensure().await?;
+        }
+        self.sandbox_by_plans(owner, wanted, &Home::At(namespace)).await
+    }
+
+    async fn sandbox_by_plans(
+        self: &Arc<Self>,
+        owner: &Owner,
+        wanted: &[Wanted],
+        home: &Home,
+    ) -> Result<Sandbox> {
+        match self.try_plans(owner, wanted, home).await {
+            Err(_) if self.forget_lost(wanted).await? => self.try_plans(owner, wanted, home).await,
             made => made,
         }
     }
 
-    async fn sandbox_by_plans(self: &Arc<Self>, owner: &Owner, wanted: &[Wanted]) -> Result<Sandbox> {
+    async fn try_plans(self: &Arc<Self>, owner: &Owner, wanted: &[Wanted], home: &Home) -> Result<Sandbox> {
         let mut plans = Vec::with_capacity(wanted.len());
         for (number, one) in wanted.iter().enumerate() {
             let bridge = match self.up(&one.network).await {
@@ -150,7 +177,7 @@ impl Networks {
                 }
             }
         }
-        let sandbox = self.build(owner, plans).await?;
+        let sandbox = self.build(owner, plans, home.clone()).await?;
         sandbox.endpoints.iter().for_each(|endpoint| self.names_changed(&endpoint.network));
         Ok(sandbox)
     }
@@ -159,13 +186,13 @@ impl Networks {
         plans.iter().for_each(|plan| self.unplan(&plan.state));
     }
 
-    /// Makes a namespace by its plans, which are taken back if it fails or nobody waits any more.
-    pub(super) async fn build(self: &Arc<Self>, owner: &Owner, plans: Vec<Plan>) -> Result<Sandbox> {
+    /// Fills a namespace by its plans, which are taken back if it fails or nobody waits any more.
+    async fn build(self: &Arc<Self>, owner: &Owner, plans: Vec<Plan>, home: Home) -> Result<Sandbox> {
         let (networks, container) = (self.clone(), owner.container.clone());
         self.kernel
             .run("making a network namespace", move |host| {
                 let endpoints: Vec<EndpointState> = plans.iter().map(|plan| plan.state.clone()).collect();
-                let made = host.make_namespace(|host, namespace| {
+                let fill = |host: &mut Host, namespace: BorrowedFd<'_>| {
                     plug::prepare_namespace();
                     let mut inner = Netlink::open()?;
                     for plan in &plans {
@@ -175,9 +202,15 @@ impl Networks {
                         inner.set_up(1)?;
                     }
                     Ok(())
-                });
+                };
+                let made = match home {
+                    Home::New => host.make_namespace(fill).map(|(namespace, ())| Arc::new(namespace)),
+                    Home::At(namespace) => host
+                        .enter(namespace.as_fd(), |host| fill(host, namespace.as_fd()))
+                        .map(|()| namespace),
+                };
                 match made {
-                    Ok((namespace, ())) => Ok(Sandbox::new(networks, namespace, endpoints)),
+                    Ok(namespace) => Ok(Sandbox::new(networks, namespace, endpoints)),
                     Err(source) => {
                         networks.release(&endpoints);
                         Err(failed(&container)(source))

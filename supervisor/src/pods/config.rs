@@ -168,7 +168,7 @@ pub struct Security {
     pub user: User,
     pub read_only_root: bool,
     pub no_new_privileges: bool,
-    /// `None`: the usual ones.
+    /// `None`: the usual ones, or none where the pod has users of its own.
     pub masked_paths: Option<Vec<String>>,
     pub read_only_paths: Option<Vec<String>>,
     pub seccomp: Seccomp,
@@ -207,6 +207,8 @@ pub struct Mount {
     pub image_sub_path: String,
     pub writing: Writing,
     pub propagation: Propagation,
+    /// Whose its files appear to be; `None`: whose they are.
+    pub owners: Option<UserMaps>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::Pods;
-use super::config::{ContainerConfig, PodConfig, Sharing};
+use super::config::{ContainerConfig, PodConfig, Sharing, UserMaps};
 use super::container::Container;
 use super::events::Happened;
 use super::flight::{Claim, Flight, as_text};
@@ -13,6 +13,7 @@ use super::logs;
 use super::pod::Pod;
 use super::record::{ContainerRecord, State};
 use super::spec::{self, Input};
+use super::users;
 use crate::content::store::blocking;
 use crate::engine::images::LocalImage;
 use crate::engine::names::new_id;
@@ -92,14 +93,15 @@ impl Pods {
         flight: &Flight,
     ) -> Result<Arc<Container>> {
         pod.read(|record| check_against_pod(&config, &record.config))?;
+        let users = pod.read(|record| record.config.namespaces.users.clone());
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
-        let images = self.mount_images(id, &pod.id, &config).await?;
+        let images = self.mount_images(id, &pod.id, &config, users.as_ref()).await?;
         let pid_of = self.process_to_join(pod, &config)?.map(|(_, pid)| pid);
         flight.at("making its snapshot");
         // Nobody's until it is recorded.
         let _hold = self.engine.snapshotter()?.hold(&self.namespace, id).await;
-        let mounts = self.snapshot(id, &image).await?;
+        let mounts = self.snapshot(id, &image, users.as_ref()).await?;
         flight.at("making its specification");
         let (cgroup, by_systemd) = self.cgroup_of(pod, id);
         let stop_signal = match (config.stop_signal.as_str(), image.config.stop_signal.as_str()) {
@@ -114,12 +116,14 @@ impl Pods {
             let (folder, shm, cgroup) =
                 (self.folder(&pod.id), self.engine.shm_folder(&pod.id), cgroup.clone());
             let image = image.clone();
+            let owners = users.as_ref().map(UserMaps::owners).transpose()?;
             move || {
                 let layers = Layers::from_mounts(
                     mounts
                         .iter()
                         .map(|mount| (mount.kind.as_str(), mount.source.as_str(), mount.options.as_slice())),
-                );
+                )
+                .owned_by(owners);
                 let (spec, user) = spec::generate(&Input {
                     config: &config,
                     pod: &pod_config,
@@ -164,10 +168,11 @@ impl Pods {
         Ok(container)
     }
 
-    async fn snapshot(&self, id: &str, image: &LocalImage) -> Result<Vec<Mount>> {
+    async fn snapshot(&self, id: &str, image: &LocalImage, users: Option<&UserMaps>) -> Result<Vec<Mount>> {
         let snapshotter = self.engine.snapshotter()?;
         let parent = image.chain_id.clone().unwrap_or_default();
-        let labels = crate::labels::Labels::from([(LABEL.to_owned(), id.to_owned())]);
+        let mut labels = crate::labels::Labels::from([(LABEL.to_owned(), id.to_owned())]);
+        labels.extend(users.into_iter().flat_map(UserMaps::labels));
         let prepare = || snapshotter.prepare(&self.namespace, id, &parent, labels.clone(), None);
         match prepare().await {
             Err(error) if error.is_not_found() => {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::Pods;
-use super::config::{ContainerConfig, Mount, Writing};
+use super::config::{ContainerConfig, Mount, UserMaps, Writing};
 use super::create::LABEL;
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
@@ -28,6 +28,7 @@ impl Pods {
         id: &str,
         pod: &str,
         config: &ContainerConfig,
+        users: Option<&UserMaps>,
     ) -> Result<HashMap<usize, String>> {
         let mut found = HashMap::new();
         for (number, mount) in config.mounts.iter().enumerate() {
@@ -48,7 +49,10 @@ impl Pods {
             .await?;
             let parent = info.local.chain_id.clone().unwrap_or_default();
             let labels = [(LABEL, id), ROOT].map(|(key, value)| (key.to_owned(), value.to_owned()));
-            let labels = Labels::from(labels);
+            let mut labels = Labels::from(labels);
+            let owners = mount.owners.as_ref().or(users);
+            labels.extend(owners.into_iter().flat_map(UserMaps::labels));
+            let shifted = owners.is_some();
             let view = || snapshotter.view(&self.namespace, &key, &parent, labels.clone(), None);
             let mounts = match view().await {
                 Err(error) if error.is_not_found() => {
@@ -59,7 +63,10 @@ impl Pods {
             };
             let wanted = mount.clone();
             let source = blocking(move || {
-                mounts.iter().try_for_each(|mount| crate::mounts::mount_at(mount, &point))?;
+                match shifted {
+                    true => mount_shifted(mounts, &point)?,
+                    false => mounts.iter().try_for_each(|mount| crate::mounts::mount_at(mount, &point))?,
+                }
                 within(&point, &wanted)
             });
             found.insert(number, source.await?.display().to_string());
@@ -101,6 +108,22 @@ fn remove(point: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Mounts a view whose owners are shifted, which is the runtime's to do.
+fn mount_shifted(mounts: Vec<crate::snapshots::Mount>, point: &Path) -> Result<()> {
+    let mounts: Vec<_> = mounts
+        .into_iter()
+        .map(|mount| longshore_runtime::RootfsMount {
+            kind: mount.kind,
+            source: mount.source,
+            target: mount.target,
+            options: mount.options,
+        })
+        .collect();
+    longshore_runtime::mount_on_host(&mounts, point).map_err(|error| {
+        Error::io("mounting, with owners as its pod has them, at", point, std::io::Error::other(error))
+    })
 }
 
 /// Unmounts views below a pod's folder of them, and says which they were. Blocks.

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bandwidth;
+mod checkpoint;
 pub mod config;
 pub mod container;
 mod create;
@@ -39,6 +40,7 @@ mod start;
 pub mod stats;
 mod stop;
 mod update;
+mod users;
 pub mod written;
 
 use std::collections::HashMap;
@@ -47,9 +49,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::Config;
 use crate::containers::ContainerStore;
+use crate::content::ContentStore;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::events::EventBus;
+use crate::gc::Collector;
+use crate::leases::Leases;
 use crate::namespaces::Namespace;
 use crate::network::Networks;
 use crate::network::cni::Cni;
@@ -73,6 +78,9 @@ pub struct Pods {
     engine: Arc<Engine>,
     sandboxes: Arc<SandboxStore>,
     containers: Arc<ContainerStore>,
+    content: Arc<ContentStore>,
+    leases: Arc<Leases>,
+    gc: Arc<Collector>,
     tasks: Arc<TaskManager>,
     networks: Arc<Networks>,
     bus: Arc<EventBus>,
@@ -107,6 +115,9 @@ impl Pods {
             engine: Engine::in_namespace(services, NAMESPACE)?,
             sandboxes: services.sandboxes.clone(),
             containers: services.containers.clone(),
+            content: services.content.clone(),
+            leases: services.leases.clone(),
+            gc: services.gc.clone(),
             tasks: services.tasks.clone(),
             networks: services.networks.clone(),
             bus: services.events.clone(),
@@ -125,6 +136,7 @@ impl Pods {
         let folder = pods.folders();
         std::fs::create_dir_all(&folder).map_err(|source| Error::io("making", &folder, source))?;
         pods.read_ranges();
+        pods.forget_checkpoints();
         Ok(Arc::new(pods))
     }
 

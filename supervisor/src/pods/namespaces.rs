@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
-use super::config::{Map, PodConfig, Sharing};
+use super::config::{Map, PodConfig, Sharing, UserMaps};
+use super::users;
 use crate::error::{Error, Result};
 
 /// Where a pod's namespaces are.
@@ -34,6 +35,11 @@ impl Files {
         self.folder.join("uts")
     }
 
+    /// Of a pod that has users of its own.
+    pub fn user(&self) -> PathBuf {
+        self.folder.join("user")
+    }
+
     /// Holds the namespace at `source` by a file.
     pub fn hold(&self, source: &str, place: &Path) -> Result<()> {
         std::fs::create_dir_all(&self.folder)
@@ -45,7 +51,7 @@ impl Files {
     /// Lets go of all of them. Those that are not there are gone already.
     pub fn release(&self) -> Result<()> {
         let mut first = Ok(());
-        for place in [self.network(), self.ipc(), self.uts()] {
+        for place in [self.network(), self.ipc(), self.uts(), self.user()] {
             // Not mounted is as good.
             let _ = unmount(&place, UnmountFlags::DETACH);
             match std::fs::remove_file(&place) {
@@ -67,6 +73,8 @@ pub struct Wanted {
     /// Whether the network's is held already.
     pub network: bool,
     pub sysctls: Map,
+    /// Whose they are, if they are held already since they belong to the pod's own users.
+    pub users: Option<UserMaps>,
 }
 
 impl Wanted {
@@ -77,6 +85,7 @@ impl Wanted {
             hostname: own_network.then(|| hostname(config)),
             network: own_network,
             sysctls: sysctls(config),
+            users: config.namespaces.users.clone(),
         }
     }
 }
@@ -115,27 +124,51 @@ fn within(files: &Files, wanted: &Wanted) -> Result<()> {
     let failed = |doing: &'static str| {
         move |error: nix::errno::Errno| Error::io(doing, "namespaces of a pod", error.into())
     };
-    let mut flags = CloneFlags::empty();
-    flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
-    flags.set(CloneFlags::CLONE_NEWUTS, wanted.hostname.is_some());
-    unshare(flags).map_err(failed("making"))?;
+    let enter = |path: PathBuf, kind: CloneFlags| {
+        let namespace = File::open(&path).map_err(|error| Error::io("opening", &path, error))?;
+        setns(&namespace, kind).map_err(failed("entering"))
+    };
+    let own_names = wanted.hostname.is_some();
+    if wanted.users.is_some() {
+        if wanted.ipc {
+            enter(files.ipc(), CloneFlags::CLONE_NEWIPC)?;
+        }
+        if own_names {
+            enter(files.uts(), CloneFlags::CLONE_NEWUTS)?;
+        }
+    } else {
+        let mut flags = CloneFlags::empty();
+        flags.set(CloneFlags::CLONE_NEWIPC, wanted.ipc);
+        flags.set(CloneFlags::CLONE_NEWUTS, own_names);
+        unshare(flags).map_err(failed("making"))?;
+    }
     if let Some(hostname) = &wanted.hostname {
         nix::unistd::sethostname(hostname).map_err(failed("naming the host in"))?;
     }
     if wanted.network {
-        let path = files.network();
-        let network = File::open(&path).map_err(|error| Error::io("opening", &path, error))?;
-        setns(&network, CloneFlags::CLONE_NEWNET).map_err(failed("entering"))?;
+        enter(files.network(), CloneFlags::CLONE_NEWNET)?;
     }
-    for (name, value) in &wanted.sysctls {
-        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-        std::fs::write(&path, value).map_err(|error| Error::io("setting a pod's", &path, error))?;
+    let (of_network, others): (Map, Map) =
+        wanted.sysctls.clone().into_iter().partition(|(name, _)| name.starts_with("net"));
+    set(&of_network)?;
+    if let Some(users) = &wanted.users {
+        // Of the others the kernel asks whether one is the root that they belong to, and not for privileges.
+        return users::as_root(users, || set(&others));
     }
+    set(&others)?;
     if wanted.ipc {
         files.hold("/proc/thread-self/ns/ipc", &files.ipc())?;
     }
-    if wanted.hostname.is_some() {
+    if own_names {
         files.hold("/proc/thread-self/ns/uts", &files.uts())?;
+    }
+    Ok(())
+}
+
+fn set(sysctls: &Map) -> Result<()> {
+    for (name, value) in sysctls {
+        let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+        std::fs::write(&path, value).map_err(|error| Error::io("setting a pod's", &path, error))?;
     }
     Ok(())
 }

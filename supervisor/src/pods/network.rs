@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::config::{PodConfig, Sharing};
 use super::namespaces::Files;
 use super::record::PodNetwork;
+use super::users::Made;
 use super::{Pods, bandwidth};
 use crate::config::PodNetworks;
 use crate::engine::config::PortBinding;
@@ -44,7 +45,13 @@ impl Network {
 impl Pods {
     /// Makes the pod's network namespace, held by a file, and what it has within. A failure after the plugins of CNI have run is
     /// undone by [`Pods::leave_network`].
-    pub(super) async fn join_network(&self, id: &str, config: &PodConfig, files: &Files) -> Result<Network> {
+    pub(super) async fn join_network(
+        &self,
+        id: &str,
+        config: &PodConfig,
+        files: &Files,
+        made: Option<&Made>,
+    ) -> Result<Network> {
         if config.namespaces.network == Sharing::Node {
             return Ok(Network {
                 record: PodNetwork::default(),
@@ -54,8 +61,8 @@ impl Pods {
         }
         let owner = Owner { container: id.to_owned(), name: config.name.to_string() };
         match self.cni_network().await? {
-            Some(network) => self.by_plugins(&owner, config, files, network).await,
-            None => self.built_in(&owner, config, files).await,
+            Some(network) => self.by_plugins(&owner, config, files, network, made).await,
+            None => self.built_in(&owner, config, files, made).await,
         }
     }
 
@@ -86,11 +93,34 @@ impl Pods {
         Err(Error::precondition("the network of pods", why))
     }
 
-    async fn built_in(&self, owner: &Owner, config: &PodConfig, files: &Files) -> Result<Network> {
+    /// A namespace with interfaces, held by the pod's file.
+    async fn hold_network(
+        &self,
+        owner: &Owner,
+        wanted: &[Wanted],
+        files: &Files,
+        made: Option<&Made>,
+    ) -> Result<Sandbox> {
+        match made {
+            Some(made) => self.networks.sandbox_in(owner, wanted, made.network.clone()).await,
+            None => {
+                let sandbox = self.networks.sandbox(owner, wanted).await?;
+                files.hold(&sandbox.path(), &files.network())?;
+                Ok(sandbox)
+            }
+        }
+    }
+
+    async fn built_in(
+        &self,
+        owner: &Owner,
+        config: &PodConfig,
+        files: &Files,
+        made: Option<&Made>,
+    ) -> Result<Network> {
         let network = self.networks.find(BRIDGE)?.id.clone();
         let wanted = Wanted { network, ..Wanted::default() };
-        let mut sandbox = self.networks.sandbox(owner, &[wanted]).await?;
-        files.hold(&sandbox.path(), &files.network())?;
+        let mut sandbox = self.hold_network(owner, &[wanted], files, made).await?;
         let wishes = wishes(config);
         if !wishes.is_empty() {
             sandbox.publish(owner, &wishes).await?;
@@ -110,6 +140,7 @@ impl Pods {
         config: &PodConfig,
         files: &Files,
         network: String,
+        made: Option<&Made>,
     ) -> Result<Network> {
         let name = &config.name;
         for (what, text) in [("name", &name.name), ("namespace", &name.namespace), ("uid", &name.uid)] {
@@ -128,8 +159,7 @@ impl Pods {
         ];
         let args: Vec<String> = args.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let capabilities = self.capabilities(config)?;
-        let sandbox = self.networks.sandbox(owner, &[]).await?;
-        files.hold(&sandbox.path(), &files.network())?;
+        let sandbox = self.hold_network(owner, &[], files, made).await?;
         let attachment = Attachment {
             container: owner.container.clone(),
             namespace: files.network().display().to_string(),

@@ -10,9 +10,10 @@ use oci_spec::runtime::{
 };
 
 use super::Pods;
-use super::config::{PodConfig, Sharing};
+use super::config::{PodConfig, Sharing, UserMaps};
 use super::namespaces::Files;
 use super::pod::Pod;
+use super::users;
 use crate::any::Any;
 use crate::content::store::blocking;
 use crate::engine::spec::{capabilities, devices, mounts, namespaces};
@@ -28,12 +29,17 @@ const OOM_SCORE: i32 = -998;
 impl Pods {
     pub(super) async fn start_pause(&self, id: &str, config: &PodConfig) -> Result<()> {
         let root = self.folder(id).join("root");
-        let below = root.clone();
+        let (below, users) = (root.clone(), config.namespaces.users.clone());
         blocking(move || {
-            ["proc", "dev"].iter().map(|name| below.join(name)).try_for_each(|folder| {
-                std::fs::create_dir_all(&folder)
-                    .map_err(|error| Error::io("making the folder", folder, error))
-            })
+            let folders = ["proc", "dev"].map(|name| below.join(name));
+            for folder in &folders {
+                std::fs::create_dir_all(folder)
+                    .map_err(|error| Error::io("making the folder", folder, error))?;
+            }
+            match &users {
+                Some(users) => users::give(&[&folders[..], &[below]].concat(), users),
+                None => Ok(()),
+            }
         })
         .await?;
         let spec = self.pause_spec(id, config, &root)?;
@@ -66,13 +72,17 @@ impl Pods {
         if shared.ipc != Sharing::Node {
             all.push(namespaces::at(LinuxNamespaceType::Ipc, files.ipc())?);
         }
-        let user = UserBuilder::default().uid(65535_u32).gid(65535_u32).build().map_err(Error::oci)?;
+        if shared.users.is_some() {
+            all.push(namespaces::at(LinuxNamespaceType::User, files.user())?);
+        }
+        let nobody = shared.users.as_ref().map_or(65535, UserMaps::somebody);
+        let user = UserBuilder::default().uid(nobody).gid(nobody).build().map_err(Error::oci)?;
         let nothing = oci_spec::runtime::Capabilities::new();
         let mut process = ProcessBuilder::default()
             .args(vec!["pause".to_owned()])
             .cwd("/")
             .user(user)
-            .capabilities(capabilities::sets(&nothing, 65535)?)
+            .capabilities(capabilities::sets(&nothing, nobody)?)
             .no_new_privileges(true)
             .build()
             .map_err(Error::oci)?;
@@ -91,7 +101,7 @@ impl Pods {
         let (cgroup, _) = self.cgroup_for(config, id);
         let resources =
             super::spec::resources(&super::config::Resources::default(), Some(devices::default_rules()?))?;
-        let linux = LinuxBuilder::default()
+        let mut linux = LinuxBuilder::default()
             .namespaces(all)
             .resources(resources)
             .cgroups_path(cgroup)
@@ -99,6 +109,10 @@ impl Pods {
             .readonly_paths(mounts::readonly_paths())
             .build()
             .map_err(Error::oci)?;
+        if let Some(maps) = &shared.users {
+            linux.set_uid_mappings(Some(users::to_spec(&maps.uids)?));
+            linux.set_gid_mappings(Some(users::to_spec(&maps.gids)?));
+        }
         let root = RootBuilder::default().path(root).readonly(false).build().map_err(Error::oci)?;
         let mut spec = SpecBuilder::default()
             .version("1.2.0")

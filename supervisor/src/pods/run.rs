@@ -11,7 +11,7 @@ use super::namespaces::{self, Files, Wanted};
 use super::network::Network;
 use super::pod::Pod;
 use super::record::{PodNetwork, PodRecord, PodState};
-use super::{Pods, etc_files, logs, namespaces::hostname};
+use super::{Pods, etc_files, logs, namespaces::hostname, users};
 use crate::content::store::blocking;
 use crate::engine::etc::{self, Resolver};
 use crate::engine::names::new_id;
@@ -65,10 +65,7 @@ impl Pods {
                 format!("it has more than {MAX_HOSTNAME} characters"),
             ));
         }
-        if config.namespaces.users.is_some() {
-            return Err(Error::Unimplemented { what: "a user namespace for a pod".into() });
-        }
-        Ok(())
+        self.check_users(config)
     }
 
     fn check_handler(&self, handler: &str) -> Result<()> {
@@ -111,8 +108,16 @@ impl Pods {
         flight.at("making the folder of its logs");
         self.make_log_directory(&config).await?;
         let files = Files::of(&folder);
+        let made = match config.namespaces.users.clone() {
+            Some(users) => {
+                flight.at("making its user namespace");
+                let (files, config) = (files.clone(), config.clone());
+                Some(blocking(move || users::make(&files, &config, &users)).await?)
+            }
+            None => None,
+        };
         flight.at("setting up its network");
-        let network = self.join_network(id, &config, &files).await?;
+        let network = self.join_network(id, &config, &files, made.as_ref()).await?;
         flight.at("making its namespaces");
         self.fill_pod(id, &config, files, &network).await?;
         let pause = config.namespaces.pid == Sharing::Pod;
@@ -137,10 +142,12 @@ impl Pods {
     /// The namespaces besides the network's, and the files of /etc.
     async fn fill_pod(&self, id: &str, config: &PodConfig, files: Files, network: &Network) -> Result<()> {
         let wanted = Wanted::of(config);
-        if wanted.ipc {
-            self.engine.make_shm(id, 0)?;
-        }
         let etc = self.folder(id).join("etc");
+        let mut of_root = vec![];
+        if wanted.ipc {
+            of_root.push(self.engine.make_shm(id, 0)?);
+        }
+        let users = wanted.users.clone();
         let of_host = config.namespaces.network == Sharing::Node;
         let (hostname, dns, given) = (hostname(config), config.dns.clone(), network.dns.clone());
         let mut lines: Vec<String> = Vec::new();
@@ -157,6 +164,10 @@ impl Pods {
             };
             resolver.or_else(&given);
             etc::write(&etc, &hostname, &lines, &resolver)?;
+            if let Some(users) = &users {
+                of_root.extend(["hosts", "hostname", "resolv.conf"].map(|name| etc.join(name)));
+                users::give(&of_root, users)?;
+            }
             namespaces::make(files, wanted)
         })
         .await

@@ -9,6 +9,7 @@ use oci_spec::runtime::{
     LinuxHugepageLimitBuilder, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Process,
     RootBuilder, Spec, SpecBuilder,
 };
+use rustix::fs::{Mode, OFlags};
 
 use super::config::{
     ContainerConfig, Device, Groups, Mount, PodConfig, Propagation, Resources, Seccomp, Sharing, User,
@@ -16,6 +17,7 @@ use super::config::{
 };
 use super::namespaces::Files;
 use super::record::Identity;
+use super::users;
 use crate::engine::config::{self as daily, Access, BindOptions, Limits, MountKind};
 use crate::engine::images::LocalImage;
 use crate::engine::spec::layers::Layers;
@@ -76,16 +78,14 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
     let mut spec = SpecBuilder::default()
         .version("1.2.0")
         .root(root)
-        .mounts([mounts, vendors.mounts.clone()].concat())
+        .mounts(own_mounts(mounts, input)?)
         .process(process)
         .linux(linux(input, &bounding, &vendors)?)
         .build()
         .map_err(Error::oci)?;
     // The pod's, or the host's.
     spec.set_hostname(None);
-    if vendors.hooks != oci_spec::runtime::Hooks::default() {
-        spec.set_hooks(Some(vendors.hooks));
-    }
+    vendors.finish(&mut spec);
     let annotations = input.config.annotations.iter().filter(|(key, _)| !is_the_hosts(key));
     let annotations: HashMap<String, String> =
         annotations.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -93,7 +93,36 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
         spec.set_annotations(Some(annotations));
     }
     let user = Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups };
+    if let Some(users) = &input.pod.namespaces.users {
+        users.check_identity(&user)?;
+    }
     Ok((spec, user))
+}
+
+/// Mounts whose owners appear mapped, and what a user namespace cannot mount by itself.
+fn own_mounts(
+    mut mounts: Vec<oci_spec::runtime::Mount>,
+    input: &Input<'_>,
+) -> Result<Vec<oci_spec::runtime::Mount>> {
+    let mapped = input.config.mounts.iter().filter(|mount| mount.image.is_none());
+    for (mount, owners) in mapped.filter_map(|mount| Some((mount, mount.owners.as_ref()?))) {
+        let target = Path::new("/").join(&mount.container_path);
+        for made in mounts.iter_mut().filter(|made| made.destination().as_path() == target) {
+            made.set_uid_mappings(Some(users::to_spec(&owners.uids)?));
+            made.set_gid_mappings(Some(users::to_spec(&owners.gids)?));
+        }
+    }
+    let namespaces = &input.pod.namespaces;
+    if namespaces.users.is_some() && namespaces.network == Sharing::Node {
+        // Only who has the network may mount its sysfs.
+        for sys in mounts.iter_mut().filter(|mount| mount.typ().as_deref() == Some("sysfs")) {
+            sys.set_typ(Some("bind".to_owned()));
+            sys.set_source(Some("/sys".into()));
+            let options = ["rbind", "rprivate", "rro", "nosuid", "noexec", "nodev"];
+            sys.set_options(Some(options.map(str::to_owned).to_vec()));
+        }
+    }
+    Ok(mounts)
 }
 
 /// Annotations by which a runtime is told what to do with the host: whoever may make a pod may not say that (CVE-2024-3154).
@@ -182,12 +211,8 @@ fn identity(user: &User, image: &LocalImage, layers: &Layers) -> Result<user::Id
         (None, "") => image.config.user.clone(),
         (None, name) => name.to_owned(),
     };
-    let mut identity =
-        user::resolve(&name, layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?)?;
-    if let Some(gid) = user.gid {
-        let old = std::mem::replace(&mut identity.gid, gid);
-        identity.groups.retain(|group| *group != old);
-    }
+    let (passwd, group) = (layers.open_file("/etc/passwd")?, layers.open_file("/etc/group")?);
+    let mut identity = user::resolve_in(&name, user.gid, passwd, group)?;
     let own = identity.gid;
     let of_image = match user.policy {
         Groups::Merge => std::mem::take(&mut identity.groups),
@@ -274,8 +299,11 @@ fn linux(input: &Input<'_>, bounding: &Capabilities, vendors: &cdi::Edits) -> Re
         nodes.extend(own);
         rules.extend(own_rules);
     }
-    let masked = security.masked_paths.clone().unwrap_or_else(mounts::masked_paths);
-    let read_only = security.read_only_paths.clone().unwrap_or_else(mounts::readonly_paths);
+    let users = input.pod.namespaces.users.as_ref();
+    // `procMount: Unmasked` is said by nothing, and for pods with users of their own alone.
+    let usual = |usual: fn() -> Vec<String>| if users.is_some() { Vec::new() } else { usual() };
+    let masked = security.masked_paths.clone().unwrap_or_else(|| usual(mounts::masked_paths));
+    let read_only = security.read_only_paths.clone().unwrap_or_else(|| usual(mounts::readonly_paths));
     let mut linux = LinuxBuilder::default()
         .namespaces(namespaces_of(input)?)
         .resources(resources(&input.config.resources, Some(rules))?)
@@ -284,6 +312,10 @@ fn linux(input: &Input<'_>, bounding: &Capabilities, vendors: &cdi::Edits) -> Re
         .readonly_paths(if privileged { Vec::new() } else { read_only })
         .build()
         .map_err(Error::oci)?;
+    if let Some(users) = users {
+        linux.set_uid_mappings(Some(users::to_spec(&users.uids)?));
+        linux.set_gid_mappings(Some(users::to_spec(&users.gids)?));
+    }
     if !nodes.is_empty() {
         linux.set_devices(Some(nodes));
     }
@@ -310,6 +342,9 @@ fn namespaces_of(input: &Input<'_>) -> Result<Vec<LinuxNamespace>> {
     let (pod, own) = (&input.pod.namespaces, &input.config.security.namespaces);
     let files = Files::of(input.folder);
     let mut all = vec![namespaces::own(LinuxNamespaceType::Mount)?];
+    if pod.users.is_some() {
+        all.push(namespaces::at(LinuxNamespaceType::User, files.user())?);
+    }
     if pod.network != Sharing::Node {
         all.push(namespaces::at(LinuxNamespaceType::Network, files.network())?);
         all.push(namespaces::at(LinuxNamespaceType::Uts, files.uts())?);
@@ -388,19 +423,55 @@ fn seccomp(asked: &Seccomp, privileged: bool, bounding: &Capabilities) -> Result
     Security { seccomp, ..Security::default() }.filter(bounding)
 }
 
+/// The text of a profile: a regular file of the host's, of a bounded length. Anything else would hold up its pod, or fill the memory.
 fn profile(path: &str) -> Result<String> {
-    let failed = |error: std::io::Error| {
-        Error::invalid(format!("seccomp profile {path:?}"), format!("it cannot be read: {error}"))
-    };
-    let length = std::fs::metadata(path).map_err(failed)?.len();
-    if length > MAX_PROFILE {
+    use std::io::Read;
+    let refuse = |why: String| Error::invalid(format!("seccomp profile {path:?}"), why);
+    let failed = |error: std::io::Error| refuse(format!("it cannot be read: {error}"));
+    if !path.starts_with('/') {
+        return Err(refuse("it is no absolute path of the host".to_owned()));
+    }
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let found = found.map_err(|errno| failed(errno.into()))?;
+    let file = crate::trees::reopen_regular(&found).map_err(|errno| failed(errno.into()))?;
+    let file = std::fs::File::from(file.ok_or_else(|| refuse("it is no regular file".to_owned()))?);
+    let mut text = String::new();
+    file.take(MAX_PROFILE + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_PROFILE {
         return Err(Error::ResourceExhausted {
             what: format!("seccomp profile {path:?}"),
             limit: "bytes of a seccomp profile",
             max: MAX_PROFILE,
         });
     }
-    std::fs::read_to_string(path).map_err(failed)
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seccomp_profile_is_a_file_of_bounded_length_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        std::fs::write(path("good"), "{}").unwrap();
+        assert_eq!(profile(&path("good")).unwrap(), "{}");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        for wrong in [path("fifo"), path(""), path("none"), "/dev/zero".to_owned(), "good".to_owned()] {
+            assert!(profile(&wrong).is_err(), "{wrong}");
+        }
+        let long = std::fs::File::create(path("long")).unwrap();
+        long.set_len(MAX_PROFILE + 1).unwrap();
+        assert!(matches!(profile(&path("long")), Err(Error::ResourceExhausted { .. })));
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ const LONG: &[&str] = &[
     "/runtime.v1.RuntimeService/StopContainer",
     "/runtime.v1.RuntimeService/RemoveContainer",
     "/runtime.v1.RuntimeService/ExecSync",
+    "/runtime.v1.RuntimeService/CheckpointContainer",
     "/runtime.v1.RuntimeService/GetContainerEvents",
     "/runtime.v1.ImageService/PullImage",
     "/longshore.engine.v1.Images/Pull",

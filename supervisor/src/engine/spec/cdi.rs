@@ -10,7 +10,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{
     Hook, HookBuilder, Hooks, LinuxDevice, LinuxDeviceCgroup, LinuxIntelRdt, LinuxNetDevice, Mount,
-    MountBuilder,
+    MountBuilder, Spec,
 };
 use serde::Deserialize;
 
@@ -38,6 +38,39 @@ pub struct Edits {
     /// Interfaces of the host's that are moved into the container, by their names on the host.
     pub interfaces: HashMap<String, LinuxNetDevice>,
     pub cache: Option<LinuxIntelRdt>,
+}
+
+impl Edits {
+    /// Puts into a specification what does not depend on anything else that is in there. Variables, nodes and rules are its maker's to
+    /// put in their place.
+    pub fn finish(self, spec: &mut Spec) {
+        if !self.mounts.is_empty() {
+            let mut mounts = spec.mounts().clone().unwrap_or_default();
+            mounts.extend(self.mounts);
+            spec.set_mounts(Some(mounts));
+        }
+        if self.hooks != Hooks::default() {
+            spec.set_hooks(Some(self.hooks));
+        }
+        if !self.groups.is_empty()
+            && let Some(mut process) = spec.process().clone()
+        {
+            let mut user = process.user().clone();
+            let mut groups = user.additional_gids().clone().unwrap_or_default();
+            groups.extend(&self.groups);
+            user.set_additional_gids(Some(groups));
+            process.set_user(user);
+            spec.set_process(Some(process));
+        }
+        let Some(mut linux) = spec.linux().clone() else { return };
+        if !self.interfaces.is_empty() {
+            linux.set_net_devices(Some(self.interfaces));
+        }
+        if self.cache.is_some() {
+            linux.set_intel_rdt(self.cache);
+        }
+        spec.set_linux(Some(linux));
+    }
 }
 
 /// Whether a `--device` names a device of a vendor's.
@@ -417,6 +450,24 @@ devices:
         std::fs::write(folder.path().join("v.yaml"), unknown).unwrap();
         let said = edits_in(&[folder.path()], &["vendor.com/net=0"]).unwrap_err().for_people();
         assert!(said.contains("v.yaml (") && said.contains("quantumDevices"), "{said}");
+    }
+
+    #[test]
+    fn what_a_specification_has_stays_beside_the_edits() {
+        let mut spec = Spec::default();
+        let before = spec.mounts().as_ref().map_or(0, Vec::len);
+        Edits::default().finish(&mut spec);
+        assert_eq!(spec, Spec::default());
+        let mount = Mount::default();
+        let interfaces = HashMap::from([("eth9".to_owned(), LinuxNetDevice::default())]);
+        let cache = Some(LinuxIntelRdt::default());
+        let edits = Edits { mounts: vec![mount], groups: vec![44], interfaces, cache, ..Edits::default() };
+        edits.finish(&mut spec);
+        assert_eq!(spec.mounts().as_ref().map_or(0, Vec::len), before + 1);
+        let user = spec.process().as_ref().unwrap().user().clone();
+        assert!(user.additional_gids().as_ref().unwrap().contains(&44));
+        let linux = spec.linux().as_ref().unwrap();
+        assert!(linux.net_devices().as_ref().unwrap().contains_key("eth9") && linux.intel_rdt().is_some());
     }
 
     #[test]

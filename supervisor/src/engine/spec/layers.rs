@@ -29,6 +29,23 @@ pub struct Layers {
     dirs: Vec<PathBuf>,
     /// Where a container that is not running may be given folders.
     writable: Option<PathBuf>,
+    /// Whose files of the writable layer are; `None`: as everywhere on the host.
+    owners: Option<Owners>,
+}
+
+/// The host's ids of a container with a user namespace: of its users and groups from 0 on, the first and how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Owners {
+    pub uids: (u32, u32),
+    pub gids: (u32, u32),
+}
+
+impl Owners {
+    /// An owner within, as the host's; `None`: the container does not have it.
+    fn on_host(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        let of = |(first, count): (u32, u32), id: u32| (id < count).then(|| first.checked_add(id)).flatten();
+        Some((of(self.uids, uid)?, of(self.gids, gid)?))
+    }
 }
 
 enum Node {
@@ -71,6 +88,11 @@ impl Layers {
             }
         }
         layers
+    }
+
+    /// The same, of a container with a user namespace: its layers have owners as within, its writable layer has them as the host sees them.
+    pub fn owned_by(self, owners: Option<Owners>) -> Layers {
+        Layers { owners, ..self }
     }
 
     /// Opens the regular file that `path` names in the container; `None` if there is none. Anything else than a
@@ -116,23 +138,35 @@ impl Layers {
             // A whiteout of the writable layer itself cannot be there: nothing ran yet.
             rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)).map_err(fail)?;
             at = open_dir(&at, name).map_err(fail)?;
+            if self.owners.is_some() {
+                self.give(&at, 0, 0).map_err(fail)?;
+            }
             rustix::fs::fchmod(&at, Mode::from_raw_mode(0o755)).map_err(fail)?;
         }
         Ok(())
     }
 
+    /// Gives something in the writable layer to its owner. What the container does not have stays nobody's.
+    fn give(&self, fd: &OwnedFd, uid: u32, gid: u32) -> rustix::io::Result<()> {
+        let owner = match &self.owners {
+            Some(owners) => owners.on_host(uid, gid),
+            None => Some((uid, gid)),
+        };
+        let Some((uid, gid)) = owner else { return Ok(()) };
+        rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+    }
+
     /// A folder that is repeated in the writable layer keeps the owner and mode of the one below.
     fn copy_attributes(&self, path: &Path, fd: &OwnedFd) -> Result<()> {
         let Some(upper) = &self.writable else { return Ok(()) };
-        let lower =
-            Layers { dirs: self.dirs.iter().filter(|dir| *dir != upper).cloned().collect(), writable: None };
+        let dirs = self.dirs.iter().filter(|dir| *dir != upper).cloned().collect();
+        let lower = Layers { dirs, ..Layers::default() };
         if let Walk::Found(Node::Folder(fds)) = lower.walk(path)?
             && let Some(top) = fds.first()
         {
             let fail = |source: Errno| Error::io("copying the owner and mode of", path, source.into());
             let stat = rustix::fs::fstat(top).map_err(fail)?;
-            let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-            rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(fail)?;
+            self.give(fd, stat.st_uid, stat.st_gid).map_err(fail)?;
             rustix::fs::fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(fail)?;
         }
         Ok(())

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use oci_spec::runtime::{
-    Hooks, Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
+    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceType, PosixRlimit, Process, ProcessBuilder,
     RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
@@ -60,14 +60,12 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
     let names =
         config.devices.iter().map(|device| device.host_path.as_str()).filter(|name| cdi::is_name(name));
     let vendors = cdi::edits(&names.collect::<Vec<_>>())?;
-    let mut identity = input.identity.clone();
-    identity.groups.extend(&vendors.groups);
     let process = process(&ProcessInput {
         args: &input.record.process_args,
         env: env::with_home(env::merge(&input.record.process_env, &vendors.env), &input.identity.home),
         cwd: &input.record.process_cwd,
         tty: config.tty,
-        identity: &identity,
+        identity: input.identity,
         bounding: &bounding,
         rlimits: ulimits::rlimits(&config.ulimits, input.default_ulimits)?,
         no_new_privileges: security.no_new_privileges,
@@ -91,14 +89,12 @@ pub fn generate(input: &Input<'_>) -> Result<Spec> {
         .version("1.2.0")
         .root(root)
         .hostname(input.hostname)
-        .mounts([mounts, vendors.mounts.clone()].concat())
+        .mounts(mounts)
         .process(process)
         .linux(linux(input, &security, &bounding, &vendors)?)
         .build()
         .map_err(Error::oci)?;
-    if vendors.hooks != Hooks::default() {
-        spec.set_hooks(Some(vendors.hooks));
-    }
+    vendors.finish(&mut spec);
     if config.uts_mode == "host" {
         // The names are the host's.
         spec.set_hostname(None);
@@ -266,12 +262,6 @@ fn linux(
     let sysctls = namespaces::sysctls(config);
     if !sysctls.is_empty() {
         linux.set_sysctl(Some(sysctls));
-    }
-    if !vendors.interfaces.is_empty() {
-        linux.set_net_devices(Some(vendors.interfaces.clone()));
-    }
-    if vendors.cache.is_some() {
-        linux.set_intel_rdt(vendors.cache.clone());
     }
     linux.set_seccomp(security.filter(bounding)?);
     Ok(linux)

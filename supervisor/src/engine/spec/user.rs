@@ -38,6 +38,17 @@ struct Account {
 
 /// Resolves `user` (`name|uid[:group|gid]`, empty: root) with the container's files; a missing file is empty.
 pub fn resolve(user: &str, passwd: Option<impl Read>, group: Option<impl Read>) -> Result<Identity> {
+    resolve_in(user, None, passwd, group)
+}
+
+/// As [`resolve`], but the first group is this one instead of the account's own, which counts no more unless the group file lists the
+/// user in it.
+pub fn resolve_in(
+    user: &str,
+    primary: Option<u32>,
+    passwd: Option<impl Read>,
+    group: Option<impl Read>,
+) -> Result<Identity> {
     let (user_part, group_part) = match user.split_once(':') {
         Some((user_part, group_part)) => (user_part, Some(group_part).filter(|g| !g.is_empty())),
         None => (user, None),
@@ -66,6 +77,7 @@ pub fn resolve(user: &str, passwd: Option<impl Read>, group: Option<impl Read>) 
             }
         }
     }
+    gid = primary.unwrap_or(gid);
     if !groups.contains(&gid) {
         groups.truncate(MAX_GROUPS - 1);
         groups.insert(0, gid);
@@ -236,6 +248,17 @@ mod tests {
         assert_eq!(who("1:0").unwrap().uid, 1);
         assert!(who("nobody").unwrap_err().to_string().contains("unable to find user nobody"));
         assert!(who("0:nogroup").unwrap_err().to_string().contains("unable to find group nogroup"));
+    }
+
+    #[test]
+    fn another_primary_group_leaves_those_that_the_group_file_lists() {
+        let group = "root:x:0:\nweb:x:33:web\naudio:x:29:web\n";
+        let of = |group: &str| {
+            let found = resolve_in("web", Some(7), Some(PASSWD.as_bytes()), Some(group.as_bytes())).unwrap();
+            (found.gid, found.groups)
+        };
+        assert_eq!(of(group), (7, vec![7, 33, 29]));
+        assert_eq!(of(GROUP), (7, vec![7, 29, 44]), "the account's own is not listed");
     }
 
     #[test]

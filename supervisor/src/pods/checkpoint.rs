@@ -1,0 +1,277 @@
+//! A container's state as one archive, for whoever wants to look into it: what criu wrote, what the container has changed of its image, its log,
+//! and how it was made. The container goes on running.
+//!
+//! The archive is laid out as those of other runtimes are (`checkpoint/`, `config.dump`, `spec.dump`, `status.dump`, `status`,
+//! `rootfs-diff.tar`, `container.log`, `dump.log`), so that tools which read them read this one.
+//!
+//! What always holds: at the asked-for place there is a whole archive or what was there before; what is made on the way is removed.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use longshore_proto::containerd::runc::v1::CheckpointOptions;
+use serde_json::{Value, json};
+
+use super::Pods;
+use super::container::Container;
+use super::create::LABEL;
+use super::record::ContainerRecord;
+use crate::any::Any;
+use crate::content::store::blocking;
+use crate::diff::{self, Wanted};
+use crate::engine::names::new_id;
+use crate::error::{Error, Result};
+use crate::images::held::Held;
+use crate::labels::Labels;
+use crate::snapshots::Mount;
+
+/// How long it may take if nobody says.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A folder that is removed when it is dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "what a checkpoint was made of is left");
+        }
+    }
+}
+
+impl Pods {
+    /// Where archives are put together.
+    fn checkpoints(&self) -> PathBuf {
+        self.config.root.join("checkpoints/pods")
+    }
+
+    /// Removes what a daemon that died was making.
+    pub(super) fn forget_checkpoints(&self) {
+        let _ = fs::remove_dir_all(self.checkpoints());
+    }
+
+    /// Writes a running container's state to an archive at `place`. If it takes longer than `timeout` (zero: ten minutes) the call fails;
+    /// what is under way is brought to its end, and comes to nothing.
+    pub async fn checkpoint(self: &Arc<Self>, id: &str, place: &str, timeout: Duration) -> Result<()> {
+        let container = self.running(id)?;
+        let place = PathBuf::from(place);
+        if !place.is_absolute() || place.file_name().is_none() {
+            let why = "it is no absolute path of a file";
+            return Err(Error::invalid(format!("location {:?}", place.display()), why));
+        }
+        let patience = if timeout.is_zero() { PATIENCE } else { timeout };
+        let (pods, folder) = (self.clone(), Folder(self.checkpoints().join(new_id())));
+        let (wanted, what) = (Arc::new(()), format!("a checkpoint of container {}", container.id));
+        let still = Arc::downgrade(&wanted);
+        let work = self.background.spawn(async move {
+            pods.gather(&container, &folder.0).await?;
+            blocking(move || match still.upgrade() {
+                Some(_) => pack(&folder.0, &place),
+                // Whoever asked was told that it failed.
+                None => Ok(()),
+            })
+            .await
+        });
+        let made = tokio::time::timeout(patience, work).await;
+        drop(wanted);
+        match made {
+            Ok(made) => made.unwrap_or(Err(Error::Lost { what: "making a checkpoint" })),
+            Err(_) => Err(Error::Timeout { what, seconds: patience.as_secs() }),
+        }
+    }
+
+    async fn gather(&self, container: &Container, folder: &Path) -> Result<()> {
+        let images = folder.join("checkpoint");
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&images)
+            .map_err(|error| Error::io("making the folder", &images, error))?;
+        // Its log goes beside what it writes.
+        let options = CheckpointOptions { work_path: folder.display().to_string(), ..Default::default() };
+        let options = Any::pack("containerd.runc.v1.CheckpointOptions", &options);
+        self.tasks.checkpoint(&self.namespace, &container.id, &images, Some(options)).await?;
+        self.add_changes(container, folder).await?;
+        let (record, spec) = (container.record(), container.spec.clone());
+        let (id, folder) = (container.id.clone(), folder.to_owned());
+        blocking(move || {
+            put(&folder, "config.dump", config(&id, &record).to_string().as_bytes())?;
+            put(&folder, "status.dump", status(&id, &record).to_string().as_bytes())?;
+            put(&folder, "status", times(&record).to_string().as_bytes())?;
+            put(&folder, "spec.dump", &spec)?;
+            add_log(&folder, &record.log_path)
+        })
+        .await
+    }
+
+    /// What the container has changed of its image, as a layer.
+    async fn add_changes(&self, container: &Container, folder: &Path) -> Result<()> {
+        let snapshotter = self.engine.snapshotter()?;
+        let mut above = snapshotter.mounts(&self.namespace, &container.id).await?;
+        // The layer's owners are those that the host sees.
+        let shifts = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
+        above.iter_mut().for_each(|mount| mount.options.retain(|option| !shifts(option)));
+        let info = snapshotter.stat(&self.namespace, &container.id).await?;
+        let key = format!("checkpoint-{}", new_id());
+        // A daemon that starts removes what a crash leaves: nobody has this container.
+        let labels = Labels::from([(LABEL.to_owned(), key.clone())]);
+        let _hold = snapshotter.hold(&self.namespace, &key).await;
+        let parent = info.parent.unwrap_or_default();
+        let below = snapshotter.view(&self.namespace, &key, &parent, labels, None).await?;
+        let held = Held::begin(&self.leases, &self.gc, &self.namespace).await;
+        let made = match &held {
+            Ok(held) => self.write_changes((below, above), held.lease(), folder).await,
+            Err(_) => Ok(()),
+        };
+        if let Err(error) = snapshotter.remove(&self.namespace, &key).await {
+            tracing::warn!(snapshot = %key, %error, "a view could not be removed; the next start does it");
+        }
+        held?.end().await;
+        made
+    }
+}
+
+impl Pods {
+    async fn write_changes(&self, sides: (Vec<Mount>, Vec<Mount>), lease: &str, folder: &Path) -> Result<()> {
+        let media_type = diff::PLAIN_LAYER.to_owned();
+        let wanted = Wanted { media_type, lease: Some(lease.to_owned()), ..Wanted::default() };
+        let layer = diff::make(&self.content, &self.namespace, sides, wanted).await?;
+        let blob = self.content.reader(&self.namespace, &layer.digest).await?;
+        let path = folder.join("rootfs-diff.tar");
+        blocking(move || {
+            let copied = io::copy(&mut blob.into_reader(), &mut create(&path)?);
+            copied.map(drop).map_err(|error| Error::io("copying the changes to", &path, error))
+        })
+        .await
+    }
+}
+
+/// What is in the archive of how the container was made.
+fn config(id: &str, record: &ContainerRecord) -> Value {
+    json!({
+        "id": id,
+        "name": record.config.name,
+        "rootfsImage": record.config.image.image,
+        "rootfsImageRef": record.image_ref,
+        "rootfsImageName": record.config.image.user_specified,
+        "runtime": crate::engine::RUNTIME,
+        "createdTime": record.created_at,
+        "checkpointedTime": Timestamp::now(),
+        "restored": false,
+    })
+}
+
+/// What is in the archive of how it is, in CRI's words.
+fn status(id: &str, record: &ContainerRecord) -> Value {
+    let nanos = |at: Option<Timestamp>| at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
+    json!({
+        "id": id,
+        "metadata": { "name": record.config.name, "attempt": record.config.attempt },
+        "state": 1,
+        "created_at": nanos(Some(record.created_at)),
+        "started_at": nanos(record.started_at),
+        "image": { "image": record.config.image.image },
+        "image_ref": record.image_ref,
+        "image_id": record.image_id,
+        "labels": record.config.labels,
+        "annotations": record.config.annotations,
+        "log_path": record.log_path,
+    })
+}
+
+/// The same in containerd's own words.
+fn times(record: &ContainerRecord) -> Value {
+    let nanos = |at: Option<Timestamp>| at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
+    json!({
+        "Version": "v1",
+        "CreatedAt": nanos(Some(record.created_at)),
+        "StartedAt": nanos(record.started_at),
+        "FinishedAt": 0,
+        "ExitCode": 0,
+        "Pid": record.pid,
+        "Reason": "",
+        "Message": "",
+    })
+}
+
+fn create(path: &Path) -> Result<File> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.map_err(|error| Error::io("making", path, error))
+}
+
+fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    io::Write::write_all(&mut create(&path)?, bytes).map_err(|error| Error::io("writing", &path, error))
+}
+
+/// A copy of the container's log, if it has one that is a file.
+fn add_log(folder: &Path, log: &str) -> Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let found = rustix::fs::open(log, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let file = found.ok().and_then(|found| crate::trees::reopen_regular(&found).ok().flatten());
+    let Some(file) = file else { return Ok(()) };
+    let path = folder.join("container.log");
+    let copied = io::copy(&mut File::from(file), &mut create(&path)?);
+    copied.map(drop).map_err(|error| Error::io("copying the log to", &path, error))
+}
+
+/// Packs what was gathered; the archive is in its place when it is whole and on disk.
+fn pack(folder: &Path, place: &Path) -> Result<()> {
+    let name = place.file_name().unwrap_or_default().to_string_lossy();
+    let beside = place.with_file_name(format!(".{name}.{}", crate::hex::encode(&rand::random::<[u8; 4]>())));
+    let fail = |error| Error::io("writing the archive", place, error);
+    let file = create(&beside)?;
+    let packed = (|| {
+        let mut builder = tar::Builder::new(file);
+        builder.follow_symlinks(false);
+        builder.append_dir_all("", folder)?;
+        builder.into_inner()?.sync_all()?;
+        fs::rename(&beside, place)
+    })();
+    if packed.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    packed.map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn an_archive_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, place) = (folder.path().join("from"), folder.path().join("to.tar"));
+        fs::create_dir_all(from.join("checkpoint")).unwrap();
+        put(&from, "checkpoint/pages-1.img", b"pages").unwrap();
+        put(&from, "config.dump", b"{}").unwrap();
+        fs::write(folder.path().join("log"), "a line").unwrap();
+        add_log(&from, folder.path().join("log").to_str().unwrap()).unwrap();
+        add_log(&from, "/dev/zero").unwrap();
+        fs::write(&place, "an older one").unwrap();
+        pack(&from, &place).unwrap();
+        assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut archive = tar::Archive::new(File::open(&place).unwrap());
+        let entries = archive.entries().unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().path().unwrap().display().to_string()).collect();
+        names.sort();
+        assert_eq!(
+            names
+                .iter()
+                .map(|name| name.trim_end_matches('/'))
+                .filter(|name| !name.is_empty())
+                .collect::<Vec<_>>(),
+            ["checkpoint", "checkpoint/pages-1.img", "config.dump", "container.log"]
+        );
+        assert!(pack(&folder.path().join("none"), &place).is_err());
+        assert!(File::open(&place).is_ok());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside it");
+    }
+}
