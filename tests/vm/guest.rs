@@ -119,7 +119,7 @@ fn tests(flavour: &str) -> Result<i32> {
         // What has to do with cgroups, users and the kernel's age; the rest is no different on this host.
         _ => [
             "-E",
-            "package(longshore-runtime) & test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless)::/) | test(/^checkpoint::/) | binary(vm_daemon)",
+            "package(longshore-runtime) & test(/^(cgroups|v2|lifecycle|namespaces|exec|rootless)::/) | test(/^checkpoint::/) | binary(vm_daemon) | binary(vm_pods)",
         ],
     };
     let extra = unwrap_arguments();

@@ -17,6 +17,7 @@ const SUITES: &[&str] = &[
     "longshore-runtime",
     "containerd-shim-longshore-v1::shim",
     "longshore-tests::vm_daemon",
+    "longshore-tests::vm_pods",
     "longshore-tests::vm_power",
     "longshore-tests::vm_systemd",
 ];
