@@ -96,6 +96,19 @@ fn copy(from: &Path, to: &Path) {
     assert!(status.success());
 }
 
+/// Without the times of directories: they alone are no difference that a walk looks for, so that one that was removed and made
+/// again a second later may keep its first.
+fn untimed(found: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let strip = |(name, told): (String, String)| {
+        let mut words: Vec<&str> = told.split(' ').collect();
+        if words.contains(&"Directory") {
+            words.remove(2);
+        }
+        (name, words.join(" "))
+    };
+    found.into_iter().map(strip).collect()
+}
+
 /// Everything that a layer carries of a tree. Sockets are not; times are in seconds.
 fn describe(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
@@ -228,7 +241,8 @@ async fn what_differs_between_two_trees_makes_the_second_of_the_first() {
         let (left, right) = (place.bind("low"), place.bind("upper"));
         assert_eq!(plan(&left, &right), Plan::Walk);
         let layer = place.make(left, right, TYPES[seed as usize % 3]).await;
-        assert_eq!(place.applied(&layer).await, describe(&place.path("upper")), "seed {seed}");
+        let wanted = describe(&place.path("upper"));
+        assert_eq!(untimed(place.applied(&layer).await), untimed(wanted), "seed {seed}");
     }
 }
 
@@ -255,7 +269,7 @@ async fn an_overlays_upper_directory_says_the_same_as_a_walk() {
         assert_eq!(again, fast, "the same bytes");
         copy(&place.path("low"), &place.path("same"));
         let walked = place.make(place.bind("same"), right, TYPES[seed as usize % 3]).await;
-        assert_eq!(place.applied(&walked).await, wanted, "seed {seed}, walked");
+        assert_eq!(untimed(place.applied(&walked).await), untimed(wanted), "seed {seed}, walked");
     }
 }
 

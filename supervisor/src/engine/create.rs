@@ -108,7 +108,7 @@ impl Engine {
         request: Create,
         progress: mpsc::Sender<Progress>,
     ) -> Result<Created> {
-        let making = self.make(&request, &progress, Purpose::Keep).await?;
+        let making = Box::pin(self.make(&request, &progress, Purpose::Keep)).await?;
         let warnings = making.warnings.clone();
         let (entry, _) = making.record()?;
         self.sync().await?;
@@ -139,7 +139,7 @@ impl Engine {
         let volumes = self.resolve_mounts(&id, &request.config, local.config.volumes.keys()).await?;
         record.mounts = Some(volumes.mounts.clone());
         record.mounted_images = self.mounted_images(&volumes.mounts).await?;
-        let mut making = self.prepare(id, record, &local, name, (purpose, volumes)).await?;
+        let mut making = Box::pin(self.prepare(id, record, &local, name, (purpose, volumes))).await?;
         making.warnings = warnings(&request.config)?;
         Ok(making)
     }
@@ -321,7 +321,7 @@ impl Engine {
             })
             .collect();
         let images = match purpose {
-            Purpose::Run => self.mount_images(id, record).await?,
+            Purpose::Run => Box::pin(self.mount_images(id, record)).await?,
             Purpose::Keep => self.views(id, record).await.map(|_| Mounted::default())?,
         };
         let (engine, id, record) = (self.clone(), id.to_owned(), record.clone());

@@ -14,6 +14,9 @@ use super::{Engine, health, policy};
 use crate::error::Error;
 use crate::tasks::{self, ProcessId};
 
+/// How long an end waits to be told for a signal that is being sent.
+const TELLING: Duration = Duration::from_secs(1);
+
 /// Exit code of a container whose end nobody saw.
 const UNKNOWN: u32 = 255;
 
@@ -139,6 +142,8 @@ impl Engine {
             pause.filter(|&pause| !doubtful && record.state.restarting(pause).is_ok())
         });
         self.drop_shm(&entry.id);
+        // A signal whose shim has gone silent is not waited for.
+        let _ = tokio::time::timeout(TELLING, entry.signalling.write()).await;
         self.happened(
             entry,
             "die",

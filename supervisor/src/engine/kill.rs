@@ -35,14 +35,13 @@ impl Engine {
         if !entry.status().is_live() {
             return if entry.status() == Status::Restarting { Ok(()) } else { Err(not_running()) };
         }
-        match self.signal(entry, number).await {
+        match self.signal_and_tell(entry, number).await {
             Ok(()) => {}
             // Its end had been followed by a pause already when the wish to stop was noted.
             Err(error) if is_gone(&error) && stops && self.give_up_restart(entry).await => return Ok(()),
             Err(error) if is_gone(&error) => return Err(not_running()),
             Err(error) => return Err(error),
         }
-        self.happened(entry, "kill", &[("signal", number.to_string())]);
         if number == signals::KILL {
             // As with docker, the container is stopped when the command returns.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(10), entry.until_stopped()).await;
@@ -50,8 +49,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Sends a signal, and tells of it before an end that it brings about is told.
+    pub(super) async fn signal_and_tell(&self, entry: &Entry, number: i32) -> Result<()> {
+        let _first = entry.signalling.read().await;
+        self.signal(entry, number).await?;
+        self.happened(entry, "kill", &[("signal", number.to_string())]);
+        Ok(())
+    }
+
     /// Sends a signal; a frozen container is thawed after SIGKILL so that it can die of it.
-    pub(super) async fn signal(&self, entry: &Entry, number: i32) -> Result<()> {
+    async fn signal(&self, entry: &Entry, number: i32) -> Result<()> {
         let signal = u32::try_from(number).unwrap_or(0);
         self.tasks.kill(&self.namespace, &entry.id, ProcessId::Init, signal, KillScope::One).await?;
         if number == signals::KILL && self.is_frozen(entry) {

@@ -187,6 +187,8 @@ impl Engine {
         what: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        // On the heap at once: on their way into a task large futures are moved from frame to frame.
+        let work = Box::pin(work);
         self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what }))
     }
 

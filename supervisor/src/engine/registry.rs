@@ -34,6 +34,8 @@ pub struct Entry {
     phase: watch::Sender<Phase>,
     /// Restarts under way: an end that they cause does not remove the container.
     restarts: AtomicUsize,
+    /// Read while a signal is sent and told of; written, for a moment, before an end is told: first the signal, then what came of it.
+    pub signalling: tokio::sync::RwLock<()>,
 }
 
 /// Keeps a container whose end would remove it, until this is dropped.
@@ -56,6 +58,7 @@ impl Entry {
             turn: Arc::default(),
             phase: watch::Sender::new(phase),
             restarts: AtomicUsize::new(0),
+            signalling: tokio::sync::RwLock::default(),
         })
     }
 

@@ -123,7 +123,7 @@ impl Engine {
         let place = self.folder(&entry.id).join("root");
         let (engine, names, id) = (self.clone(), volumes::names(&record), entry.id.clone());
         let work = async move {
-            let images = engine.mount_images(&id, &record).await?;
+            let images = Box::pin(engine.mount_images(&id, &record)).await?;
             let mut folders = Vec::new();
             let mounts = mounts::prepare(
                 record.mounts(),

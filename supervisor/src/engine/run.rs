@@ -34,7 +34,8 @@ impl Engine {
         progress: mpsc::Sender<Progress>,
     ) -> Result<Run> {
         let span = tracing::debug_span!("run");
-        let mut making = self.make(&request, &progress, Purpose::Run).instrument(span.clone()).await?;
+        let mut making =
+            Box::pin(self.make(&request, &progress, Purpose::Run)).instrument(span.clone()).await?;
         if join.is_none() {
             making.entry.change(|record| record.stdin_once = false);
         }

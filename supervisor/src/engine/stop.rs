@@ -74,8 +74,8 @@ impl Engine {
         let (own_signal, own_timeout) = entry.read(|record| (record.stop_signal, record.config.stop_timeout));
         let signal = if how.signal.is_empty() { own_signal } else { signals::parse(&how.signal)? };
         let seconds = how.timeout.or(own_timeout).unwrap_or(DEFAULT_SECONDS);
-        match self.signal(entry, signal).await {
-            Ok(()) => self.happened(entry, "kill", &[("signal", signal.to_string())]),
+        match self.signal_and_tell(entry, signal).await {
+            Ok(()) => {}
             // It ended by itself; what follows is under way.
             Err(error) if is_gone(&error) => {
                 entry.until_stopped().await;
@@ -99,8 +99,8 @@ impl Engine {
 
     /// SIGKILL, and the wait for its effect.
     pub(super) async fn kill_and_wait(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<()> {
-        match self.signal(entry, signals::KILL).await {
-            Ok(()) => self.happened(entry, "kill", &[("signal", signals::KILL.to_string())]),
+        match self.signal_and_tell(entry, signals::KILL).await {
+            Ok(()) => {}
             Err(error) if is_gone(&error) => {}
             Err(error) => return Err(error),
         }

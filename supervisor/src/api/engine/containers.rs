@@ -112,7 +112,8 @@ impl Containers for ContainersService {
                 }),
             };
             let (sender, progress) = mpsc::channel(STREAM_BUFFER);
-            let Some(created) = with_progress(&out, wrap, engine.create(request, sender), progress).await
+            let Some(created) =
+                with_progress(&out, wrap, Box::pin(engine.create(request, sender)), progress).await
             else {
                 return Ok(());
             };
@@ -374,7 +375,8 @@ async fn run(
         }),
     };
     let (sender, progress) = mpsc::channel(STREAM_BUFFER);
-    let Some(run) = with_progress(&out, wrap, engine.run(request, join, sender), progress).await else {
+    let Some(run) = with_progress(&out, wrap, Box::pin(engine.run(request, join, sender)), progress).await
+    else {
         return Ok(());
     };
     let Run { created, started } = run?;

@@ -50,7 +50,9 @@ impl Job {
         let tracker = Tracker::new(root, direction);
         let reporting = self.reporter.take().map(|reporter| reporter.start(&tracker));
         let result = match (source, destination) {
-            (Side::Registry(from), Side::Store(to)) => self.pull(*from, *to, &tracker, client).await,
+            (Side::Registry(from), Side::Store(to)) => {
+                Box::pin(self.pull(*from, *to, &tracker, client)).await
+            }
             (Side::Store(from), Side::Registry(to)) => self.push(*from, *to, &tracker, client).await,
             (Side::Store(from), Side::Export { stream, options }) => {
                 self.export(*from, stream, options, &tracker, client).await
@@ -58,7 +60,7 @@ impl Job {
             (Side::Store(from), Side::Store(to)) => self.tag(&from, &to).await,
             (Side::Import { stream, media_type, compress }, Side::Store(to)) => {
                 let form = if media_type.is_empty() { Form::Detected } else { Form::Plain };
-                self.import(stream, form, compress, *to, &tracker, client).await
+                Box::pin(self.import(stream, form, compress, *to, &tracker, client)).await
             }
             (Side::Import { stream: from, .. }, Side::Export { stream: to, .. }) => {
                 echo(from, to, client).await
@@ -103,7 +105,7 @@ impl Job {
             }
             Ok(())
         };
-        let result = unless_gone(work, client, || format!("pull of {}", from.text)).await;
+        let result = unless_gone(Box::pin(work), client, || format!("pull of {}", from.text)).await;
         sessions.end(result.as_ref().err()).await;
         if result.is_ok() {
             tracker.say(format!("Completed pull from {shown}"));
@@ -166,7 +168,7 @@ impl Job {
             }
             self.share(&held).await
         };
-        let result = unless_gone(work, client, || "import".to_owned()).await;
+        let result = unless_gone(Box::pin(work), client, || "import".to_owned()).await;
         held.end().await;
         if result.is_ok() {
             tracker.say("Completed import");

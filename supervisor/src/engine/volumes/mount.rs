@@ -78,7 +78,7 @@ impl Engine {
         user: String,
         work: impl Future<Output = Result<R>> + Send + 'static,
     ) -> Result<R> {
-        let engine = self.clone();
+        let (engine, work) = (self.clone(), Box::pin(work));
         let job = async move {
             engine.mount_all(&names, &user).await?;
             let done = work.await;
