@@ -1,13 +1,15 @@
 //! One more process in a running container, and what it said by its end.
 //!
-//! What always holds: the call ends at its deadline, whatever container and shim do, and a fixed moment after the process has ended,
-//! whoever holds its output or goes on filling it; a process whose call is over is killed, with what it started in its session.
+//! What always holds: the call ends a fixed moment after its deadline at the latest, whatever container and shim do, and a fixed moment
+//! after the process has ended, whoever holds its output or goes on filling it; a process whose call is over is killed, with what it
+//! started in its session.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::Pods;
@@ -32,6 +34,9 @@ const LATEST: Duration = Duration::from_secs(1);
 
 /// How long a killed process may take to end before its session is looked at.
 const KILLED: Duration = Duration::from_secs(5);
+
+/// How long a call whose time is over waits until its process is gone.
+const GONE: Duration = Duration::from_secs(1);
 
 /// How often a session is looked through for processes: what is killed may just have started others.
 const ROUNDS: usize = 8;
@@ -82,8 +87,13 @@ impl Pods {
             Running { pods: self.clone(), container: container.id.clone(), exec_id: Some(exec_id.clone()) };
         let mut said = Said::default();
         let code = self.collect(&container, &exec_id, stream.output, deadline, &mut said).await?;
-        said.exit_code = code.ok_or_else(late)?;
         running.exec_id = None;
+        let Some(code) = code else {
+            // Who is told that it was too late finds it gone, unless it does not let itself be killed.
+            let _ = tokio::time::timeout(GONE, self.end_exec(container.id.clone(), exec_id)).await;
+            return Err(late());
+        };
+        said.exit_code = code;
         Ok(said)
     }
 
@@ -131,7 +141,8 @@ impl Pods {
     }
 
     /// Kills a process that nobody waits for any more, and what it started in its session.
-    pub(super) fn end_exec(self: &Arc<Self>, id: String, exec_id: String) {
+    /// It is done whether or not what is returned is waited for.
+    pub(super) fn end_exec(self: &Arc<Self>, id: String, exec_id: String) -> JoinHandle<()> {
         let pods = self.clone();
         self.background.spawn(async move {
             let process = ProcessId::Exec(&exec_id);
@@ -148,7 +159,7 @@ impl Pods {
             {
                 pods.end_session(&id, session).await;
             }
-        });
+        })
     }
 
     /// Kills all processes of a session within a container. Its number is nobody else's while there are any.
