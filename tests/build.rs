@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
-const TOOLS: [&str; 23] = [
+const TOOLS: [&str; 24] = [
     "mkfs.ext4",
     "containerd",
     "ctr",
@@ -23,6 +23,7 @@ const TOOLS: [&str; 23] = [
     "openssl",
     "nft",
     "ip",
+    "iptables",
     "qemu-system-x86_64",
     "dpkg-deb",
     "psql",
@@ -75,6 +76,7 @@ fn main() {
         println!("cargo::rustc-cfg=have_fuse");
     }
     find_owner_shifts();
+    find_token_bucket();
     find_clients();
     find_buildkit_client(&folders);
 }
@@ -108,6 +110,17 @@ fn find_buildkit_client(folders: &[PathBuf]) {
     if let Some(path) = found {
         println!("cargo::rustc-cfg=have_docker_buildkit");
         println!("cargo::rustc-env=LONGSHORE_DOCKER_BUILDKIT={}", path.display());
+    }
+}
+
+/// Whether the kernel can shape traffic as the plugin `bandwidth` wants it, tried in a network namespace that ends with that.
+fn find_token_bucket() {
+    println!("cargo::rustc-check-cfg=cfg(have_tbf)");
+    let line =
+        "ip link add ifb-try type ifb && tc qdisc add dev ifb-try root tbf rate 1mbit latency 25ms burst 10k";
+    let tried = Command::new("unshare").args(["-n", "sh", "-c", line]).output();
+    if tried.is_ok_and(|output| output.status.success()) {
+        println!("cargo::rustc-cfg=have_tbf");
     }
 }
 

@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use longshore_proto::runtime::v1 as wire;
 use longshore_tests::Fixture;
 use longshore_tests::cri::{self, Cri};
 use longshore_tests::daemon::{Settings, eventually};
 
 /// Pods that are made or removed at one time.
 const AT_ONCE: usize = 10;
+
+/// Of one pod of each round.
+const HOST_PORT: i32 = 31_999;
 
 /// Pods of a round, and rounds: `LONGSHORE_LONG=1` for the whole.
 fn size() -> (usize, usize) {
@@ -63,7 +67,10 @@ impl World {
         add("container", containers.lines().map(str::to_owned).collect());
         let nft = Command::new("nft").args(["list", "ruleset"]).output().expect("nft runs");
         let rules = String::from_utf8_lossy(&nft.stdout).into_owned();
-        add("rule", rules.lines().filter(|line| line.contains("31999")).map(str::to_owned).collect());
+        add(
+            "rule",
+            rules.lines().filter(|line| line.contains(&HOST_PORT.to_string())).map(str::to_owned).collect(),
+        );
         all
     }
 
@@ -83,6 +90,10 @@ impl World {
     async fn one(&self, name: &str) -> (String, String) {
         let mut config = cri::pod(name);
         config.log_directory = self.logs.path().display().to_string();
+        if name == "churn-0" && self.leases.is_none() {
+            let port = wire::PortMapping { container_port: 80, host_port: HOST_PORT, ..Default::default() };
+            config.port_mappings.push(port);
+        }
         let pod = self.cri.run_pod(&config).await.expect("a pod");
         let wanted = cri::container(name, &self.image, "echo up; exec sleep 1000");
         let container = self.cri.create(&pod, &wanted, &config).await.expect("created");

@@ -28,11 +28,16 @@ const REST: Duration = Duration::from_secs(3);
 
 const KINDS: [(&str, Net); 2] =
     [("pod + container start, CNI bridge", Net::Plugins), ("pod + container start, host network", Net::Host)];
+/// Which nobody else has: compared with the others' first kind.
+const BUILT_IN: &str = "pod + container start, our built-in network";
 
 pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
-        let mut nodes = vec![Node::longshore(arena).await.context("longshore as a node")?];
+        let ours = Node::longshore(arena, "pods-longshore", "cni").await.context("longshore as a node")?;
+        let built_in = Node::longshore(arena, "pods-built-in", "built-in").await;
+        let built_in = built_in.context("longshore as a node without CNI")?;
+        let mut nodes = vec![ours];
         if options.wants("ctr") {
             let others = [None, options.containerd.as_deref()];
             for at in
@@ -44,21 +49,29 @@ pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> 
                 }
             }
         }
-        let outcome = match starts(options, &nodes, report).await {
+        let outcome = match starts(options, &nodes, &built_in, report).await {
             Ok(()) => idle(&nodes, report).await,
             failed => failed,
         };
-        nodes.into_iter().for_each(Node::end);
+        nodes.into_iter().chain([built_in]).for_each(Node::end);
         outcome
     })
 }
 
 /// One pod after the other, everybody in turn.
-async fn starts(options: &Options, nodes: &[Node], report: &mut Report) -> Result<()> {
+async fn starts(options: &Options, nodes: &[Node], built_in: &Node, report: &mut Report) -> Result<()> {
     let mut samples = vec![vec![Vec::new(); nodes.len()]; KINDS.len()];
     let mut seed = 0x2545_f491_4f6c_dd1d;
     let mut out = vec![false; nodes.len()];
+    let mut own = Vec::new();
     for round in 0..options.pods + WARM_UP {
+        if !arena::stopping() {
+            tokio::time::sleep(SETTLE).await;
+            let taken = once(built_in, &format!("p{round}"), Net::Plugins).await.context(BUILT_IN)?;
+            if round >= WARM_UP {
+                own.push(taken.as_secs_f64() * 1000.0);
+            }
+        }
         for (kind, (what, net)) in KINDS.iter().enumerate() {
             for index in order(nodes.len(), &mut seed) {
                 if out[index] || arena::stopping() {
@@ -77,7 +90,10 @@ async fn starts(options: &Options, nodes: &[Node], report: &mut Report) -> Resul
             }
         }
     }
-    for ((what, _), samples) in KINDS.iter().zip(&samples) {
+    let mut without = samples[0].clone();
+    without[0] = own;
+    samples.push(without);
+    for (what, samples) in KINDS.iter().map(|(what, _)| *what).chain([BUILT_IN]).zip(&samples) {
         let figures: [(&str, fn(&[f64]) -> Option<f64>); 2] =
             [("median", median), ("p99", |values| percentile(values, 99))];
         for (which, figure) in figures {

@@ -50,15 +50,16 @@ pub struct Running {
 }
 
 impl Node {
-    pub async fn longshore(arena: &Arena) -> Result<Self> {
-        Self::start(arena, "longshore", "pods-longshore", |folder, _, cgroup| {
+    /// `networks`: `cri.network` of the configuration.
+    pub async fn longshore(arena: &Arena, owner: &str, networks: &str) -> Result<Self> {
+        Self::start(arena, "longshore", owner, |folder, _, cgroup| {
             let config = format!(
-                "[runtime]\ncgroup_parent = \"{cgroup}\"\n[network]\ncni_configurations = [\"{0}/cni\"]\ncni_plugins = [\"{PLUGINS}\"]\n",
+                "[cri]\nnetwork = \"{networks}\"\n[runtime]\ncgroup_parent = \"{cgroup}\"\n[network]\ncni_configurations = [\"{0}/cni\"]\ncni_plugins = [\"{PLUGINS}\"]\n",
                 folder.display()
             );
             std::fs::write(folder.join("config.toml"), config)?;
             let path = |name: &str| folder.join(name);
-            Ok(call(&program("longshored"), "pods-longshore")
+            Ok(call(&program("longshored"), owner)
                 .args(["--log-level", "warn", "--config"])
                 .path(&path("config.toml"))
                 .args(["--root"])

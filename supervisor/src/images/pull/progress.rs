@@ -300,3 +300,33 @@ struct Seen {
     planned: bool,
     layers: Vec<Option<(LayerStatus, u64)>>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn a_pull_stalls_when_it_is_worked_on_and_nothing_moves() {
+        let progress = Progress::new("x".to_owned());
+        let stalls =
+            async |work: Duration| tokio::time::timeout(work, progress.stalled(PATIENCE)).await.is_ok();
+        assert!(!stalls(PATIENCE * 3).await, "it waits for others");
+        let at_work = progress.at_work();
+        assert!(stalls(PATIENCE * 5).await);
+        let mut reader = progress.counted(std::io::repeat(0));
+        let moves = async {
+            for _ in 0..20 {
+                let mut piece = [0; 10];
+                let _ = reader.read(&mut piece);
+                tokio::time::sleep(PATIENCE / 6).await;
+            }
+        };
+        let (stalled, ()) = tokio::join!(stalls(PATIENCE * 3), moves);
+        assert!(!stalled, "what is unpacked moves it");
+        drop(at_work);
+        assert!(!stalls(PATIENCE * 3).await);
+        assert_eq!(progress.under_way().step, "resolving");
+    }
+}
