@@ -28,8 +28,8 @@ pub const SHIM_BINARY: &str = "containerd-shim-longshore-v1";
 
 /// How long after a start the pool is filled up again: the start itself has the processors first.
 const REFILL_AFTER: Duration = Duration::from_millis(3);
-/// The same while others wait still: a start that is slower than most has the processors, too.
-const REFILL_LATER: Duration = Duration::from_millis(25);
+/// How many such pauses there are while others wait still: a start that is slower than most has the processors, too.
+const REFILL_PAUSES: u32 = 8;
 
 /// A shim without a container.
 pub struct WaitingShim {
@@ -125,9 +125,13 @@ async fn refill(pool: Weak<ShimPool>) {
                 () = strong.taken.notified() => {}
                 () = tokio::time::sleep(Duration::from_secs(60)) => {}
             }
-            let pause = if strong.is_empty() { REFILL_AFTER } else { REFILL_LATER };
             drop(strong);
-            tokio::time::sleep(pause).await;
+            for _ in 0..REFILL_PAUSES {
+                tokio::time::sleep(REFILL_AFTER).await;
+                if pool.upgrade().is_none_or(|pool| pool.is_empty()) {
+                    break;
+                }
+            }
             continue;
         }
         match strong.fresh() {
