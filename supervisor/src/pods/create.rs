@@ -13,7 +13,6 @@ use super::logs;
 use super::pod::Pod;
 use super::record::{ContainerRecord, State};
 use super::spec::{self, Input};
-use super::users;
 use crate::content::store::blocking;
 use crate::engine::images::LocalImage;
 use crate::engine::names::new_id;
