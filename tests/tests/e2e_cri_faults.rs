@@ -146,7 +146,7 @@ async fn a_full_disk_is_said_and_leaves_nothing_and_with_room_all_goes_on() {
                 w.cri.run_pod(&config).await.expect("the same call, with room")
             }
         };
-        let id = match with_room(&w, at(1), w.cri.create(&pod, &wanted, &config)).await {
+        let id = match with_room(&w, at(1), Box::pin(w.cri.create(&pod, &wanted, &config))).await {
             Some(id) => id,
             None => {
                 refused[1] += 1;

@@ -31,6 +31,9 @@ const KINDS: [(&str, Net); 2] =
 /// Which nobody else has: compared with the others' first kind.
 const BUILT_IN: &str = "pod + container start, our built-in network";
 
+/// What is made of many times.
+type Figure = fn(&[f64]) -> Option<f64>;
+
 pub fn run(options: &Options, arena: &Arena, report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
@@ -94,8 +97,7 @@ async fn starts(options: &Options, nodes: &[Node], built_in: &Node, report: &mut
     without[0] = own;
     samples.push(without);
     for (what, samples) in KINDS.iter().map(|(what, _)| *what).chain([BUILT_IN]).zip(&samples) {
-        let figures: [(&str, fn(&[f64]) -> Option<f64>); 2] =
-            [("median", median), ("p99", |values| percentile(values, 99))];
+        let figures: [(&str, Figure); 2] = [("median", median), ("p99", |values| percentile(values, 99))];
         for (which, figure) in figures {
             let name = format!("{what}, {which}");
             let all: Vec<Option<f64>> = samples.iter().map(|values| figure(values)).collect();
