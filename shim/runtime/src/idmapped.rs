@@ -151,11 +151,16 @@ fn held<const N: usize>(
 ) -> Result<[OwnedFd; N]> {
     let system = |doing| move |errno: Errno| Error::System { doing, source: errno.into() };
     let flags = kinds.iter().fold(0, |all, kind| all | *kind);
-    let holder = process::spawn(flags as u64, None, || {
+    let maker = rustix::process::getpid();
+    let holder = process::spawn(flags as u64, None, move || {
         let _ = process::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
-        loop {
-            process::pause();
+        // Who made it may be gone already, and would never be heard of.
+        if rustix::process::getppid() == Some(maker) {
+            loop {
+                process::pause();
+            }
         }
+        0
     })
     .map_err(system("make a user namespace for a mapping"))?;
     let fill = || {

@@ -116,10 +116,13 @@ impl Adding {
 
     /// Keeps what was made, or undoes it before the caller hears why.
     async fn settle<T>(mut self, result: Result<T>) -> Result<T> {
-        if result.is_err()
-            && let Some(task) = &self.task
-        {
-            undo(task, &self.exec_id).await;
+        if let (Err(error), Some(task)) = (&result, &self.task) {
+            // What a shim has refused is not on its way.
+            let unanswered = matches!(error, Error::Shim { code: Code::DeadlineExceeded, .. });
+            match undo(task, &self.exec_id).await {
+                Left::Unheard if !unanswered => {}
+                left => go_on(task, &self.exec_id, left),
+            }
         }
         self.task = None;
         result
@@ -132,7 +135,8 @@ impl Drop for Adding {
         let exec_id = std::mem::take(&mut self.exec_id);
         let undo = async move {
             let _turn = task.turn("undo exec").await;
-            undo(&task, &exec_id).await;
+            let left = undo(&task, &exec_id).await;
+            go_on(&task, &exec_id, left);
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(undo);
@@ -140,14 +144,18 @@ impl Drop for Adding {
     }
 }
 
-/// Kills and deletes an exec of which nobody knows; what the shim never made is only forgotten. A shim that has not answered, or
-/// has not heard of it, may make it yet: it is asked again in the background.
-async fn undo(task: &Arc<Task>, exec_id: &str) {
+/// Kills and deletes an exec of which nobody knows; what the shim never made is only forgotten.
+async fn undo(task: &Arc<Task>, exec_id: &str) -> Left {
     let left = end(task, exec_id).await;
     task.state().execs.remove(exec_id);
     if task.foreign.is_some() {
         foreign::bundle::forget_exec(&task.bundle, exec_id);
     }
+    left
+}
+
+/// A shim that has not answered, or has not heard of an exec, may make it yet: it is asked again in the background.
+fn go_on(task: &Arc<Task>, exec_id: &str, left: Left) {
     if left != Left::Nothing {
         tokio::spawn(undo_later(task.clone(), exec_id.to_owned(), left));
     }

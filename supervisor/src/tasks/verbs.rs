@@ -222,7 +222,7 @@ impl TaskManager {
             path: path.to_string_lossy().into_owned(),
             options: options.map(Into::into),
         };
-        found.ask("checkpoint", "Checkpoint", &request, limits::CREATE).await
+        found.ask("checkpoint", "Checkpoint", &request, limits::CHECKPOINT).await
     }
 
     /// A container's usage: `io.containerd.cgroups.v1.Metrics` or `…v2.Metrics`, by the host.
