@@ -69,11 +69,13 @@ impl Pods {
         let (wanted, what) = (Arc::new(()), format!("a checkpoint of container {}", container.id));
         let still = Arc::downgrade(&wanted);
         let work = self.background.spawn(async move {
-            pods.gather(&container, &folder.0).await?;
-            blocking(move || match still.upgrade() {
-                Some(_) => pack(&folder.0, &place),
+            let gathered = pods.gather(&container, &folder.0).await;
+            // The folder is removed there, too.
+            blocking(move || match gathered.map(|()| still.upgrade()) {
+                Ok(Some(_)) => pack(&folder.0, &place),
                 // Whoever asked was told that it failed.
-                None => Ok(()),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
             })
             .await
         });
@@ -216,8 +218,14 @@ fn add_log(folder: &Path, log: &str) -> Result<()> {
     let file = found.ok().and_then(|found| crate::trees::reopen_regular(&found).ok().flatten());
     let Some(file) = file else { return Ok(()) };
     let path = folder.join("container.log");
-    let copied = io::copy(&mut File::from(file), &mut create(&path)?);
-    copied.map(drop).map_err(|error| Error::io("copying the log to", &path, error))
+    let mut made = create(&path)?;
+    let copy = || {
+        let file = File::from(file);
+        // What is said from now on is not waited for.
+        let length = file.metadata()?.len();
+        io::copy(&mut io::Read::take(file, length), &mut made).map(drop)
+    };
+    copy().map_err(|error| Error::io("copying the log to", &path, error))
 }
 
 /// Packs what was gathered; the archive is in its place when it is whole and on disk.

@@ -95,6 +95,7 @@ impl Pods {
         let users = pod.read(|record| record.config.namespaces.users.clone());
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
+        config.mounts.iter().filter_map(|mount| mount.owners.as_ref()).try_for_each(UserMaps::check)?;
         let images = self.mount_images(id, &pod.id, &config, users.as_ref()).await?;
         let pid_of = self.process_to_join(pod, &config)?.map(|(_, pid)| pid);
         flight.at("making its snapshot");

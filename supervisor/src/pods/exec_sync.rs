@@ -111,14 +111,20 @@ impl Pods {
         let mut ended: Option<(u32, Instant)> = None;
         let mut until = deadline;
         let mut is_open = true;
+        let mut deleted = None;
         loop {
             tokio::select! {
                 biased;
-                exit = &mut exit, if ended.is_none() => {
-                    let now = Instant::now();
-                    ended = Some((exit?.status, now + LATEST));
-                    until = Some(now + QUIET);
-                }
+                exit = &mut exit, if ended.is_none() && deleted.is_none() => match exit {
+                    Ok(exit) => {
+                        let now = Instant::now();
+                        ended = Some((exit.status, now + LATEST));
+                        until = Some(now + QUIET);
+                    }
+                    // It had ended, and was deleted, before it was asked for: the stream says how.
+                    Err(error) if error.is_not_found() && is_open => deleted = Some(error),
+                    Err(error) => return Err(error),
+                },
                 next = output.recv(), if is_open && !is_over(ended) => match (next, ended) {
                     (Some(Ok(AttachOutput::Exited(exit))), _) => return Ok(Some(exit.status)),
                     (Some(Ok(output)), _) => {
@@ -129,7 +135,10 @@ impl Pods {
                     }
                     (Some(Err(_)) | None, Some((code, _))) => return Ok(Some(code)),
                     (Some(Err(error)), None) => return Err(error),
-                    (None, None) => is_open = false,
+                    (None, None) => match deleted {
+                        Some(error) => return Err(error),
+                        None => is_open = false,
+                    },
                 },
                 () = at(until) => return Ok(ended.map(|(code, _)| code)),
             }

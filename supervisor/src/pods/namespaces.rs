@@ -151,6 +151,9 @@ fn within(files: &Files, wanted: &Wanted) -> Result<()> {
     let (of_network, others): (Map, Map) =
         wanted.sysctls.clone().into_iter().partition(|(name, _)| name.starts_with("net"));
     set(&of_network)?;
+    if wanted.users.is_some() && others.is_empty() {
+        return Ok(());
+    }
     if let Some(users) = &wanted.users {
         // Of the others the kernel asks whether one is the root that they belong to, and not for privileges.
         return users::as_root(users, || set(&others));

@@ -195,7 +195,10 @@ impl Pods {
 
     /// Takes back an attachment of a pod that is gone, again and again until that is done.
     pub(super) fn detach_later(self: &Arc<Self>, pod: String, interface: String) {
-        self.cni.is_lost(&pod, &interface);
+        if !self.cni.is_lost(&pod, &interface) {
+            // It is being tried.
+            return;
+        }
         let pods = self.clone();
         // Not waited for at the daemon's end: the next one goes on.
         tokio::spawn(async move {

@@ -85,9 +85,14 @@ impl Pods {
         let id = new_id();
         match self.build_pod(&id, config, flight).await {
             Ok(pod) => {
-                self.table().pods.insert(id.clone(), pod);
+                self.table().pods.insert(id.clone(), pod.clone());
                 self.happened(&id, &id, Happened::Created);
                 self.happened(&id, &id, Happened::Started);
+                // The news of its end may have come before anybody knew whose it was.
+                if self.lost_its_pause(&pod) {
+                    let pods = self.clone();
+                    self.background.spawn(async move { pods.pause_ended(&pod).await });
+                }
                 Ok(id)
             }
             Err(error) => {

@@ -92,7 +92,10 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
     if !annotations.is_empty() {
         spec.set_annotations(Some(annotations));
     }
-    let user = Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups };
+    // Vendors of devices may have added some.
+    let groups = spec.process().as_ref().and_then(|process| process.user().additional_gids().clone());
+    let groups = groups.unwrap_or(identity.groups);
+    let user = Identity { uid: identity.uid, gid: identity.gid, groups };
     if let Some(users) = &input.pod.namespaces.users {
         users.check_identity(&user)?;
     }
@@ -472,11 +475,6 @@ mod tests {
         long.set_len(MAX_PROFILE + 1).unwrap();
         assert!(matches!(profile(&path("long")), Err(Error::ResourceExhausted { .. })));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_size_of_pages_is_no_path() {

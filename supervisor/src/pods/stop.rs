@@ -23,11 +23,15 @@ const WITH_POD: Duration = Duration::ZERO;
 impl Pods {
     /// Ends a container: by its signal, and after `grace` by force. One that is not there, or does not run, is stopped.
     pub async fn stop_container(self: &Arc<Self>, id: &str, grace: Duration) -> Result<()> {
-        match self.container(id) {
-            Ok(container) => self.stop_one(&container, grace).await,
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
+        let container = match self.container(id) {
+            Ok(container) => container,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let pods = self.clone();
+        // What was begun is ended by force, even if nobody waits for it any more.
+        let work = async move { pods.stop_one(&container, grace).await };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "stopping a container" }))
     }
 
     pub(super) async fn stop_one(
@@ -43,9 +47,13 @@ impl Pods {
         }
         if !grace.is_zero() {
             let signal = signals::parse(&container.read(|record| record.stop_signal.clone()))?;
-            self.signal(container, signal, KillScope::One).await?;
-            if self.is_over(container, grace).await {
-                return Ok(());
+            match self.signal(container, signal, KillScope::One).await {
+                Ok(()) if self.is_over(container, grace).await => return Ok(()),
+                Ok(()) => {}
+                // Something else is being done to it; what follows is for no turn.
+                Err(error) => {
+                    tracing::warn!(container = %container.id, %error, "it cannot be asked to stop, and is killed");
+                }
             }
         }
         self.signal(container, signals::KILL, KillScope::All).await?;
@@ -112,7 +120,7 @@ impl Pods {
         }
         let containers = self.containers_of(&pod.id);
         let stops = containers.iter().map(|container| self.stop_one(container, WITH_POD));
-        futures::future::try_join_all(stops).await?;
+        futures::future::join_all(stops).await.into_iter().collect::<Result<()>>()?;
         self.stop_pause(&pod.id).await?;
         if !before.is_over() {
             self.happened(&pod.id, &pod.id, Happened::Stopped);

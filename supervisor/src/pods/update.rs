@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 use super::Pods;
 use super::config::Resources;
 use super::container::Container;
+use super::pod::Pod;
 use super::record::{ContainerRecord, PodState, State};
 use super::spec;
 use crate::any::Any;
@@ -139,13 +140,27 @@ impl Pods {
 
     /// Keeps what a pod as a whole is given.
     pub async fn update_pod(
-        &self,
+        self: &Arc<Self>,
         id: &str,
         overhead: Option<Resources>,
         resources: Option<Resources>,
     ) -> Result<()> {
         let pod = self.pod(id)?;
-        let _turn = pod.turn.lock().await;
+        let turn = pod.turn.clone().lock_owned().await;
+        let pods = self.clone();
+        let work = async move {
+            let _turn = turn;
+            pods.update_pod_turned(&pod, overhead, resources).await
+        };
+        self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "changing a pod" }))
+    }
+
+    async fn update_pod_turned(
+        &self,
+        pod: &Pod,
+        overhead: Option<Resources>,
+        resources: Option<Resources>,
+    ) -> Result<()> {
         if pod.state() == PodState::Unreadable {
             let why = "its record cannot be read by this version: stop and remove it";
             return Err(Error::precondition(format!("pod sandbox {}", pod.id), why));
@@ -154,7 +169,7 @@ impl Pods {
             record.config.overhead = overhead.or(record.config.overhead.take());
             record.config.resources = resources.or(record.config.resources.take());
         });
-        self.save_pod(&pod).await
+        self.save_pod(pod).await
     }
 }
 
@@ -184,8 +199,13 @@ pub(super) fn as_it_starts(
     let Some(mut linux) = spec.linux().clone() else { return Ok(container.spec.clone()) };
     let devices = linux.resources().as_ref().and_then(|resources| resources.devices().clone());
     let resources = spec::resources(&record.config.resources, devices)?;
-    if processes.is_none() && linux.resources().as_ref() == Some(&resources) {
+    let score = spec::oom_score(&record.config.resources);
+    let same_score = spec.process().as_ref().is_none_or(|process| process.oom_score_adj() == Some(score));
+    if processes.is_none() && linux.resources().as_ref() == Some(&resources) && same_score {
         return Ok(container.spec.clone());
+    }
+    if let Some(process) = spec.process_mut() {
+        process.set_oom_score_adj(Some(score));
     }
     if let (Some(path), Some(namespaces)) = (processes, linux.namespaces_mut()) {
         let joined = namespaces.iter_mut().filter(|one| one.typ() == LinuxNamespaceType::Pid);

@@ -14,9 +14,9 @@ use super::{Cni, aside, read_now, version};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Cni {
-    /// Nobody has this attachment any more; its DEL has not succeeded yet.
-    pub fn is_lost(&self, container: &str, interface: &str) {
-        self.lost().insert(format!("{container}@{interface}"));
+    /// Nobody has this attachment any more; its DEL has not succeeded yet. `false`: that was known.
+    pub fn is_lost(&self, container: &str, interface: &str) -> bool {
+        self.lost().insert(format!("{container}@{interface}"))
     }
 
     /// Tells the plugins of the default network which attachments there are, ours and those of `other`, which is on the same

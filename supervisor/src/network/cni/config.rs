@@ -2,6 +2,8 @@
 //!
 //! What always holds: a file is read up to a bound, and one that cannot be understood hides no other.
 
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -136,11 +138,18 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read(path: &Path) -> std::result::Result<NetworkList, String> {
-    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if length > FILE {
+    let mut text = Vec::new();
+    // Whatever it is, nothing waits for it.
+    let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = open.map_err(|error| error.to_string())?;
+    if !file.metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err("is no regular file".to_owned());
+    }
+    file.take(FILE + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > FILE {
         return Err(format!("is longer than {FILE} bytes"));
     }
-    NetworkList::parse(&std::fs::read(path).map_err(|error| error.to_string())?)
+    NetworkList::parse(&text)
 }
 
 #[cfg(test)]
@@ -158,6 +167,9 @@ mod tests {
         );
         put("30-b.conf", r#"{"name":"one","type":"ptp"}"#);
         put("40-c.txt", r#"{"name":"ignored","type":"ptp"}"#);
+        let fifo = folder.path().join("50-d.conf");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
         let folders = [folder.path().to_path_buf(), "/nonexistent-longshore".into()];
         assert_eq!(find(&folders, "lab").unwrap().plugins.len(), 2);
         let one = find(&folders, "one").unwrap();
