@@ -1,7 +1,7 @@
 //! One machine: qemu with an emulated processor, its serial line copied to our output, and its time limits.
 
 use crate::{Flavour, guest};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -79,8 +79,10 @@ pub fn cut(machine: &Machine, word: &str, count: usize, moment: Duration) -> Res
             }
             end.map_or(Then::GoOn, Then::CutAt)
         };
-        if boot(machine, hear)?.is_some() {
-            return Ok(said);
+        match boot(machine, hear)? {
+            Some(DIED) => return Ok(said),
+            Some(code) => bail!("what ran until the power was cut ended by itself, with {code}"),
+            None => {}
         }
     }
     Ok(Vec::new())

@@ -180,7 +180,13 @@ pub fn filesystem(mount: &Mount, more: MountAttrFlags) -> Result<OwnedFd> {
             done => done.map_err(|errno| failed(mount, option, errno))?,
         }
     }
-    fsconfig_create(&context).map_err(|errno| failed(mount, "", errno))?;
+    match fsconfig_create(&context) {
+        // Kernels before 6.5 take every option at first, and say only here that they do not know lower folders one by one.
+        Err(Errno::INVAL) if mount.kind == "overlay" => {
+            return classic(mount, &options, options.attributes | more);
+        }
+        done => done.map_err(|errno| failed(mount, "", errno))?,
+    }
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes | more)
         .map_err(|errno| failed(mount, "", errno))
 }

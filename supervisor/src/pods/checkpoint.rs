@@ -94,14 +94,16 @@ impl Pods {
             .mode(0o700)
             .create(&images)
             .map_err(|error| Error::io("making the folder", &images, error))?;
-        // Its log goes beside what it writes.
-        let options = CheckpointOptions { work_path: folder.display().to_string(), ..Default::default() };
+        // Its log is not among what it writes of the container; both folders are criu's alone.
+        let work = folder.join("work");
+        let options = CheckpointOptions { work_path: work.display().to_string(), ..Default::default() };
         let options = Any::pack("containerd.runc.v1.CheckpointOptions", &options);
         self.tasks.checkpoint(&self.namespace, &container.id, &images, Some(options)).await?;
         self.add_changes(container, folder).await?;
         let (record, spec) = (container.record(), container.spec.clone());
         let (id, folder) = (container.id.clone(), folder.to_owned());
         blocking(move || {
+            keep_logs(&work, &folder)?;
             put(&folder, "config.dump", config(&id, &record).to_string().as_bytes())?;
             put(&folder, "status.dump", status(&id, &record).to_string().as_bytes())?;
             put(&folder, "status", times(&record).to_string().as_bytes())?;
@@ -209,6 +211,19 @@ fn create(path: &Path) -> Result<File> {
 fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = folder.join(name);
     io::Write::write_all(&mut create(&path)?, bytes).map_err(|error| Error::io("writing", &path, error))
+}
+
+/// What criu has said goes beside what it has written.
+fn keep_logs(work: &Path, folder: &Path) -> Result<()> {
+    for name in ["dump.log", "stats-dump"] {
+        match fs::rename(work.join(name), folder.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("keeping", work.join(name), error));
+            }
+            _ => {}
+        }
+    }
+    fs::remove_dir_all(work).map_err(|error| Error::io("removing", work, error))
 }
 
 /// A copy of the container's log, if it has one that is a file.
