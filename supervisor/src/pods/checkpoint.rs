@@ -170,9 +170,13 @@ fn config(id: &str, record: &ContainerRecord) -> Value {
     })
 }
 
+/// Nanoseconds since the beginning of 1970; 0: never.
+fn nanos(at: Option<Timestamp>) -> i64 {
+    at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0))
+}
+
 /// What is in the archive of how it is, in CRI's words.
 fn status(id: &str, record: &ContainerRecord) -> Value {
-    let nanos = |at: Option<Timestamp>| at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
     json!({
         "id": id,
         "metadata": { "name": record.config.name, "attempt": record.config.attempt },
@@ -190,7 +194,6 @@ fn status(id: &str, record: &ContainerRecord) -> Value {
 
 /// The same in containerd's own words.
 fn times(record: &ContainerRecord) -> Value {
-    let nanos = |at: Option<Timestamp>| at.map_or(0, |at| i64::try_from(at.as_nanosecond()).unwrap_or(0));
     json!({
         "Version": "v1",
         "CreatedAt": nanos(Some(record.created_at)),
