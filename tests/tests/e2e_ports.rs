@@ -1,6 +1,7 @@
 //! Published ports as a user of docker would check them: from where they answer, what is said of them, who else may have
 //! them, and that they go on while no daemon runs.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -274,6 +275,23 @@ fn a_port_follows_its_container_to_another_network() {
     d.ctl(&["network", "rm", "one", "two"]).ok();
 }
 
+/// A connection to a server that repeats what it is told, once it does: the shim accepts one before the server listens too.
+fn echoing(to: SocketAddr) -> TcpStream {
+    let attempt = || {
+        let mut stream = TcpStream::connect(to)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(b"!")?;
+        stream.read_exact(&mut [0])?;
+        Ok::<_, std::io::Error>(stream)
+    };
+    let mut found = None;
+    eventually("the server answers", || {
+        found = attempt().ok();
+        found.is_some()
+    });
+    found.expect("a connection")
+}
+
 #[test]
 #[cfg_attr(not(have_nft), ignore = "needs nft")]
 fn a_connection_carries_much_both_ways() {
@@ -282,8 +300,7 @@ fn a_connection_carries_much_both_ways() {
     let port = free();
     let words = ["run", "-d", "--name", "cat", "-p", &format!("127.0.0.1:{port}:80"), &f.busybox];
     d.ctl(&[&words[..], &["nc", "-ll", "-p", "80", "-e", "cat"]].concat()).ok();
-    eventually("the server answers", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("a connection");
+    let mut stream = echoing((Ipv4Addr::LOCALHOST, port).into());
     let mut reader = stream.try_clone().expect("a copy");
     let sent: Vec<u8> = (0..2_000_000u32).map(|n| (n % 253) as u8).collect();
     let expected = sent.clone();
@@ -324,15 +341,30 @@ fn a_shim_without_descriptors_waits_and_goes_on() {
     assert_eq!(soft, hard, "raised as far as it may be");
     let container = inspect(d, "web")["State"]["Pid"].to_string();
     assert_eq!(limits(&container), limits("self"), "which is not the container's affair");
-    let open = std::fs::read_dir(format!("/proc/{shim}/fd")).expect("it runs").count();
+    let open = || -> BTreeSet<u32> {
+        let files = std::fs::read_dir(format!("/proc/{shim}/fd")).expect("it runs");
+        files
+            .map(|file| file.expect("an entry").file_name().to_string_lossy().parse().expect("a number"))
+            .collect()
+    };
     let limit = |number: &str| {
         let words = ["--pid", &shim.to_string(), &format!("--nofile={number}")];
         assert!(Command::new("prlimit").args(words).status().expect("prlimit runs").success());
     };
     // With one descriptor left a connection could be accepted, and nothing else.
     for spare in [0, 1] {
-        limit(&format!("{}:{hard}", open + spare));
-        let waiting: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(to).expect("it waits")).collect();
+        // What earlier connections had is given back first: the same for 20 looks, 10 ms apart.
+        let (mut before, mut same) = (BTreeSet::new(), 0);
+        eventually("the shim is at rest", || {
+            let now = open();
+            same = if now == before { same + 1 } else { 0 };
+            before = now;
+            same == 20
+        });
+        let free = (0..).filter(|number| !before.contains(number)).nth(spare).expect("a number");
+        limit(&format!("{free}:{hard}"));
+        // No more than fit into the backlog of busybox' nc: one that does not is tried again after 1, 3, 7 and 15 s.
+        let waiting: Vec<TcpStream> = (0..2).map(|_| TcpStream::connect(to).expect("it waits")).collect();
         std::thread::sleep(Duration::from_millis(300));
         let before = ticks(shim);
         std::thread::sleep(Duration::from_secs(1));
