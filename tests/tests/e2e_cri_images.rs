@@ -61,6 +61,27 @@ async fn a_pull_tells_how_it_is_and_ends_when_nothing_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_that_moves_slowly_is_not_ended() {
+    let settings = Settings { config: "[registry]\nstall_seconds = 2\n".to_owned(), ..Settings::default() };
+    let f = Fixture::with(settings).expect("a registry and a daemon");
+    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
+    // Of what cannot be compressed, less than the daemon writes at once.
+    let mut state = 1u32;
+    let bytes: Vec<u8> = (0..50_000)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        })
+        .collect();
+    let image = image::single_program("x", &bytes).build().expect("an image");
+    f.registry.put("trickle", "latest", &image);
+    f.registry.fault(&format!("blobs/{}", image.layer_digests[0]), Fault::Slow(10_000), None);
+    let begun = Instant::now();
+    cri.pull(&f.registry.reference("trickle:latest")).await.expect("pulled");
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_that_a_container_uses_stays_and_has_its_name_in_the_status() {
     let f = Fixture::with(Settings::default()).expect("a registry and a daemon");
     let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");

@@ -198,6 +198,7 @@ impl BlobFetch<'_> {
         let missing = self.feed.parts().missing();
         let mut position = 0;
         while let Some(chunk) = next_chunk(answer).await? {
+            self.feed.arrive(chunk.len());
             let start = position;
             position += chunk.len() as u64;
             if position > size {
@@ -220,6 +221,7 @@ impl BlobFetch<'_> {
         loop {
             let next = next_chunk(answer).await;
             if let Ok(Some(chunk)) = &next {
+                self.feed.arrive(chunk.len());
                 gathered += chunk.len() as u64;
                 if *at + gathered > end {
                     break Err(self.too_long(self.feed.size()));

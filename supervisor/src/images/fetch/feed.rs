@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Feed {
     parts: Parts,
     size: u64,
     frontier: watch::Receiver<u64>,
+    /// Bytes that have come, in whatever order, and whether they are written yet or not.
+    arrived: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -34,7 +36,7 @@ impl Feed {
     pub fn new(parts: Parts, size: u64, frontier: watch::Receiver<u64>) -> Arc<Feed> {
         let available = *frontier.borrow();
         let state = Mutex::new(State { available, failed: false });
-        Arc::new(Feed { parts, size, frontier, state, changed: Condvar::new() })
+        Arc::new(Feed { parts, size, frontier, arrived: AtomicU64::new(0), state, changed: Condvar::new() })
     }
 
     pub fn parts(&self) -> &Parts {
@@ -48,6 +50,16 @@ impl Feed {
     /// Bytes that are there from the beginning.
     pub fn available(&self) -> u64 {
         *self.frontier.borrow()
+    }
+
+    /// Bytes came, which are written when there are enough of them.
+    pub fn arrive(&self, bytes: usize) {
+        self.arrived.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many came: this moves while [`Feed::available`] waits for a piece to be whole.
+    pub fn arrived(&self) -> u64 {
+        self.arrived.load(Ordering::Relaxed)
     }
 
     /// More was written.

@@ -165,6 +165,12 @@ impl Progress {
         }
     }
 
+    /// Bytes that have come of layers that are being fetched.
+    fn arrived(&self) -> u64 {
+        let state = self.state();
+        state.layers.iter().filter_map(|layer| layer.feed.as_ref()).map(|feed| feed.arrived()).sum()
+    }
+
     /// Ends when layers are worked on and nothing has moved for `patience`: how it is then.
     pub async fn stalled(&self, patience: Duration) -> UnderWay {
         let look = (patience / 10).clamp(Duration::from_millis(50), Duration::from_secs(5));
@@ -172,7 +178,8 @@ impl Progress {
         loop {
             tokio::time::sleep(look).await;
             let now = self.under_way();
-            let moved = self.moved.load(Ordering::Relaxed).wrapping_add(now.current);
+            let moved =
+                self.moved.load(Ordering::Relaxed).wrapping_add(now.current).wrapping_add(self.arrived());
             if self.at_work.load(Ordering::Relaxed) == 0 || moved != last {
                 (last, since) = (moved, Instant::now());
             } else if since.elapsed() >= patience {
