@@ -1,6 +1,6 @@
 //! Ourselves: the release daemon with a root, state, socket and cgroup of its own, driven by the command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -19,6 +19,19 @@ pub struct Longshore {
     place: Place,
     registry: Arc<Registry>,
     daemon: Option<Daemon>,
+}
+
+/// The daemon with all that it has in `folder`, its configuration (`config.toml`) among it.
+pub fn daemon(folder: &Path, owner: &str, socket: &Path) -> Call {
+    call(&program("longshored"), owner)
+        .args(["--log-level", "warn", "--config"])
+        .path(&folder.join("config.toml"))
+        .args(["--root"])
+        .path(&folder.join("root"))
+        .args(["--state"])
+        .path(&folder.join("state"))
+        .args(["--address"])
+        .path(socket)
 }
 
 impl Longshore {
@@ -88,16 +101,7 @@ impl Contestant for Longshore {
         empty(&self.place, &self.folder)?;
         let config = format!("[runtime]\ncgroup_parent = \"{}\"\n", group(NAME));
         std::fs::write(self.folder.join("config.toml"), config)?;
-        let path = |name: &str| self.folder.join(name);
-        let daemon = call(&program("longshored"), NAME)
-            .args(["--log-level", "warn", "--config"])
-            .path(&path("config.toml"))
-            .args(["--root"])
-            .path(&path("root"))
-            .args(["--state"])
-            .path(&path("state"))
-            .args(["--address"])
-            .path(&self.socket());
+        let daemon = daemon(&self.folder, NAME, &self.socket());
         self.daemon = Some(Daemon::start(&self.place, daemon, &self.folder, self.socket())?);
         Ok(())
     }

@@ -3,7 +3,7 @@
 mod containerd;
 mod docker;
 mod floor;
-mod longshore;
+pub mod longshore;
 pub mod oci;
 mod podman;
 

@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use longshore_proto::runtime::v1 as wire;
 use longshore_tests::cri::{self, Cri};
-use longshore_tests::daemon::program;
 use longshore_tests::image;
 use longshore_tests::registry::Registry;
 
 use super::pause;
 use crate::arena::Arena;
-use crate::contestants::{Daemon, call, empty, group, installed};
+use crate::contestants::{Daemon, call, empty, group, installed, longshore};
 use crate::measure::Call;
 use crate::place::Place;
 
@@ -58,16 +57,7 @@ impl Node {
                 folder.display()
             );
             std::fs::write(folder.join("config.toml"), config)?;
-            let path = |name: &str| folder.join(name);
-            Ok(call(&program("longshored"), owner)
-                .args(["--log-level", "warn", "--config"])
-                .path(&path("config.toml"))
-                .args(["--root"])
-                .path(&path("root"))
-                .args(["--state"])
-                .path(&path("state"))
-                .args(["--address"])
-                .path(&path("cri.sock")))
+            Ok(longshore::daemon(folder, owner, &folder.join("cri.sock")))
         })
         .await
     }
