@@ -42,7 +42,7 @@ fn hierarchies(table: &str) -> Vec<PathBuf> {
                 "cgroup" => !options.split(',').any(|option| option.starts_with("name=")),
                 _ => false,
             };
-            (wanted && root == "/").then(|| PathBuf::from(target.replace("\\040", " ")))
+            (wanted && root == "/").then(|| crate::mounts::table::path(target))
         })
         .collect();
     roots.sort();

@@ -1,8 +1,8 @@
-//! The daemon's folders: made private, and locked so that no two daemons share them.
+//! The daemon's folders: made private, and locked so that no two daemons share them; files that are replaced as a whole.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,26 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Holds a folder for this daemon until it is dropped or the process ends.
 pub struct Lock {
     _file: File,
+}
+
+/// Writes a file for nobody but root, which is whole and on disk when this returns; until then there is what was there before. `draft` is
+/// a name in the same folder; nothing is there any more when this fails, and a daemon that is killed leaves it.
+pub fn replace(path: &Path, draft: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(draft)?;
+    let written = write(&mut file).and_then(|()| file.sync_all()).and_then(|()| fs::rename(draft, path));
+    if written.is_err() {
+        let _ = fs::remove_file(draft);
+        return written;
+    }
+    File::open(folder)?.sync_all()
 }
 
 /// Makes `folder` with mode 0700, or takes group and others off an existing one, and locks it.

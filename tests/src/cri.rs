@@ -1,6 +1,6 @@
 //! A kubelet's part of the Container Runtime Interface, against a daemon of a test.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,9 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+
+use crate::Fixture;
+use crate::daemon::Settings;
 
 /// Clients of one daemon; cloning is cheap.
 #[derive(Clone)]
@@ -206,5 +209,70 @@ impl Records {
             names.extend(of_containers.map(|info| info.name));
         }
         Ok(names)
+    }
+}
+
+/// A daemon with an image and a folder for logs.
+pub struct World {
+    pub f: Fixture,
+    pub cri: Cri,
+    /// Its id.
+    pub image: String,
+    pub logs: tempfile::TempDir,
+}
+
+impl World {
+    /// # Panics
+    /// The daemon does not start, or has no image.
+    pub async fn new(settings: Settings) -> World {
+        let f = Fixture::with(settings).expect("a registry and a daemon");
+        let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
+        let image = cri.pull(&f.busybox).await.expect("pulled");
+        let logs = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
+        World { f, cri, image, logs }
+    }
+
+    /// Of the logs of pods.
+    pub fn folder(&self) -> PathBuf {
+        self.logs.path().join("pod")
+    }
+
+    /// A pod that logs to the folder.
+    pub fn pod(&self, name: &str) -> wire::PodSandboxConfig {
+        wire::PodSandboxConfig { log_directory: self.folder().display().to_string(), ..pod(name) }
+    }
+
+    /// A container that runs a line of shell.
+    pub fn container(&self, name: &str, line: &str) -> wire::ContainerConfig {
+        let mut config = container(name, &self.image, line);
+        config.log_path = format!("{name}/0.log");
+        config
+    }
+
+    /// What such a container has said.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder().join(name).join("0.log")).unwrap_or_default()
+    }
+
+    /// # Errors
+    /// The daemon refuses it.
+    pub async fn reopen(&self, id: &str) -> Result<(), tonic::Status> {
+        let request = wire::ReopenContainerLogRequest { container_id: id.to_owned() };
+        self.cri.runtime.clone().reopen_container_log(request).await.map(drop)
+    }
+
+    /// Kills the daemon, and starts it again.
+    ///
+    /// # Panics
+    /// It does not start.
+    pub async fn restart(&mut self) {
+        self.f.daemon.kill();
+        self.f.daemon.launch().expect("it starts again");
+        self.cri = Cri::connect(&self.f.daemon.socket()).await.expect("a connection");
+    }
+
+    /// Whether nothing is left of any pod.
+    pub fn pods_folder_is_empty(&self) -> bool {
+        std::fs::read_dir(self.f.daemon.state().join("pods")).map_or(0, Iterator::count) == 0
     }
 }

@@ -9,59 +9,8 @@ use std::time::{Duration, Instant};
 use longshore_proto::containerd::services::containers::v1 as containers;
 use longshore_proto::containerd::services::sandbox::v1 as sandboxes;
 use longshore_proto::runtime::v1 as wire;
-use longshore_tests::Fixture;
-use longshore_tests::cri::{self, Cri, Records};
+use longshore_tests::cri::{Records, World};
 use longshore_tests::daemon::{Settings, eventually};
-
-struct World {
-    f: Fixture,
-    cri: Cri,
-    image: String,
-    logs: tempfile::TempDir,
-}
-
-impl World {
-    async fn new(settings: Settings) -> World {
-        let f = Fixture::with(settings).expect("a registry and a daemon");
-        let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
-        let image = cri.pull(&f.busybox).await.expect("pulled");
-        let logs = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
-        World { f, cri, image, logs }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.logs.path().join("pod")
-    }
-
-    fn pod(&self, name: &str) -> wire::PodSandboxConfig {
-        wire::PodSandboxConfig { log_directory: self.folder().display().to_string(), ..cri::pod(name) }
-    }
-
-    fn container(&self, name: &str, line: &str) -> wire::ContainerConfig {
-        let mut config = cri::container(name, &self.image, line);
-        config.log_path = format!("{name}/0.log");
-        config
-    }
-
-    fn log(&self, name: &str) -> String {
-        fs::read_to_string(self.folder().join(name).join("0.log")).unwrap_or_default()
-    }
-
-    async fn reopen(&self, id: &str) -> Result<(), tonic::Status> {
-        let request = wire::ReopenContainerLogRequest { container_id: id.to_owned() };
-        self.cri.runtime.clone().reopen_container_log(request).await.map(drop)
-    }
-
-    async fn restart(&mut self) {
-        self.f.daemon.kill();
-        self.f.daemon.launch().expect("it starts again");
-        self.cri = Cri::connect(&self.f.daemon.socket()).await.expect("a connection");
-    }
-
-    fn pods_folder_is_empty(&self) -> bool {
-        fs::read_dir(self.f.daemon.state().join("pods")).map_or(0, Iterator::count) == 0
-    }
-}
 
 const LINES: &str = "while :; do echo line; sleep 0.05; done";
 
@@ -238,6 +187,106 @@ async fn folders_of_logs_that_hang_hold_up_their_own_pods_only() {
     for one in work {
         let error = one.await.expect("it ran").unwrap_err();
         assert!(error.message().contains("folder of logs"), "{error}");
+    }
+    assert!(w.pods_folder_is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg(have_fuse)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_pod_is_stopped_and_removed_while_paths_that_its_containers_name_hang() {
+    let w = World::new(Settings::default()).await;
+    let hung = Hung::at(w.logs.path().join("hung"));
+    let config = w.pod("volume");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let mut wanted = w.container("c", "exec sleep 1000");
+    let (host_path, container_path) = (hung.place.join("data").display().to_string(), "/data".to_owned());
+    wanted.mounts = vec![wire::Mount { host_path, container_path, ..Default::default() }];
+    let (cri, of_pod, config_of_pod) = (w.cri.clone(), pod.clone(), config.clone());
+    let create = tokio::spawn(async move { cri.create(&of_pod, &wanted, &config_of_pod).await });
+    // One whose log would be there is not started, and holds nobody up.
+    let mut logging = w.container("d", "exec sleep 1000");
+    logging.log_path = "led/d/0.log".to_owned();
+    let id = w.cri.create(&pod, &logging, &config).await.expect("created");
+    let of_logs = Hung::at(w.folder().join("led"));
+    let (cri, started) = (w.cri.clone(), id.clone());
+    let start = tokio::spawn(async move { cri.start(&started).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!create.is_finished() && !start.is_finished(), "they hang");
+    let begun = Instant::now();
+    w.cri.remove(&id).await.expect("removed");
+    w.cri.stop_pod(&pod).await.expect("stopped");
+    w.cri.remove_pod(&pod).await.expect("removed");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(!create.is_finished() && !start.is_finished(), "they hang still");
+    drop((hung, of_logs));
+    create.await.expect("it ran").unwrap_err();
+    start.await.expect("it ran").unwrap_err();
+    assert!(w.pods_folder_is_empty());
+    assert_eq!(w.f.daemon.mounts(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn views_of_images_go_with_their_container_though_the_host_was_started_anew() {
+    let mut w = World::new(Settings::default()).await;
+    let config = w.pod("views");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let mut wanted = w.container("c", "exec sleep 1000");
+    wanted.mounts = vec![wire::Mount {
+        container_path: "/image".to_owned(),
+        image: Some(wire::ImageSpec { image: w.image.clone(), ..Default::default() }),
+        readonly: true,
+        ..Default::default()
+    }];
+    let id = w.cri.create(&pod, &wanted, &config).await.expect("created");
+    w.f.daemon.kill();
+    // What the state folder has does not outlive the host's run.
+    for place in w.f.daemon.mounts() {
+        // One below another goes with it.
+        let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+    }
+    fs::remove_dir_all(w.f.daemon.state().join("pods")).expect("gone");
+    w.restart().await;
+    let mut records = Records::connect(&w.f.daemon.socket()).await.expect("a connection");
+    assert_eq!(records.snapshots().await.expect("a list").len(), 2, "the container's own, and the view");
+    w.cri.remove(&id).await.expect("removed");
+    assert_eq!(records.snapshots().await.expect("a list"), Vec::<String>::new());
+    w.cri.remove_pod(&pod).await.expect("removed");
+    assert_eq!(w.f.daemon.mounts(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_pod_whose_shims_have_just_died_is_stopped_at_once() {
+    let w = World::new(Settings::default()).await;
+    for round in 0..12 {
+        let mut config = w.pod("shims");
+        if round % 2 == 1 {
+            // With a first process of the pod's own.
+            let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+            security.expect("given").namespace_options = Some(wire::NamespaceOption::default());
+        }
+        let pod = w.cri.run_pod(&config).await.expect("a pod");
+        let mut wanted = w.container("c", "exec sleep 1000");
+        let security = wire::LinuxContainerSecurityContext {
+            namespace_options: config
+                .linux
+                .as_ref()
+                .and_then(|linux| linux.security_context.as_ref()?.namespace_options.clone()),
+            ..Default::default()
+        };
+        wanted.linux =
+            Some(wire::LinuxContainerConfig { security_context: Some(security), ..Default::default() });
+        let id = w.cri.create(&pod, &wanted, &config).await.expect("created");
+        w.cri.start(&id).await.expect("started");
+        for shim in w.f.daemon.shims() {
+            let shim = nix::unistd::Pid::from_raw(shim);
+            nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).expect("killed");
+        }
+        tokio::time::sleep(Duration::from_micros(700 * (round / 2))).await;
+        w.cri.stop_pod(&pod).await.expect("stopped");
+        w.cri.remove_pod(&pod).await.expect("removed");
     }
     assert!(w.pods_folder_is_empty());
 }

@@ -1,27 +1,26 @@
 //! Pods with users of their own: root in such a pod is nobody in particular on the host.
 
+use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use longshore_proto::runtime::v1 as wire;
-use longshore_tests::Fixture;
-use longshore_tests::cri::{self, Cri};
+use longshore_tests::cri::{self, World};
 use longshore_tests::daemon::{Settings, eventually};
 
-struct World {
-    f: Fixture,
-    cri: Cri,
-    image: String,
-    logs: tempfile::TempDir,
+struct Users(World);
+
+impl Deref for Users {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
 }
 
-impl World {
-    async fn new() -> World {
-        let f = Fixture::with(Settings::default()).expect("a registry and a daemon");
-        let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
-        let image = cri.pull(&f.busybox).await.expect("pulled");
-        let logs = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
-        World { f, cri, image, logs }
+impl Users {
+    async fn new() -> Users {
+        Users(World::new(Settings::default()).await)
     }
 
     async fn run_pod(&self, name: &str, options: &wire::NamespaceOption) -> (String, wire::PodSandboxConfig) {
@@ -125,7 +124,7 @@ fn owner(path: &Path) -> (u32, u32) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(all(have_nft, have_owner_shifts)), ignore = "needs nft, and Linux 6.15 with user namespaces")]
 async fn pods_with_users_of_their_own_own_their_files_and_nothing_of_the_host_s() {
-    let mut w = World::new().await;
+    let mut w = Users::new().await;
     let status = w.cri.runtime.clone().status(wire::StatusRequest::default()).await.expect("a status");
     let features = status.into_inner().runtime_handlers.remove(0).features.expect("features");
     assert!(features.user_namespaces);
@@ -182,9 +181,7 @@ async fn pods_with_users_of_their_own_own_their_files_and_nothing_of_the_host_s(
     }
 
     // A daemon that dies takes nothing along, and the next one makes containers in the same pod.
-    w.f.daemon.kill();
-    w.f.daemon.launch().expect("it starts again");
-    w.cri = Cri::connect(&w.f.daemon.socket()).await.expect("a connection");
+    w.0.restart().await;
     let (pod, id, host, mark, options) = &pods[0];
     assert!(w.process(mark).is_some());
     let before = w.said(id, "readlink /proc/self/ns/user; readlink /proc/self/ns/net").await;
@@ -229,7 +226,7 @@ async fn pods_with_users_of_their_own_own_their_files_and_nothing_of_the_host_s(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(all(have_nft, have_owner_shifts)), ignore = "needs nft, and Linux 6.15 with user namespaces")]
 async fn processes_and_the_host_s_network_can_be_shared_with_users_of_one_s_own() {
-    let w = World::new().await;
+    let w = Users::new().await;
     let shared = users(200_000, wire::NamespaceMode::Pod);
     let pod = w.run_pod("shared", &shared).await;
     let one = w.container("one", "sleep 54321", &shared);
@@ -254,7 +251,7 @@ async fn processes_and_the_host_s_network_can_be_shared_with_users_of_one_s_own(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_shapes_of_users_are_refused_and_leave_nothing() {
-    let w = World::new().await;
+    let w = Users::new().await;
     let refused = async |options: wire::UserNamespace, pid: wire::NamespaceMode| {
         let mut config = cri::pod("refused");
         let security = wire::LinuxSandboxSecurityContext {

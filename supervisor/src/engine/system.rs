@@ -200,12 +200,12 @@ fn file_system(folder: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mounts = text.lines().filter_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
-        let point = place.split(' ').nth(4)?.replace("\\040", " ");
+        let point = crate::mounts::table::path(place.split(' ').nth(4)?);
         Some((point, kind.split(' ').next()?.to_owned()))
     });
     mounts
         .filter(|(point, _)| folder.starts_with(point))
-        .max_by_key(|(point, _)| point.len())
+        .max_by_key(|(point, _)| point.as_os_str().len())
         .map(|(_, kind)| kind)
 }
 

@@ -3,7 +3,6 @@
 //! Form: the line `longshore-metadata 1`, then for each record key length and value length (u32 LE), key, value;
 //! then `u32::MAX`, the number of records (u64 LE) and the SHA-256 of everything before it.
 
-use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -71,11 +70,7 @@ pub fn write(directory: &Path, bytes: &[u8]) -> Result<()> {
     let target = path(directory);
     let partial = directory.join("export.partial");
     let at = |source| Error::io("writing the metadata export", &partial, source);
-    let mut file = File::create(&partial).map_err(at)?;
-    file.write_all(bytes).map_err(at)?;
-    file.sync_all().map_err(at)?;
-    fs::rename(&partial, &target).map_err(at)?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(at)
+    crate::folders::replace(&target, &partial, |file| file.write_all(bytes)).map_err(at)
 }
 
 /// The records of an export in `bytes`, if it is whole.

@@ -72,6 +72,8 @@ pub mod tables {
 mod json {
     use crate::metadata::Record;
 
+    #[cfg(test)]
+    impl Record for serde_json::Value {}
     impl Record for crate::namespaces::NamespaceRecord {}
     impl Record for crate::leases::LeaseRecord {}
     impl Record for crate::engine::state::State {}

@@ -37,6 +37,10 @@ pub trait Reader {
     ) -> Result<Vec<Row<T>>>;
     /// The records of all namespaces.
     fn scan<T: Record>(&self, table: &Table<T>) -> Result<Vec<Row<T>>>;
+    /// The keys of one namespace, in their order, of records that cannot be read, too.
+    fn keys<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<String>>;
+    /// What is kept of a record, to be looked at when it cannot be read.
+    fn bytes<T>(&self, table: &Table<T>, namespace: &Namespace, key: &str) -> Result<Option<Vec<u8>>>;
     /// Whether the namespace has any record in this table.
     fn any<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<bool>;
 }
@@ -69,6 +73,22 @@ impl<S: Source> Reader for S {
 
     fn scan<T: Record>(&self, table: &Table<T>) -> Result<Vec<Row<T>>> {
         rows(self, table, &[table.tag])
+    }
+
+    fn keys<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        self.raw_scan(&key::prefix(table.tag, namespace), &mut |full, _| {
+            keys.extend(key::split(full).map(|(_, _, name)| name));
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    fn bytes<T>(&self, table: &Table<T>, namespace: &Namespace, name: &str) -> Result<Option<Vec<u8>>> {
+        let full = key::record(table.tag, namespace, name)?;
+        let Some(stored) = self.raw_get(&full)? else { return Ok(None) };
+        let bytes = whole(self, table, &full, &stored).map(|(_, bytes)| bytes.into_owned());
+        Ok(Some(bytes.unwrap_or_else(|_| stored.to_vec())))
     }
 
     fn any<T>(&self, table: &Table<T>, namespace: &Namespace) -> Result<bool> {

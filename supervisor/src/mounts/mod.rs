@@ -17,6 +17,7 @@ mod recover;
 mod roots;
 mod sys;
 mod system;
+pub mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -29,7 +30,7 @@ use serde::{Deserialize, Serialize};
 pub use activate::Wanted;
 pub use plan::needs_activation;
 pub use sys::{Reach, set_read_only};
-pub use system::{filesystem, mount as mount_at};
+pub use system::{filesystem, mount as mount_at, shifts_owners};
 
 use crate::content::store::blocking;
 use crate::error::{Error, Result};

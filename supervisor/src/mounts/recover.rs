@@ -37,6 +37,5 @@ fn mount_points() -> Result<HashSet<String>> {
     const TABLE: &str = "/proc/self/mountinfo";
     let text = std::fs::read_to_string(TABLE).map_err(|source| Error::io("reading", TABLE, source))?;
     let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-    // As the kernel escapes them.
-    Ok(points.map(|point| point.replace("\\040", " ").replace("\\134", "\\")).collect())
+    Ok(points.map(|point| super::table::path(point).to_string_lossy().into_owned()).collect())
 }

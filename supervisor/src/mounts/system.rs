@@ -18,9 +18,6 @@ use super::loopback::{self, Access};
 use crate::error::{Error, Result};
 use crate::snapshots::Mount;
 
-/// fsconfig(2) takes no longer values.
-const MAX_VALUE: usize = 255;
-
 /// mount(2) takes no longer options, with the byte at their end.
 const MAX_DATA: usize = 4096;
 
@@ -67,7 +64,7 @@ fn parse(mount: &Mount) -> Result<Options<'_>> {
                 options.propagation = propagation(option);
                 continue;
             }
-            other if ["remount", "move"].contains(&other) || mapped(other) => {
+            other if ["remount", "move"].contains(&other) || shifts_owners(other) => {
                 let what = format!("the option {other:?} of a mount of type {:?}", mount.kind);
                 return Err(Error::Unimplemented { what });
             }
@@ -81,7 +78,8 @@ fn parse(mount: &Mount) -> Result<Options<'_>> {
     Ok(options)
 }
 
-fn mapped(option: &str) -> bool {
+/// Whether an option maps owners, which is the runtime's to do.
+pub fn shifts_owners(option: &str) -> bool {
     option.starts_with("uidmap=") || option.starts_with("gidmap=")
 }
 
@@ -162,7 +160,10 @@ pub fn filesystem(mount: &Mount, more: MountAttrFlags) -> Result<OwnedFd> {
         Err(errno) => return Err(failed(mount, "", errno)),
     };
     let set = |option: &str| match option.split_once('=') {
-        Some(("lowerdir", list)) if mount.kind == "overlay" => lower(&context, list),
+        // One by one, as the list may be longer than a value can be.
+        Some(("lowerdir", list)) if mount.kind == "overlay" => split(list)
+            .iter()
+            .try_for_each(|folder| fsconfig_set_string(&context, "lowerdir+", folder.as_str())),
         Some((key, value)) => fsconfig_set_string(&context, key, value),
         None => fsconfig_set_flag(&context, option),
     };
@@ -174,7 +175,8 @@ pub fn filesystem(mount: &Mount, more: MountAttrFlags) -> Result<OwnedFd> {
     }
     for option in &options.data {
         match set(option) {
-            Err(Errno::INVAL) if is_long_list(mount, option) => {
+            // Kernels before 6.7 do not know that.
+            Err(Errno::INVAL) if mount.kind == "overlay" && option.starts_with("lowerdir=") => {
                 return classic(mount, &options, options.attributes | more);
             }
             done => done.map_err(|errno| failed(mount, option, errno))?,
@@ -204,11 +206,7 @@ fn classic_flags(attributes: MountAttrFlags) -> MsFlags {
     known.into_iter().filter(|(attribute, _)| attributes.contains(*attribute)).map(|(_, flag)| flag).collect()
 }
 
-fn is_long_list(mount: &Mount, option: &str) -> bool {
-    mount.kind == "overlay" && option.strip_prefix("lowerdir=").is_some_and(|list| list.len() > MAX_VALUE)
-}
-
-/// Makes an overlay by mount(2), for kernels before 6.5: their fsconfig(2) takes no list of many folders. It is made in the mount
+/// Makes an overlay by mount(2), for kernels whose fsconfig(2) takes no lower folders one by one. It is made in the mount
 /// namespace of a thread that ends, and taken out of it.
 fn classic(mount: &Mount, options: &Options<'_>, attributes: MountAttrFlags) -> Result<OwnedFd> {
     let lists = options.data.iter().filter_map(|option| option.strip_prefix("lowerdir="));
@@ -218,7 +216,7 @@ fn classic(mount: &Mount, options: &Options<'_>, attributes: MountAttrFlags) -> 
     };
     let data = options.data.join(",");
     if data.len() >= MAX_DATA {
-        let why = format!("its options take {} bytes; kernels before 6.5 take {MAX_DATA}", data.len());
+        let why = format!("its options take {} bytes; kernels before 6.7 take {MAX_DATA}", data.len());
         return Err(Error::invalid(shown(mount), why));
     }
     let make = || -> io::Result<OwnedFd> {
@@ -243,19 +241,6 @@ fn failed(mount: &Mount, option: &str, errno: Errno) -> Error {
 
 fn shown(mount: &Mount) -> String {
     format!("{} of type {:?}", mount.source, mount.kind)
-}
-
-// One by one, as the list may be longer than a value; kernels before 6.5 know only the list.
-fn lower(context: &OwnedFd, list: &str) -> Result<(), Errno> {
-    for (index, directory) in split(list).iter().enumerate() {
-        match fsconfig_set_string(context, "lowerdir+", directory.as_str()) {
-            Err(Errno::INVAL) if index == 0 && list.len() <= MAX_VALUE => {
-                return fsconfig_set_string(context, "lowerdir", list);
-            }
-            result => result?,
-        }
-    }
-    Ok(())
 }
 
 // At colons, unless they are escaped.

@@ -6,8 +6,10 @@
 //!
 //! What always holds: at the asked-for place there is a whole archive or what was there before; what is made on the way is removed.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::engine::names::new_id;
 use crate::error::{Error, Result};
 use crate::images::held::Held;
 use crate::labels::Labels;
+use crate::mounts::shifts_owners;
 use crate::snapshots::Mount;
 
 /// How long it may take if nobody says.
@@ -52,7 +55,7 @@ impl Pods {
 
     /// Removes what a daemon that died was making.
     pub(super) fn forget_checkpoints(&self) {
-        let _ = fs::remove_dir_all(self.checkpoints());
+        forget(&self.checkpoints());
     }
 
     /// Writes a running container's state to an archive at `place`. If it takes longer than `timeout` (zero: ten minutes) the call fails;
@@ -100,6 +103,7 @@ impl Pods {
         let options = Any::pack("containerd.runc.v1.CheckpointOptions", &options);
         self.tasks.checkpoint(&self.namespace, &container.id, &images, Some(options)).await?;
         self.add_changes(container, folder).await?;
+        let log = self.open_log(container).await?;
         let (record, spec) = (container.record(), container.spec.clone());
         let (id, folder) = (container.id.clone(), folder.to_owned());
         blocking(move || {
@@ -108,7 +112,7 @@ impl Pods {
             put(&folder, "status.dump", status(&id, &record).to_string().as_bytes())?;
             put(&folder, "status", times(&record).to_string().as_bytes())?;
             put(&folder, "spec.dump", &spec)?;
-            add_log(&folder, &record.log_path)
+            add_log(&folder, log)
         })
         .await
     }
@@ -118,8 +122,7 @@ impl Pods {
         let snapshotter = self.engine.snapshotter()?;
         let mut above = snapshotter.mounts(&self.namespace, &container.id).await?;
         // The layer's owners are those that the host sees.
-        let shifts = |option: &str| option.starts_with("uidmap=") || option.starts_with("gidmap=");
-        above.iter_mut().for_each(|mount| mount.options.retain(|option| !shifts(option)));
+        above.iter_mut().for_each(|mount| mount.options.retain(|option| !shifts_owners(option)));
         let info = snapshotter.stat(&self.namespace, &container.id).await?;
         let key = format!("checkpoint-{}", new_id());
         // A daemon that starts removes what a crash leaves: nobody has this container.
@@ -230,15 +233,11 @@ fn keep_logs(work: &Path, folder: &Path) -> Result<()> {
 }
 
 /// A copy of the container's log, if it has one that is a file.
-fn add_log(folder: &Path, log: &str) -> Result<()> {
-    use rustix::fs::{Mode, OFlags};
-    let found = rustix::fs::open(log, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let file = found.ok().and_then(|found| crate::trees::reopen_regular(&found).ok().flatten());
-    let Some(file) = file else { return Ok(()) };
+fn add_log(folder: &Path, log: Option<File>) -> Result<()> {
+    let Some(file) = log else { return Ok(()) };
     let path = folder.join("container.log");
     let mut made = create(&path)?;
     let copy = || {
-        let file = File::from(file);
         // What is said from now on is not waited for.
         let length = file.metadata()?.len();
         io::copy(&mut io::Read::take(file, length), &mut made).map(drop)
@@ -246,22 +245,40 @@ fn add_log(folder: &Path, log: &str) -> Result<()> {
     copy().map_err(|error| Error::io("copying the log to", &path, error))
 }
 
+/// How the file is named, beside a folder in which something is gathered, that says where its archive is being written.
+const DRAFT: &str = "draft";
+
+/// Removes what is left below the folder where archives are put together, and drafts of archives wherever they are.
+fn forget(checkpoints: &Path) {
+    let entries = fs::read_dir(checkpoints).into_iter().flatten().flatten();
+    let notes =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == DRAFT));
+    let drafts: Vec<PathBuf> = notes
+        .filter_map(|note| fs::read(note).ok())
+        .map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
+        .filter(|draft| draft.is_absolute())
+        .collect();
+    if !drafts.is_empty() {
+        // They may be on a file system that does not answer.
+        std::thread::spawn(move || drafts.iter().for_each(|draft| drop(fs::remove_file(draft))));
+    }
+    let _ = fs::remove_dir_all(checkpoints);
+}
+
 /// Packs what was gathered; the archive is in its place when it is whole and on disk.
 fn pack(folder: &Path, place: &Path) -> Result<()> {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let beside = place.with_file_name(format!(".{name}.{}", crate::hex::encode(&rand::random::<[u8; 4]>())));
     let fail = |error| Error::io("writing the archive", place, error);
-    let file = create(&beside)?;
-    let packed = (|| {
+    let note = folder.with_extension(DRAFT);
+    fs::write(&note, beside.as_os_str().as_bytes()).map_err(|error| Error::io("writing", &note, error))?;
+    let packed = crate::folders::replace(place, &beside, |file| {
         let mut builder = tar::Builder::new(file);
         builder.follow_symlinks(false);
         builder.append_dir_all("", folder)?;
-        builder.into_inner()?.sync_all()?;
-        fs::rename(&beside, place)
-    })();
-    if packed.is_err() {
-        let _ = fs::remove_file(&beside);
-    }
+        builder.finish()
+    });
+    let _ = fs::remove_file(&note);
     packed.map_err(fail)
 }
 
@@ -278,8 +295,8 @@ mod tests {
         put(&from, "checkpoint/pages-1.img", b"pages").unwrap();
         put(&from, "config.dump", b"{}").unwrap();
         fs::write(folder.path().join("log"), "a line").unwrap();
-        add_log(&from, folder.path().join("log").to_str().unwrap()).unwrap();
-        add_log(&from, "/dev/zero").unwrap();
+        add_log(&from, File::open(folder.path().join("log")).ok()).unwrap();
+        add_log(&from, None).unwrap();
         fs::write(&place, "an older one").unwrap();
         pack(&from, &place).unwrap();
         assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o600);
@@ -299,5 +316,23 @@ mod tests {
         assert!(pack(&folder.path().join("none"), &place).is_err());
         assert!(File::open(&place).is_ok());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_daemon_that_was_killed_leaves_no_draft_behind_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let (making, draft) = (folder.path().join("pods"), folder.path().join(".to.tar.0123"));
+        fs::create_dir_all(making.join("a")).unwrap();
+        fs::write(making.join("a.draft"), draft.as_os_str().as_bytes()).unwrap();
+        fs::write(making.join("b.draft"), b"relative").unwrap();
+        fs::write(&draft, "half").unwrap();
+        forget(&making);
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while draft.exists() {
+            assert!(std::time::Instant::now() < until, "the draft is left");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!making.exists());
+        forget(&making);
     }
 }

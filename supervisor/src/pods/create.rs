@@ -1,5 +1,6 @@
 //! Making a container in a pod. It runs only when it is started.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use super::container::Container;
 use super::events::Happened;
 use super::flight::{Claim, Flight, as_text};
 use super::logs;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
 use super::record::{ContainerRecord, State};
 use super::spec::{self, Input};
 use crate::content::store::blocking;
@@ -60,15 +61,17 @@ impl Pods {
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         config: ContainerConfig,
-        flight: &Flight,
+        flight: &Arc<Flight>,
     ) -> Result<String> {
+        pod.check_ready()?;
+        pod.read(|record| check_against_pod(&config, &record.config))?;
+        // Where nothing waits for it but those who want this container.
+        let sources = self.look_at_host(&config, flight).await?;
         flight.at("waiting for the pod");
-        let _turn = pod.turn.lock().await;
-        if !pod.is_ready() {
-            return Err(Error::precondition(format!("pod sandbox {}", pod.id), "it is not ready"));
-        }
+        let _turn = pod.turn(Doing::Making(flight.clone())).await?;
+        pod.check_ready()?;
         let id = new_id();
-        match self.build_container(&id, pod, config, flight).await {
+        match self.build_container(&id, pod, config, sources, flight).await {
             Ok(container) => {
                 self.table().containers.insert(id.clone(), container);
                 self.happened(&id, &pod.id, Happened::Created);
@@ -89,14 +92,14 @@ impl Pods {
         id: &str,
         pod: &Arc<Pod>,
         config: ContainerConfig,
+        mut sources: HashMap<usize, String>,
         flight: &Flight,
     ) -> Result<Arc<Container>> {
-        pod.read(|record| check_against_pod(&config, &record.config))?;
         let users = pod.read(|record| record.config.namespaces.users.clone());
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
         config.mounts.iter().filter_map(|mount| mount.owners.as_ref()).try_for_each(UserMaps::check)?;
-        let images = self.mount_images(id, &pod.id, &config, users.as_ref()).await?;
+        sources.extend(self.mount_images(id, &pod.id, &config, users.as_ref()).await?);
         let pid_of = self.process_to_join(pod, &config)?.map(|(_, pid)| pid);
         flight.at("making its snapshot");
         // Nobody's until it is recorded.
@@ -133,7 +136,7 @@ impl Pods {
                     shm: &shm,
                     cgroup: &cgroup,
                     pid_of,
-                    images: &images,
+                    sources: &sources,
                 })?;
                 let cwd = spec.process().as_ref().map(|process| process.cwd().display().to_string());
                 layers.make_folder(cwd.as_deref().unwrap_or("/"))?;

@@ -10,6 +10,7 @@ use super::Pods;
 use super::container::Container;
 use super::events::Happened;
 use super::record::{End, State};
+use super::stop::until_available;
 use crate::error::Result;
 use crate::tasks::{Exit, ProcessId, Status};
 
@@ -157,7 +158,8 @@ impl Pods {
 
     /// As [`Pods::delete_task`], for whoever then takes away what the task has.
     pub(super) async fn try_delete_task(&self, id: &str) -> Result<()> {
-        match self.tasks.delete(&self.namespace, id).await {
+        let delete = || async { self.tasks.delete(&self.namespace, id).await.map(drop) };
+        match until_available(delete).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }

@@ -3,6 +3,7 @@
 //!
 //! What always holds: a name is free again when the making has failed and nothing of it is left.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,7 +29,7 @@ pub struct Flight {
     what: String,
     /// What was asked for, as text.
     asked: String,
-    step: Mutex<&'static str>,
+    step: Mutex<Cow<'static, str>>,
     done: watch::Sender<Option<Outcome>>,
 }
 
@@ -37,13 +38,19 @@ type Outcome = Result<String, Arc<Error>>;
 
 impl Flight {
     /// Says what is done now.
-    pub fn at(&self, step: &'static str) {
-        tracing::debug!(step, "making {}", self.what);
+    pub fn at(&self, step: impl Into<Cow<'static, str>>) {
+        let step = step.into();
+        tracing::debug!(step = &*step, "making {}", self.what);
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step;
     }
 
-    fn step(&self) -> &'static str {
-        *self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    fn step(&self) -> Cow<'static, str> {
+        self.step.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is made, and how far that is.
+    pub fn progress(&self) -> String {
+        format!("{} is being made, at the step: {}", self.what, self.step())
     }
 
     /// As [`Flight::landed`], for whoever asks for the same.
@@ -106,7 +113,7 @@ impl Names {
             Some(Holder::Flight(flight)) => Claim::Join(flight.clone()),
             Some(Holder::Made(id)) => Claim::Made(id.clone()),
             None => {
-                let step = Mutex::new("beginning");
+                let step = Mutex::new("beginning".into());
                 let flight = Arc::new(Flight { what, asked, step, done: watch::Sender::new(None) });
                 table.insert(name.to_owned(), Holder::Flight(flight.clone()));
                 Claim::Mine(Reservation { names: self.clone(), name: name.to_owned(), flight, over: false })

@@ -82,7 +82,13 @@ impl Pods {
     pub(super) async fn leave_images(&self, id: &str, pod: &str) -> Result<()> {
         let (folder, prefix) = (self.images_folder(pod), prefix(id));
         let looked_at = folder.clone();
-        let keys = blocking(move || unmount_in(&looked_at, |name| name.starts_with(&prefix))).await?;
+        let mut keys = blocking(move || unmount_in(&looked_at, |name| name.starts_with(&prefix))).await?;
+        // The folders are gone with the host's last run, the snapshots are not.
+        let recorded =
+            self.container(id).map(|container| container.read(|record| keys_of(id, &record.config)));
+        keys.extend(
+            recorded.unwrap_or_default().into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>(),
+        );
         let snapshotter = self.engine.snapshotter()?;
         for key in &keys {
             match snapshotter.remove(&self.namespace, key).await {
@@ -164,6 +170,12 @@ fn within(point: &Path, mount: &Mount) -> Result<PathBuf> {
 
 fn prefix(id: &str) -> String {
     format!("{}-", id.get(..32).unwrap_or(id))
+}
+
+/// Those of a container's mounts.
+fn keys_of(id: &str, config: &ContainerConfig) -> Vec<String> {
+    let numbered = config.mounts.iter().enumerate();
+    numbered.filter(|(_, mount)| mount.image.is_some()).map(|(number, _)| key(id, number)).collect()
 }
 
 /// Of a view's snapshot, and of the folder where it is mounted.

@@ -3,16 +3,16 @@
 //! What always holds: below that folder no link is followed, whoever can write there. Whatever a name leads to is looked at in a thread
 //! that may wait, since a folder that somebody named may be on a file system that does not answer.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::Pods;
 use super::config::PodConfig;
 use super::container::Container;
-use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
 impl Pods {
@@ -22,7 +22,7 @@ impl Pods {
             return Ok(());
         }
         let directory = PathBuf::from(&config.log_directory);
-        blocking(move || make(&directory, Path::new(""))).await
+        self.on_host(move || make(&directory, Path::new(""))).await
     }
 
     /// Makes the folder of a container's log, unless it is there.
@@ -34,8 +34,32 @@ impl Pods {
             return Ok(());
         }
         let below = Path::new(&path).parent().unwrap_or(Path::new("")).to_owned();
-        blocking(move || make(Path::new(&directory), &below)).await
+        self.on_host(move || make(Path::new(&directory), &below)).await
     }
+}
+
+impl Pods {
+    /// What is in a container's log. `None`: it has none, or its place is no regular file, or a link leads there.
+    pub(super) async fn open_log(&self, container: &Container) -> Result<Option<File>> {
+        let directory = self.pod(&container.pod)?.read(|record| record.config.log_directory.clone());
+        let path = container.read(|record| match record.log_path.is_empty() {
+            true => String::new(),
+            false => record.config.log_path.clone(),
+        });
+        self.on_host(move || Ok(open(Path::new(&directory), Path::new(&path)))).await
+    }
+}
+
+/// Opens what is at `below` in `directory`, to read it. Blocks.
+fn open(directory: &Path, below: &Path) -> Option<File> {
+    if below.as_os_str().is_empty() {
+        return None;
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(directory, flags | OFlags::DIRECTORY, Mode::empty()).ok()?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let found = rustix::fs::openat2(&folder, below, flags, Mode::empty(), resolve).ok()?;
+    crate::trees::reopen_regular(&found).ok().flatten().map(File::from)
 }
 
 /// Refuses a folder of logs that would be looked for from where the daemon happens to be.
@@ -140,6 +164,27 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &pod).unwrap();
         assert!(make(&pod, Path::new("c")).is_err());
         assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_log_is_read_where_no_link_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pod, elsewhere) = (folder.path().join("pod"), folder.path().join("elsewhere"));
+        for path in [pod.join("c"), elsewhere.clone()] {
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("0.log"), "a line").unwrap();
+        }
+        let said =
+            |path: &str| open(&pod, Path::new(path)).map(|file| std::io::read_to_string(file).unwrap());
+        assert_eq!(said("c/0.log").as_deref(), Some("a line"));
+        std::os::unix::fs::symlink(&elsewhere, pod.join("led")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.join("0.log"), pod.join("0.log")).unwrap();
+        for path in ["led/0.log", "0.log", "../elsewhere/0.log", "c", "none", ""] {
+            assert_eq!(said(path), None, "{path:?}");
+        }
+        std::fs::rename(&pod, folder.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("moved"), &pod).unwrap();
+        assert_eq!(said("c/0.log"), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod exec;
 mod exec_sync;
 mod exit;
 mod flight;
+mod host_paths;
 mod image_volumes;
 pub mod images;
 mod logs;
@@ -93,6 +94,8 @@ pub struct Pods {
     written: written::Ledger,
     /// Whether plugins are going to be told which pods there are.
     collecting: std::sync::atomic::AtomicBool,
+    /// Threads that may wait for file systems of the host.
+    host_threads: Arc<tokio::sync::Semaphore>,
     /// Subnets that the node's pods are to be in.
     ranges: Mutex<Vec<String>>,
     /// Work that goes on after its caller went away.
@@ -130,6 +133,7 @@ impl Pods {
             rates: stats::Rates::default(),
             written: written::Ledger::default(),
             collecting: std::sync::atomic::AtomicBool::default(),
+            host_threads: Arc::new(tokio::sync::Semaphore::new(host_paths::MOST)),
             ranges: Mutex::default(),
             background: tokio_util::task::TaskTracker::new(),
         };

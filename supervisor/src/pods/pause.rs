@@ -12,7 +12,8 @@ use oci_spec::runtime::{
 use super::Pods;
 use super::config::{PodConfig, Sharing, UserMaps};
 use super::namespaces::Files;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
+use super::stop::until_available;
 use super::users;
 use crate::any::Any;
 use crate::content::store::blocking;
@@ -156,7 +157,8 @@ impl Pods {
             return Ok(());
         }
         let kill = signal_kill();
-        match self.tasks.kill(&self.namespace, pod, ProcessId::Init, kill, KillScope::All).await {
+        let ask = || self.tasks.kill(&self.namespace, pod, ProcessId::Init, kill, KillScope::All);
+        match until_available(ask).await {
             Ok(()) => {
                 let wait = self.tasks.wait(&self.namespace, pod, ProcessId::Init);
                 if tokio::time::timeout(KILLED, wait).await.is_err() {
@@ -171,15 +173,13 @@ impl Pods {
             Err(error) if error.code() == tonic::Code::NotFound => {}
             Err(error) => return Err(error),
         }
-        match self.tasks.delete(&self.namespace, pod).await {
-            Err(error) if !error.is_not_found() => Err(error),
-            _ => Ok(()),
-        }
+        self.try_delete_task(pod).await
     }
 
     /// It ended by itself, and every process of the pod's namespace with it.
     pub(super) async fn pause_ended(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let _turn = pod.turn.clone().lock_owned().await;
+        let why = "it is being stopped, since its first process has ended";
+        let _turn = pod.turn_in_time(Doing::verb(why)).await;
         if !pod.is_ready() || !self.lost_its_pause(pod) {
             return;
         }

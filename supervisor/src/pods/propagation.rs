@@ -37,9 +37,7 @@ fn mount_of<'a>(table: &'a str, path: &Path) -> Option<(PathBuf, Vec<&'a str>)> 
     let mounts = table.lines().filter_map(|line| {
         let (own, _) = line.split_once(" - ")?;
         let mut fields = own.split(' ').skip(4);
-        // As the kernel escapes them.
-        let point = fields.next()?.replace("\\040", " ").replace("\\134", "\\");
-        Some((PathBuf::from(point), fields.skip(1).collect()))
+        Some((crate::mounts::table::path(fields.next()?), fields.skip(1).collect()))
     });
     mounts.filter(|(point, _)| path.starts_with(point)).max_by_key(|(point, _)| point.components().count())
 }
@@ -53,10 +51,12 @@ mod tests {
         let table = "\
             20 1 8:1 / / rw,relatime - ext4 /dev/root rw\n\
             21 20 8:2 / /data rw,relatime shared:7 - ext4 /dev/sdb rw\n\
-            22 20 8:2 / /slave\\040x rw,relatime master:7 - ext4 /dev/sdb rw\n";
+            22 20 8:2 / /slave\\040x rw,relatime master:7 - ext4 /dev/sdb rw\n\
+            23 20 8:2 / /odd\\011\\012\\134x rw,relatime shared:8 - ext4 /dev/sdb rw\n";
         let check = |asked, path: &str| within(table, asked, Path::new(path)).is_ok();
         assert!(check(Propagation::Private, "/tmp"));
         assert!(!check(Propagation::HostToContainer, "/database"));
+        assert!(check(Propagation::Bidirectional, "/odd\t\n\\x/below"));
         assert!(!check(Propagation::Bidirectional, "/tmp"));
         assert!(check(Propagation::HostToContainer, "/data/x") && check(Propagation::Bidirectional, "/data"));
         assert!(

@@ -43,13 +43,8 @@ impl Pods {
         let (path, text) = (self.ranges_file(), serde_json::json!(ranges).to_string());
         let write = move || {
             let draft = path.with_extension("new");
-            let write = || {
-                let mut file = std::fs::File::create(&draft)?;
-                std::io::Write::write_all(&mut file, text.as_bytes())?;
-                file.sync_all()?;
-                std::fs::rename(&draft, &path)
-            };
-            write().map_err(|error| Error::io("writing", &path, error))
+            crate::folders::replace(&path, &draft, |file| std::io::Write::write_all(file, text.as_bytes()))
+                .map_err(|error| Error::io("writing", &path, error))
         };
         crate::content::store::blocking(write).await?;
         *self.ranges.lock().unwrap_or_else(PoisonError::into_inner) = ranges;

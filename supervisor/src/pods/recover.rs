@@ -12,7 +12,7 @@ use super::config::Sharing;
 use super::container::Container;
 use super::create::LABEL;
 use super::namespaces::Files;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
 use super::record::{self, PodNetwork, PodState, State};
 use super::salvage;
 use crate::error::Result;
@@ -30,7 +30,8 @@ impl Pods {
     /// Reads the records, and says whose addresses and ports are taken. Before networks are looked through for what nobody owns.
     pub fn read_back(&self) -> Result<()> {
         let everything = Filter::default();
-        for sandbox in self.sandboxes.list(&self.namespace, &everything)? {
+        let aside = self.config.root.join("unreadable");
+        for sandbox in self.sandboxes.read_back(&self.namespace, &aside, salvage::sandbox)? {
             let Some(extension) = sandbox.record.extensions.get(record::POD) else { continue };
             let read = record::unpack(record::POD, &sandbox.id, extension);
             let record: record::PodRecord = read.unwrap_or_else(|error| {
@@ -106,7 +107,8 @@ impl Pods {
     fn stop_later(self: &Arc<Self>, pod: Arc<Pod>) {
         let pods = self.clone();
         self.background.spawn(async move {
-            let _turn = pod.turn.clone().lock_owned().await;
+            let why = "it is being stopped, since what it had is gone";
+            let _turn = pod.turn_in_time(Doing::verb(why)).await;
             if let Err(error) = pods.stop_turned(&pod).await {
                 tracing::warn!(pod = %pod.id, %error, "a pod that is gone cannot be stopped yet");
             }
@@ -191,7 +193,8 @@ impl Pods {
         let listed = snapshotter.list(&self.namespace, &Filter::default()).await?;
         for info in listed {
             let Some(owner) = info.labels.get(LABEL) else { continue };
-            if self.containers.get(&self.namespace, owner).is_ok() {
+            // One whose record cannot be read may be there all the same.
+            if !self.containers.get(&self.namespace, owner).is_err_and(|error| error.is_not_found()) {
                 continue;
             }
             tracing::info!(container = %info.name, "removing what is left of a container");

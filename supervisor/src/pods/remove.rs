@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Pods;
 use super::container::Container;
 use super::events::Happened;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
 use super::record::PodNetwork;
 use crate::error::{Error, Result};
 
@@ -60,7 +60,7 @@ impl Pods {
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error),
         };
-        let turn = pod.turn.clone().lock_owned().await;
+        let turn = pod.turn(Doing::verb("it is being removed")).await?;
         let pods = self.clone();
         let work = async move {
             let _turn = turn;
@@ -74,9 +74,11 @@ impl Pods {
             return Ok(());
         }
         self.stop_turned(pod).await?;
+        pod.at("removing its containers");
         for container in self.containers_of(&pod.id) {
             self.remove_one(&container).await?;
         }
+        pod.at("removing what it has of the host");
         self.clear_pod(&pod.id, &PodNetwork::default()).await?;
         match self.sandboxes.delete(&self.namespace, &pod.id).await {
             Err(error) if !error.is_not_found() => return Err(error),

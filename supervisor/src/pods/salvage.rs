@@ -6,8 +6,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::record::{ContainerRecord, PodRecord, PodState, State};
+use super::pod::Pod;
+use super::record::{self, ContainerRecord, PodRecord, PodState, State};
+use crate::any::Any;
 use crate::containers;
+use crate::sandboxes::SandboxRecord;
 
 /// Field by field: those that cannot be read are as if nothing had been said.
 fn fields<T: Default + DeserializeOwned + Serialize>(value: &Value) -> T {
@@ -41,6 +44,18 @@ pub(super) fn pod(bytes: &[u8]) -> PodRecord {
         network: fields(&value["network"]),
         pause: field(&value, "pause").unwrap_or_default(),
     }
+}
+
+/// The record of a pod of which not even the outermost layer can be read. `None`: it was no pod's.
+pub(super) fn sandbox(id: &str, kept: &Value) -> Option<SandboxRecord> {
+    let extension = kept.get("extensions").and_then(|all| all.get(record::POD));
+    if kept.is_object() && extension.is_none() {
+        return None;
+    }
+    let own: Option<Any> = extension.and_then(|own| serde_json::from_value(own.clone()).ok());
+    let own = own.unwrap_or_default();
+    let record = record::unpack(record::POD, id, &own).unwrap_or_else(|_| pod(&own.value));
+    Some(Pod::new(id.to_owned(), record).sandbox().ok()?.record)
 }
 
 /// A container of which its task has to tell what it is.
@@ -84,6 +99,46 @@ mod tests {
         assert_eq!(record.config.labels["a"], "b");
         assert!(record.config.sysctls.is_empty());
         assert_eq!(pod(b"\xff{").state, PodState::Unreadable);
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_row_cannot_be_read_is_kept_and_holds_up_no_other() {
+        use crate::metadata::{Db, Options, Reader, tables};
+        use crate::namespaces::Namespace;
+        use crate::sandboxes::SandboxStore;
+        use std::sync::Arc;
+
+        let folder = tempfile::tempdir().unwrap();
+        let db = Arc::new(Db::open(&folder.path().join("metadata"), &Options::default()).unwrap());
+        let namespace = Namespace::parse("k8s.io").unwrap();
+        let store = SandboxStore::new(db.clone());
+        let config = r#"{"config": {"name": {"name": "web", "namespace": "n", "uid": "u", "attempt": 0}},
+            "created_at": "2026-01-02T03:04:05Z", "state": "ready"}"#;
+        let good = Pod::new("good".to_owned(), serde_json::from_str(config).unwrap());
+        store.create(&namespace, good.sandbox().unwrap()).await.unwrap();
+        let rows = tables::SANDBOXES.view::<Value>();
+        let with = |extension: &str| serde_json::json!({ "created_at": "at some time", "extensions": { extension: Any::new(record::POD, config) } });
+        let damaged = [("bad", with(record::POD)), ("other", with("x")), ("none", Value::from("no record"))];
+        for (id, row) in &damaged {
+            db.write(|tx| tx.put(&rows, &namespace, id, row)).await.unwrap();
+        }
+        let aside = folder.path().join("unreadable");
+        let read = || store.read_back(&namespace, &aside, sandbox).unwrap();
+        let pods = read();
+        assert_eq!(pods.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["bad", "good", "none"]);
+        let states: Vec<PodState> = pods
+            .iter()
+            .map(|one| record::unpack::<PodRecord>(record::POD, &one.id, &one.record.extensions[record::POD]))
+            .map(|record| record.unwrap().state)
+            .collect();
+        assert_eq!(states, [PodState::Ready, PodState::Ready, PodState::Unreadable]);
+        let kept = std::fs::read(aside.join("sandbox-bad")).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&kept).unwrap(), damaged[0].1);
+        assert_eq!(std::fs::read_dir(&aside).unwrap().count(), 2);
+        assert_eq!(read(), pods);
+        assert_eq!(db.get(&rows, &namespace, "other").unwrap().unwrap(), damaged[1].1, "it is no pod's");
+        store.delete(&namespace, "none").await.unwrap();
+        assert_eq!(read().len(), 2);
     }
 
     #[test]

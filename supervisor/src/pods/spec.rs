@@ -41,8 +41,8 @@ pub struct Input<'a> {
     pub cgroup: &'a str,
     /// Processes whose pid namespace is joined.
     pub pid_of: Option<u32>,
-    /// Where volumes that are images are, by the numbers of their mounts.
-    pub images: &'a HashMap<usize, String>,
+    /// Where mounts come from, by their numbers: paths of the host, and images that are mounted there.
+    pub sources: &'a HashMap<usize, String>,
 }
 
 /// The specification, and as whom the container runs.
@@ -55,8 +55,9 @@ pub fn generate(input: &Input<'_>) -> Result<(Spec, Identity)> {
     let identity = identity(&security.user, input.image, input.layers)?;
     let process = process(input, &identity, &bounding, &vendors.env)?;
     let numbered = input.config.mounts.iter().enumerate();
-    let binds =
-        numbered.map(|(number, mount)| bind(mount, input.images.get(&number))).collect::<Result<Vec<_>>>()?;
+    let binds = numbered
+        .map(|(number, mount)| bind(mount, input.sources.get(&number)))
+        .collect::<Result<Vec<_>>>()?;
     let shm = match security.namespaces.ipc {
         Sharing::Node => mounts::Shm::Shared(Path::new("/dev/shm")),
         Sharing::Container => mounts::Shm::Own(0),
@@ -232,7 +233,7 @@ fn identity(user: &User, image: &LocalImage, layers: &Layers) -> Result<user::Id
 }
 
 /// A mount in the engine's words.
-fn bind(mount: &Mount, view: Option<&String>) -> Result<daily::Mount> {
+fn bind(mount: &Mount, source: Option<&String>) -> Result<daily::Mount> {
     if !mount.container_path.starts_with('/') && mount.container_path.is_empty() {
         return Err(Error::invalid("mount", "it has no path in the container"));
     }
@@ -240,13 +241,10 @@ fn bind(mount: &Mount, view: Option<&String>) -> Result<daily::Mount> {
         Some(_) => mount.container_path.clone(),
         None => format!("/{}", mount.container_path),
     };
-    let source = match &mount.image {
-        Some(image) => {
-            let lost = || Error::not_found("image volume", image.image.clone());
-            view.ok_or_else(lost)?.clone()
-        }
-        None => source(mount)?,
-    };
+    let source = source.cloned().ok_or_else(|| match &mount.image {
+        Some(image) => Error::not_found("image volume", image.image.clone()),
+        None => Error::not_found("path of the host", mount.host_path.clone()),
+    })?;
     let access = match mount.writing {
         Writing::Allowed if mount.image.is_none() => Access::ReadWrite,
         _ => Access::ReadOnly,
@@ -270,23 +268,6 @@ fn bind(mount: &Mount, view: Option<&String>) -> Result<daily::Mount> {
         },
         ..daily::Mount::default()
     })
-}
-
-/// The path of the host, links followed: a folder is made where there is nothing.
-fn source(mount: &Mount) -> Result<String> {
-    let path = &mount.host_path;
-    if !path.starts_with('/') {
-        return Err(Error::invalid(format!("mount {path:?}"), "it is no absolute path of the host"));
-    }
-    match std::fs::canonicalize(path) {
-        Ok(found) => Ok(found.display().to_string()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(path)
-                .map_err(|error| Error::io("making the folder of the host", path, error))?;
-            Ok(path.clone())
-        }
-        Err(error) => Err(Error::io("looking for the folder of the host", path, error)),
-    }
 }
 
 fn linux(input: &Input<'_>, bounding: &Capabilities, vendors: &cdi::Edits) -> Result<Linux> {

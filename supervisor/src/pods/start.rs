@@ -23,6 +23,8 @@ impl Pods {
     /// Starts a container that was made. One that runs already is left alone.
     pub async fn start(self: &Arc<Self>, id: &str) -> Result<()> {
         let container = self.container(id)?;
+        // Where it holds nobody up who stops or removes it.
+        let log_folder = self.make_log_folder(&container).await;
         let turn = container.turn.clone().lock_owned().await;
         match container.state() {
             State::Created => {}
@@ -41,7 +43,10 @@ impl Pods {
         let pods = self.clone();
         let work = async move {
             let _turn = turn;
-            let started = pods.launch(&container).await;
+            let started = match log_folder {
+                Ok(()) => pods.launch(&container).await,
+                Err(error) => Err(error),
+            };
             if let Err(error) = &started {
                 pods.never_ran(&container, error).await;
             }
@@ -51,7 +56,6 @@ impl Pods {
     }
 
     async fn launch(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
-        self.make_log_folder(container).await?;
         let record = container.record();
         let snapshotter = self.engine.snapshotter()?;
         let mounts = snapshotter.mounts(&self.namespace, &container.id).await?;

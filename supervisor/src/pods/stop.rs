@@ -1,13 +1,13 @@
 //! Stopping containers and pods.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Pods;
 use super::container::Container;
 use super::events::Happened;
 use super::namespaces::Files;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
 use super::record::{PodNetwork, PodState};
 use crate::content::store::blocking;
 use crate::engine::signals;
@@ -17,8 +17,25 @@ use crate::tasks::{KillScope, ProcessId};
 /// How long a container that was killed may take to be gone.
 const KILLED: Duration = Duration::from_secs(60);
 
+/// How long a shim that is unavailable is asked again: one that has died is noticed in a moment, and its task has ended then.
+const NOTICED: Duration = Duration::from_secs(10);
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
+
 /// What the containers of a pod get that is stopped under them.
 const WITH_POD: Duration = Duration::ZERO;
+
+/// Asks a shim, and again while it is unavailable.
+pub(super) async fn until_available<F: Future<Output = Result<()>>>(ask: impl Fn() -> F) -> Result<()> {
+    let until = Instant::now() + NOTICED;
+    loop {
+        match ask().await {
+            Err(error) if error.code() == tonic::Code::Unavailable && Instant::now() < until => {
+                tokio::time::sleep(ASKED_AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
+}
 
 impl Pods {
     /// Ends a container: by its signal, and after `grace` by force. One that is not there, or does not run, is stopped.
@@ -73,7 +90,8 @@ impl Pods {
         scope: KillScope,
     ) -> Result<()> {
         let signal = signal.unsigned_abs();
-        match self.tasks.kill(&self.namespace, &container.id, ProcessId::Init, signal, scope).await {
+        let kill = || self.tasks.kill(&self.namespace, &container.id, ProcessId::Init, signal, scope);
+        match until_available(kill).await {
             // It has ended meanwhile.
             Err(error) if error.is_not_found() || error.code() == tonic::Code::NotFound => {
                 self.end_soon(container.clone());
@@ -96,7 +114,7 @@ impl Pods {
             Err(error) if error.is_not_found() => return Ok(()),
             Err(error) => return Err(error),
         };
-        let turn = pod.turn.clone().lock_owned().await;
+        let turn = pod.turn(Doing::verb("it is being stopped")).await?;
         let pods = self.clone();
         let work = async move {
             let _turn = turn;
@@ -118,13 +136,16 @@ impl Pods {
             // What follows may be what gives a full disk room again; that it is over has to be recorded.
             tracing::warn!(pod = %pod.id, %error, "it is not recorded that a pod is being stopped");
         }
+        pod.at("ending its containers");
         let containers = self.containers_of(&pod.id);
         let stops = containers.iter().map(|container| self.stop_one(container, WITH_POD));
         futures::future::join_all(stops).await.into_iter().collect::<Result<()>>()?;
+        pod.at("ending its first process");
         self.stop_pause(&pod.id).await?;
         if !before.is_over() {
             self.happened(&pod.id, &pod.id, Happened::Stopped);
         }
+        pod.at("taking its network back");
         let folder = self.folder(&pod.id);
         let files = Files::of(&folder);
         let network = pod.read(|record| record.network.clone());
@@ -135,6 +156,7 @@ impl Pods {
             files.release()
         })
         .await?;
+        pod.at("recording that it is stopped");
         if before.is_over() && network == PodNetwork::default() {
             return Ok(());
         }

@@ -4,16 +4,18 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use longshore_runtime::cgroups::CgroupPaths;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::OFlags;
 
 use super::Pods;
-use super::config::Resources;
+use super::config::{Map, Resources};
 use super::container::Container;
-use super::pod::Pod;
+use super::pod::{Doing, Pod};
 use super::record::{ContainerRecord, PodState, State};
 use super::spec;
 use crate::any::Any;
+use crate::content::store::blocking;
 use crate::engine::process::FirstProcess;
 use crate::error::{Error, Result};
 
@@ -52,7 +54,8 @@ impl Resources {
 
 impl Resources {
     /// These limits, with what undoes `tried` where there were none.
-    fn instead_of(&self, tried: &Resources) -> Resources {
+    /// `files`: what control files said before it was tried.
+    fn instead_of(&self, tried: &Resources, files: &Map) -> Resources {
         let number = |old: i64, new: i64, none: i64| if old == 0 && new != 0 { none } else { old };
         let list = |old: &String, new: &String, all: &str| match old.is_empty() && !new.is_empty() {
             // Every one that the host has.
@@ -60,6 +63,13 @@ impl Resources {
             false => old.clone(),
         };
         let known = |size: &String| self.huge_pages.iter().any(|(known, _)| known == size);
+        let mut unified = self.unified.clone();
+        for (file, value) in &tried.unified {
+            let Some(earlier) = files.get(file).and_then(|text| as_before(file, value, text)) else {
+                continue;
+            };
+            unified.entry(file.clone()).or_insert(earlier);
+        }
         let unlimited = tried.huge_pages.iter().filter(|(size, _)| !known(size));
         Resources {
             cpu_period: number(self.cpu_period, tried.cpu_period, CPU_PERIOD),
@@ -75,9 +85,34 @@ impl Resources {
                 .cloned()
                 .chain(unlimited.map(|(size, _)| (size.clone(), u64::MAX)))
                 .collect(),
+            unified,
             ..self.clone()
         }
     }
+}
+
+/// What undoes the writing of `value` to a control file that said `text`. `None`: nothing that is known.
+fn as_before(file: &str, value: &str, text: &str) -> Option<String> {
+    let text = text.trim_end();
+    let device = value.split_whitespace().next().filter(|word| word.contains(':'));
+    let Some(device) = device else {
+        return match (file, text.lines().count()) {
+            // All else is of single devices.
+            ("io.weight", _) => text.lines().next().map(str::to_owned),
+            // An empty text would not be written.
+            (_, 0) => Some("\n".to_owned()),
+            (_, 1) => Some(text.to_owned()),
+            _ => None,
+        };
+    };
+    let of_device = |line: &&str| line.split_whitespace().next() == Some(device);
+    let unset = || match file {
+        "io.max" => Some(format!("{device} rbps=max wbps=max riops=max wiops=max")),
+        "io.weight" => Some(format!("{device} default")),
+        "io.latency" => Some(format!("{device} target=0")),
+        _ => None,
+    };
+    text.lines().find(of_device).map(str::to_owned).or_else(unset)
 }
 
 impl Pods {
@@ -104,12 +139,13 @@ impl Pods {
         }
         let after = before.changed(change);
         if state == State::Running {
+            let files = self.control_files(container, &change.unified).await?;
             let mut changed = self.apply(container, &after).await;
             if changed.is_ok() && after.oom_score_adj != before.oom_score_adj {
                 changed = adjust_oom_score(container, &after);
             }
             if let Err(error) = changed {
-                if let Err(left) = self.apply(container, &before.instead_of(&after)).await {
+                if let Err(left) = self.apply(container, &before.instead_of(&after, &files)).await {
                     tracing::warn!(container = %container.id, error = %left, "limits are not as they were before");
                 }
                 return Err(error);
@@ -117,6 +153,26 @@ impl Pods {
         }
         container.change(|record| record.config.resources = after);
         self.save_container(container).await
+    }
+
+    /// What control files say that are about to be changed.
+    async fn control_files(&self, container: &Container, changed: &Map) -> Result<Map> {
+        let names: Vec<String> = changed.keys().cloned().collect();
+        if names.is_empty() {
+            return Ok(Map::new());
+        }
+        let cgroup = container.read(|record| record.cgroup.clone());
+        let read = move || {
+            let unreadable = |error: longshore_runtime::Error| {
+                Error::unavailable(format!("cgroup {cgroup}"), error.to_string())
+            };
+            let cgroups = CgroupPaths::open(&cgroup).map_err(unreadable)?;
+            Ok(names
+                .into_iter()
+                .filter_map(|name| Some((name.clone(), cgroups.unified_file(&name)?)))
+                .collect())
+        };
+        blocking(read).await
     }
 
     async fn apply(&self, container: &Container, resources: &Resources) -> Result<()> {
@@ -146,7 +202,7 @@ impl Pods {
         resources: Option<Resources>,
     ) -> Result<()> {
         let pod = self.pod(id)?;
-        let turn = pod.turn.clone().lock_owned().await;
+        let turn = pod.turn(Doing::verb("what it is given is being changed")).await?;
         let pods = self.clone();
         let work = async move {
             let _turn = turn;
@@ -231,10 +287,41 @@ mod tests {
             huge_pages: vec![("2MB".to_owned(), 1)],
             ..Resources::default()
         };
-        let back = before.instead_of(&before.changed(&change));
+        let back = before.instead_of(&before.changed(&change), &Map::new());
         assert_eq!((back.memory, back.cpu_quota, back.cpu_period), (1 << 20, -1, 0));
         assert_eq!(back.huge_pages, [("2MB".to_owned(), u64::MAX)]);
-        assert_eq!(before.instead_of(&before), before);
+        assert_eq!(before.instead_of(&before, &Map::new()), before);
+    }
+
+    #[test]
+    fn control_files_say_again_what_they_said() {
+        let map = |pairs: &[(&str, &str)]| -> Map {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let before = Resources { unified: map(&[("memory.high", "1000")]), ..Resources::default() };
+        let tried = map(&[
+            ("memory.high", "2000"),
+            ("memory.low", "5"),
+            ("cpuset.cpus", "0"),
+            ("io.max", "8:0 rbps=1"),
+        ]);
+        let change = Resources { unified: tried, ..Resources::default() };
+        let files = map(&[
+            ("memory.high", "1000\n"),
+            ("memory.low", "0\n"),
+            ("cpuset.cpus", "\n"),
+            ("io.max", "8:16 rbps=2\n"),
+        ]);
+        let back = before.instead_of(&before.changed(&change), &files).unified;
+        let unlimited = "8:0 rbps=max wbps=max riops=max wiops=max";
+        let wanted =
+            [("memory.high", "1000"), ("memory.low", "0"), ("cpuset.cpus", "\n"), ("io.max", unlimited)];
+        assert_eq!(back, map(&wanted));
+        let two = "default 100\n8:16 200\n";
+        assert_eq!(as_before("io.weight", "300", two).as_deref(), Some("default 100"));
+        assert_eq!(as_before("io.weight", "8:16 300", two).as_deref(), Some("8:16 200"));
+        assert_eq!(as_before("io.weight", "8:0 300", two).as_deref(), Some("8:0 default"));
+        assert_eq!(as_before("misc.max", "a 1", two), None);
     }
 
     #[test]

@@ -30,12 +30,41 @@ pub struct Written {
     pub at: Timestamp,
 }
 
-/// What is known.
+/// What is known; a clone is the same.
+#[derive(Clone, Default)]
+pub struct Ledger(Arc<Inner>);
+
 #[derive(Default)]
-pub struct Ledger {
+struct Inner {
     state: Mutex<State>,
     /// Something has become known.
     news: watch::Sender<()>,
+}
+
+/// Of who walks. Another one may when it is dropped, at the end of the line or before.
+struct Walk {
+    ledger: Ledger,
+    over: bool,
+}
+
+impl Walk {
+    /// The next in line; `None` ends the walk.
+    fn next(&mut self) -> Option<String> {
+        let mut state = self.ledger.state();
+        let next = state.waiting.pop_front();
+        state.walking = next.is_some();
+        self.over = next.is_none();
+        next
+    }
+}
+
+impl Drop for Walk {
+    fn drop(&mut self) {
+        // Else it may be another's by now.
+        if !self.over {
+            self.ledger.state().walking = false;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -54,7 +83,7 @@ struct Known {
 
 impl Ledger {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn known(&self, container: &str) -> Option<Written> {
@@ -67,8 +96,8 @@ impl Ledger {
         state.waiting.retain(|id| id != container);
     }
 
-    /// Puts those in line whose figures are old; whether somebody has to begin to walk.
-    fn ask(&self, containers: &[String]) -> bool {
+    /// Puts those in line whose figures are old; to be walked by whoever asked if nobody does.
+    fn ask(&self, containers: &[String]) -> Option<Walk> {
         let now = Instant::now();
         let mut state = self.state();
         for id in containers {
@@ -76,31 +105,24 @@ impl Ledger {
                 state.waiting.push_back(id.clone());
             }
         }
-        !state.waiting.is_empty() && !std::mem::replace(&mut state.walking, true)
-    }
-
-    /// The next in line; `None` ends the walk.
-    fn next(&self) -> Option<String> {
-        let mut state = self.state();
-        let next = state.waiting.pop_front();
-        state.walking = next.is_some();
-        next
+        let begins = !state.waiting.is_empty() && !std::mem::replace(&mut state.walking, true);
+        begins.then(|| Walk { ledger: self.clone(), over: false })
     }
 
     fn learned(&self, id: String, written: Option<Written>, took: Duration) {
         let next = Instant::now() + FRESH.max(took * REST);
         self.state().known.insert(id, Known { written, next });
-        self.news.send_replace(());
+        self.0.news.send_replace(());
     }
 }
 
 impl Pods {
     /// Has layers walked whose figures are old. Waits a moment for those of which nothing is known.
     pub(super) async fn look_at_written(self: &Arc<Self>, containers: Vec<String>) {
-        let mut news = self.written.news.subscribe();
-        if self.written.ask(&containers) {
+        let mut news = self.written.0.news.subscribe();
+        if let Some(walk) = self.written.ask(&containers) {
             // Not waited for at the daemon's end.
-            tokio::spawn(self.clone().walk());
+            tokio::spawn(self.clone().walk(walk));
         }
         let all_known = async {
             while !containers.iter().all(|id| self.written.state().known.contains_key(id)) {
@@ -113,8 +135,8 @@ impl Pods {
         let _ = tokio::time::timeout(PATIENCE, all_known).await;
     }
 
-    async fn walk(self: Arc<Self>) {
-        while let Some(id) = self.written.next() {
+    async fn walk(self: Arc<Self>, mut walk: Walk) {
+        while let Some(id) = walk.next() {
             if self.container(&id).is_err() {
                 self.written.forget(&id);
                 continue;
@@ -133,7 +155,11 @@ impl Pods {
                     None
                 }
             };
-            self.written.learned(id, written, took);
+            self.written.learned(id.clone(), written, took);
+            if self.container(&id).is_err() {
+                // It was removed, and forgotten, meanwhile.
+                self.written.forget(&id);
+            }
             tokio::time::sleep(LONGEST_PAUSE.min(took * PAUSE)).await;
         }
     }
@@ -147,19 +173,35 @@ mod tests {
     fn a_layer_is_walked_once_and_rests_by_what_that_took() {
         let ledger = Ledger::default();
         let ids = ["a".to_owned(), "b".to_owned()];
-        assert!(ledger.ask(&ids), "somebody has to walk");
-        assert!(!ledger.ask(&ids), "somebody walks");
-        assert_eq!(ledger.next().as_deref(), Some("a"));
+        let mut walk = ledger.ask(&ids).expect("somebody has to walk");
+        assert!(ledger.ask(&ids).is_none(), "somebody walks");
+        assert_eq!(walk.next().as_deref(), Some("a"));
         let written = Written { bytes: 1, inodes: 2, at: Timestamp::UNIX_EPOCH };
         ledger.learned("a".into(), Some(written), Duration::from_secs(100));
         assert_eq!(ledger.known("a"), Some(written));
         let rests = ledger.state().known["a"].next.saturating_duration_since(Instant::now());
         assert!(rests > Duration::from_secs(900), "{rests:?}");
-        assert_eq!(ledger.next().as_deref(), Some("b"));
+        assert_eq!(walk.next().as_deref(), Some("b"));
         ledger.learned("b".into(), None, Duration::ZERO);
-        assert_eq!((ledger.next(), ledger.known("b")), (None, None));
-        assert!(!ledger.ask(&ids), "both rest");
+        assert_eq!((walk.next(), ledger.known("b")), (None, None));
+        assert!(ledger.ask(&ids).is_none(), "both rest");
         ledger.forget("a");
-        assert!(ledger.ask(&ids) && ledger.known("a").is_none());
+        let second = ledger.ask(&ids).expect("somebody has to walk again");
+        assert!(ledger.known("a").is_none());
+        drop(walk);
+        assert!(ledger.ask(&ids).is_none(), "the end of the first is not the end of the second");
+        drop(second);
+    }
+
+    #[test]
+    fn whose_walk_is_dropped_leaves_it_to_the_next() {
+        let ledger = Ledger::default();
+        let ids = ["a".to_owned(), "b".to_owned()];
+        drop(ledger.ask(&ids));
+        let mut walk = ledger.ask(&ids).expect("nobody walks");
+        assert_eq!(walk.next().as_deref(), Some("a"));
+        drop(walk);
+        let mut walk = ledger.ask(&[]).expect("one is in line still");
+        assert_eq!(walk.next().as_deref(), Some("b"));
     }
 }

@@ -1,6 +1,8 @@
 //! Sandbox records: what a sandbox is made from. Whether it runs is the controller's knowledge.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +12,7 @@ use crate::any::Any;
 use crate::containers::Runtime;
 use crate::error::{Error, Result};
 use crate::filters::{self, Adaptor, Filter};
+use crate::folders;
 use crate::labels::{self, Labels};
 use crate::metadata::{Db, Reader, tables};
 use crate::namespaces::{self, Namespace, check_identifier};
@@ -68,6 +71,53 @@ impl SandboxStore {
         let rows = self.db.list(&tables::SANDBOXES, namespace)?;
         let sandboxes = rows.into_iter().map(|row| Sandbox { id: row.key, record: row.record });
         Ok(sandboxes.filter(|sandbox| filter.matches(sandbox)).collect())
+    }
+
+    /// All sandboxes, for a start: a record that cannot be read holds up no other. `mend` makes one that can be of what is kept (as JSON;
+    /// null if it is none), and what was kept is a file of the folder `aside` from then on. Without one the record stays, and is left out.
+    pub fn read_back(
+        &self,
+        namespace: &Namespace,
+        aside: &Path,
+        mend: impl Fn(&str, &serde_json::Value) -> Option<SandboxRecord>,
+    ) -> Result<Vec<Sandbox>> {
+        let mut all = Vec::new();
+        for id in self.db.keys(&tables::SANDBOXES, namespace)? {
+            let record = match self.db.get(&tables::SANDBOXES, namespace, &id) {
+                Ok(record) => record,
+                Err(error @ (Error::Record { .. } | Error::Damaged { .. })) => {
+                    let bytes = self.db.bytes(&tables::SANDBOXES, namespace, &id)?.unwrap_or_default();
+                    let mended = mend(&id, &serde_json::from_slice(&bytes).unwrap_or_default());
+                    match &mended {
+                        None => {
+                            tracing::error!(sandbox = %id, %error, "a record cannot be read, and is left alone")
+                        }
+                        Some(record) => self.set_aside((namespace, &id), aside, &bytes, record, &error)?,
+                    }
+                    mended
+                }
+                Err(error) => return Err(error),
+            };
+            all.extend(record.map(|record| Sandbox { id, record }));
+        }
+        Ok(all)
+    }
+
+    fn set_aside(
+        &self,
+        (namespace, id): (&Namespace, &str),
+        aside: &Path,
+        bytes: &[u8],
+        record: &SandboxRecord,
+        why: &Error,
+    ) -> Result<()> {
+        check_identifier("sandbox", id)?;
+        let path = aside.join(format!("sandbox-{id}"));
+        std::fs::create_dir_all(aside)
+            .and_then(|()| folders::replace(&path, &path.with_extension("new"), |file| file.write_all(bytes)))
+            .map_err(|error| Error::io("setting a record aside as", &path, error))?;
+        tracing::error!(sandbox = %id, %why, aside = %path.display(), "a record cannot be read: it is set aside, and what can be told of it is kept");
+        self.db.write_lazy(|tx| tx.put(&tables::SANDBOXES, namespace, id, record))
     }
 
     /// Stores a new sandbox; its times are set to now.

@@ -249,6 +249,12 @@ impl CgroupPaths {
         self.unit.as_ref().map_or(Ok(()), |unit| unit.attach(pid))
     }
 
+    /// What a control file says where there is the unified hierarchy only; `None`: there is no such file.
+    pub fn unified_file(&self, file: &str) -> Option<String> {
+        let group = self.v2().filter(|_| self.mode == Mode::V2 && !file.contains('/'))?;
+        read::text_at(group.dir(), file).ok()
+    }
+
     /// The path below each hierarchy's root.
     pub fn path(&self) -> &str {
         &self.path

@@ -319,11 +319,7 @@ async fn keep(path: &Path, kept: &Kept) -> Result<()> {
         let draft = path.with_extension("new");
         let write = || {
             std::fs::create_dir_all(folder)?;
-            let mut file = std::fs::File::create(&draft)?;
-            std::io::Write::write_all(&mut file, text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &path)?;
-            std::fs::File::open(folder)?.sync_all()
+            crate::folders::replace(&path, &draft, |file| std::io::Write::write_all(file, text.as_bytes()))
         };
         write().map_err(|source| CniError::Io { doing: "writing", path: path.clone(), source })
     };
