@@ -192,6 +192,8 @@ pub struct Settings {
     pub config: String,
     /// Put root and state on a tmpfs of this many bytes.
     pub tmpfs: Option<u64>,
+    /// A shell script that the daemon and its shims find as `criu`.
+    pub criu: Option<&'static str>,
 }
 
 impl Daemon {
@@ -216,6 +218,12 @@ impl Daemon {
             )
             .context("mounting a tmpfs for the daemon")?;
             daemon.mounted = true;
+        }
+        if let Some(script) = settings.criu {
+            fs::create_dir(daemon.programs())?;
+            let path = daemon.programs().join("criu");
+            fs::write(&path, script)?;
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         }
         let has_runtime = settings.config.contains("[runtime]");
         let parent = format!("cgroup_parent = \"{}\"\n", daemon.cgroup_parent);
@@ -268,6 +276,11 @@ impl Daemon {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Programs that are found before the host's.
+    fn programs(&self) -> PathBuf {
+        self.path().join("bin")
+    }
+
     /// The command that starts this daemon.
     pub fn command(&self) -> Command {
         let mut command = Command::new(program("longshored"));
@@ -283,6 +296,10 @@ impl Daemon {
             .args(["--log-level", "debug"])
             .env(leaks::MARK, "1")
             .stdin(Stdio::null());
+        if self.programs().is_dir() {
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{}:{path}", self.programs().display()));
+        }
         command
     }
 

@@ -35,7 +35,7 @@ const SECONDS: u64 = 5;
 /// Records are on a tmpfs: the disk is not what is tested.
 fn daemon() -> Daemon {
     let config = "log_level = \"warn\"\n".to_owned();
-    Daemon::with(Settings { config, tmpfs: Some(4 << 30) }).unwrap()
+    Daemon::with(Settings { config, tmpfs: Some(4 << 30), ..Settings::default() }).unwrap()
 }
 
 fn container(id: String, padding: usize) -> wire::containers::v1::Container {

@@ -6,6 +6,7 @@ use crate::criu_service::{Criu, Kind, Message, Passed, field};
 use crate::{Error, Result, paths};
 use oci_spec::runtime::Spec;
 use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -139,6 +140,12 @@ fn add_details(request: &mut Message, options: &CheckpointOptions<'_>) -> Result
         let why = format!("{mode:?} is none of soft, full, strict and ignore");
         return Err(Error::InvalidSpec { field: "manage-cgroups-mode".into(), why });
     };
+    // criu thaws what it has seized, and leaves it frozen as it was.
+    if options.cgroups.is_frozen()
+        && let Some(path) = options.cgroups.freezer_folder()
+    {
+        request.text(field::FREEZER, path.as_os_str().as_bytes());
+    }
     // Cgroups come from the config at a restore; what is in the image is for other runtimes.
     request.number(field::CGROUPS_MODE, number);
     criu::empty_namespaces(options.empty_namespaces, request)?;

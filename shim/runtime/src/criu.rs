@@ -212,3 +212,18 @@ pub(crate) fn shared_namespaces(spec: &Spec) -> Vec<(&'static str, &'static str,
     });
     shared.collect()
 }
+
+/// Namespaces that the container shares with others by path, of the kinds whose contents criu always keeps, and which it joins at a
+/// restore if it is told to: kind and path.
+pub(crate) fn joined_namespaces(spec: &Spec) -> Vec<(&'static str, PathBuf)> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let joined = namespaces.into_iter().flatten().filter_map(|namespace| {
+        let path = namespace.path().clone()?;
+        match namespace.typ() {
+            LinuxNamespaceType::Ipc => Some(("ipc", path)),
+            LinuxNamespaceType::Uts => Some(("uts", path)),
+            _ => None,
+        }
+    });
+    joined.collect()
+}

@@ -66,6 +66,8 @@ pub(crate) mod field {
     pub(crate) const CGROUPS_MODE: u32 = 34;
     pub(crate) const EXTERNAL: u32 = 37;
     pub(crate) const EMPTY_NAMESPACES: u32 = 38;
+    pub(crate) const JOIN_NAMESPACE: u32 = 39;
+    pub(crate) const FREEZER: u32 = 44;
     pub(crate) const LAZY_PAGES: u32 = 48;
     pub(crate) const TERMINAL: u32 = 50;
     pub(crate) const CONFIG: u32 = 51;
@@ -197,6 +199,14 @@ impl Message {
         entry.text(1, key);
         entry.number(2, fd.into());
         self.text(field::INHERIT, entry.0);
+    }
+
+    /// A namespace that is there, instead of a new one.
+    pub(crate) fn join_namespace(&mut self, kind: &str, path: &Path) {
+        let mut entry = Message::default();
+        entry.text(1, kind);
+        entry.text(2, path.as_os_str().as_bytes());
+        self.text(field::JOIN_NAMESPACE, entry.0);
     }
 
     fn varint(&mut self, mut value: u64) {

@@ -21,6 +21,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const LOG: &str = "restore.log";
@@ -182,6 +183,9 @@ fn run(
         let fd = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let fd = fd.map_err(|errno| Error::Io { doing: "open the namespace", path, source: errno.into() })?;
         request.inherit(key, passed.keep(fd).map_err(system("duplicate a namespace"))?);
+    }
+    for (kind, path) in criu::joined_namespaces(options.spec) {
+        request.join_namespace(kind, &path);
     }
     execute(criu, request, options, cgroups, passed)
 }
@@ -446,6 +450,17 @@ fn verify(spec: &Spec, pid: i32) -> Result<()> {
         {
             return Err(refused(format!("the image has no {name} namespace of its own, and the config has")));
         }
+        if let (Some(path), "ipc" | "uts" | "net" | "pid") = (namespace.path(), name)
+            && !is_in(pid, name, path)
+        {
+            return Err(refused(format!("it is not in the {name} namespace that the config names")));
+        }
     }
     Ok(())
+}
+
+/// Whether a process is in the namespace that a file stands for.
+fn is_in(pid: i32, name: &str, path: &Path) -> bool {
+    let own = std::fs::metadata(format!("/proc/{pid}/ns/{name}"));
+    matches!((own, std::fs::metadata(path)), (Ok(own), Ok(named)) if (own.dev(), own.ino()) == (named.dev(), named.ino()))
 }

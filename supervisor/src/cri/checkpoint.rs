@@ -1,8 +1,9 @@
+use std::collections::HashMap;
 use std::time::Duration;
 
 use longshore_proto::runtime::v1 as wire;
 
-use super::Cri;
+use super::{Cri, convert, required};
 use crate::error::{Error, Result};
 
 impl Cri {
@@ -20,14 +21,37 @@ impl Cri {
         &self,
         request: wire::CheckpointPodRequest,
     ) -> Result<wire::CheckpointPodResponse> {
-        let pod = self.pods.pod(&request.pod_sandbox_id)?;
-        Err(Error::Unimplemented { what: format!("a checkpoint of pod sandbox {}", pod.id) })
+        refuse_options(&request.options, "checkpoint")?;
+        self.pods
+            .checkpoint_pod(&request.pod_sandbox_id, &request.output_path, &request.container_ids)
+            .await?;
+        Ok(wire::CheckpointPodResponse {})
     }
 
     pub(super) async fn do_restore_pod(
         &self,
-        _request: wire::RestorePodRequest,
+        request: wire::RestorePodRequest,
     ) -> Result<wire::RestorePodResponse> {
-        Err(Error::Unimplemented { what: "restoring a pod sandbox from a checkpoint".into() })
+        refuse_options(&request.options, "restore")?;
+        let config = required(request.config, "configuration of the pod sandbox")?;
+        let config = convert::pod_config(config, request.runtime_handler)?;
+        let containers = request.container_configs.into_iter().map(convert::container_config);
+        let containers = containers.collect::<Result<Vec<_>>>()?;
+        let restored = self.pods.restore_pod(&request.checkpoint_path, config, containers).await?;
+        let named = |(name, container_id)| wire::RestoredContainer { name, container_id };
+        Ok(wire::RestorePodResponse {
+            pod_sandbox_id: restored.pod,
+            restored_containers: restored.containers.into_iter().map(named).collect(),
+        })
+    }
+}
+
+/// There are none yet, and one that has no effect would be a false promise.
+fn refuse_options(options: &HashMap<String, String>, verb: &str) -> Result<()> {
+    match options.keys().min() {
+        None => Ok(()),
+        Some(key) => {
+            Err(Error::invalid(format!("option {key:?}"), format!("a {verb} of a pod has no options")))
+        }
     }
 }

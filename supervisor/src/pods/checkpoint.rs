@@ -37,10 +37,28 @@ use crate::snapshots::Mount;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// A folder that is removed when it is dropped.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn at(path: PathBuf) -> Folder {
+        Folder(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// It is somebody else's from here on.
+    pub(super) fn keep(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "what a checkpoint was made of is left");
         }
@@ -90,7 +108,8 @@ impl Pods {
         }
     }
 
-    async fn gather(&self, container: &Container, folder: &Path) -> Result<()> {
+    /// All that an archive has of a container.
+    pub(super) async fn gather(&self, container: &Container, folder: &Path) -> Result<()> {
         let images = folder.join("checkpoint");
         DirBuilder::new()
             .recursive(true)
@@ -214,7 +233,7 @@ fn create(path: &Path) -> Result<File> {
     made.map_err(|error| Error::io("making", path, error))
 }
 
-fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub(super) fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = folder.join(name);
     io::Write::write_all(&mut create(&path)?, bytes).map_err(|error| Error::io("writing", &path, error))
 }

@@ -13,6 +13,7 @@ use super::flight::{Claim, Flight, as_text};
 use super::logs;
 use super::pod::{Doing, Pod};
 use super::record::{ContainerRecord, State};
+use super::saved::SavedContainer;
 use super::spec::{self, Input};
 use crate::content::store::blocking;
 use crate::engine::images::LocalImage;
@@ -28,6 +29,16 @@ pub(super) const LABEL: &str = "longshore.io/pod-container";
 impl Pods {
     /// Makes a container and returns its id. Whoever asks for the same container again gets the same.
     pub async fn create(self: &Arc<Self>, pod: &str, config: ContainerConfig) -> Result<String> {
+        self.create_from(pod, config, None).await
+    }
+
+    /// The same, with what was saved of the container that it is to be.
+    pub(super) async fn create_from(
+        self: &Arc<Self>,
+        pod: &str,
+        config: ContainerConfig,
+        saved: Option<Arc<SavedContainer>>,
+    ) -> Result<String> {
         let pod = self.pod(pod)?;
         if config.name.is_empty() {
             return Err(Error::invalid("container", "its metadata has no name"));
@@ -49,7 +60,7 @@ impl Pods {
                 let (pods, flight) = (self.clone(), reservation.flight());
                 let made = flight.clone();
                 self.background.spawn(async move {
-                    let outcome = pods.make_container(&pod, config, &flight).await;
+                    let outcome = pods.make_container(&pod, (config, saved), &flight).await;
                     reservation.settle(outcome);
                 });
                 made.landed().await
@@ -60,7 +71,7 @@ impl Pods {
     async fn make_container(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
-        config: ContainerConfig,
+        (config, saved): (ContainerConfig, Option<Arc<SavedContainer>>),
         flight: &Arc<Flight>,
     ) -> Result<String> {
         pod.check_ready()?;
@@ -71,7 +82,7 @@ impl Pods {
         let _turn = pod.turn(Doing::Making(flight.clone())).await?;
         pod.check_ready()?;
         let id = new_id();
-        match self.build_container(&id, pod, config, sources, flight).await {
+        match self.build_container(&id, pod, (config, saved), sources, flight).await {
             Ok(container) => {
                 self.table().containers.insert(id.clone(), container);
                 self.happened(&id, &pod.id, Happened::Created);
@@ -91,13 +102,17 @@ impl Pods {
         &self,
         id: &str,
         pod: &Arc<Pod>,
-        config: ContainerConfig,
+        (config, saved): (ContainerConfig, Option<Arc<SavedContainer>>),
         mut sources: HashMap<usize, String>,
         flight: &Flight,
     ) -> Result<Arc<Container>> {
         let users = pod.read(|record| record.config.namespaces.users.clone());
         flight.at("looking for its image");
         let (image, image_ref) = self.image_of(&config.image.image).await?;
+        if let Some(saved) = saved.as_ref().filter(|saved| saved.kept.image_id != image.id.as_str()) {
+            let why = format!("its image {} is not {}, which was saved", image.id, saved.kept.image_id);
+            return Err(Error::invalid(format!("container {:?}", config.name), why));
+        }
         config.mounts.iter().filter_map(|mount| mount.owners.as_ref()).try_for_each(UserMaps::check)?;
         sources.extend(self.mount_images(id, &pod.id, &config, users.as_ref()).await?);
         let pid_of = self.process_to_join(pod, &config)?.map(|(_, pid)| pid);
@@ -113,6 +128,7 @@ impl Pods {
             (own, _) => own.to_owned(),
         };
         signals::parse(&stop_signal)?;
+        let of_saved = saved.as_ref().map(|_| mounts.clone());
         let log_path = pod.read(|record| logs::path_of(&record.config.log_directory, &config.log_path))?;
         let work = {
             let (config, pod_config) = (config.clone(), pod.read(|record| record.config.clone()));
@@ -149,6 +165,11 @@ impl Pods {
             }
         };
         let (spec, user) = blocking(work).await?;
+        let restored = saved.is_some();
+        if let (Some(saved), Some(mounts)) = (saved, of_saved) {
+            flight.at("taking what was saved of it");
+            self.take_saved(id, saved, (&spec, mounts)).await?;
+        }
         let record = ContainerRecord {
             pod: pod.id.clone(),
             image_id: image.id.as_str().to_owned(),
@@ -163,6 +184,7 @@ impl Pods {
             started_at: None,
             end: None,
             pid: 0,
+            restored,
             config,
         };
         flight.at("recording it");

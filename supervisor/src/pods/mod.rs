@@ -11,6 +11,7 @@
 
 mod bandwidth;
 mod checkpoint;
+mod checkpoint_pod;
 pub mod config;
 pub mod container;
 mod create;
@@ -23,6 +24,7 @@ mod flight;
 mod host_paths;
 mod image_volumes;
 pub mod images;
+mod joined;
 mod logs;
 mod namespaces;
 mod network;
@@ -34,8 +36,10 @@ mod ranges;
 pub mod record;
 mod recover;
 mod remove;
+mod restore_pod;
 mod run;
 mod salvage;
+mod saved;
 mod spec;
 mod start;
 pub mod stats;
@@ -67,6 +71,7 @@ use events::Events;
 pub use exec::Exec;
 use flight::Names;
 use pod::Pod;
+pub use restore_pod::Restored;
 
 /// The namespace of pods' records.
 pub const NAMESPACE: &str = "k8s.io";
@@ -89,6 +94,8 @@ pub struct Pods {
     table: Mutex<Table>,
     pod_names: Names,
     container_names: Names,
+    checkpoints: Arc<joined::Joined<()>>,
+    restores: Arc<joined::Joined<Restored>>,
     pub events: Events,
     rates: stats::Rates,
     written: written::Ledger,
@@ -129,6 +136,8 @@ impl Pods {
             table: Mutex::default(),
             pod_names: Names::default(),
             container_names: Names::default(),
+            checkpoints: Arc::default(),
+            restores: Arc::default(),
             events: Events::default(),
             rates: stats::Rates::default(),
             written: written::Ledger::default(),

@@ -126,6 +126,9 @@ pub struct ContainerRecord {
     /// Of its first process, while it runs.
     #[serde(default)]
     pub pid: u32,
+    /// Whether it is started from a checkpoint.
+    #[serde(default)]
+    pub restored: bool,
 }
 
 /// As an extension.

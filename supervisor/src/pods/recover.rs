@@ -99,6 +99,8 @@ impl Pods {
         self.discard_tasks(&tasks);
         self.remove_folders();
         self.remove_snapshots().await?;
+        self.sweep_saved();
+        self.take_up_notes();
         self.detach_lost();
         self.watch_tasks();
         Ok(())
@@ -142,8 +144,9 @@ impl Pods {
             // Its start was recorded by the shim alone.
             (State::Created, None) if exit.is_some() => self.conclude(container, exit).await,
             (State::Created, None) => {
+                // One that was about to go on from a checkpoint has processes.
                 if task.is_some() {
-                    self.delete_task(&container.id).await;
+                    self.discard_task(&container.id).await;
                 }
             }
         }
@@ -163,7 +166,7 @@ impl Pods {
         }
     }
 
-    async fn discard_task(&self, id: &str) {
+    pub(super) async fn discard_task(&self, id: &str) {
         let kill = crate::engine::signals::KILL.unsigned_abs();
         let process = ProcessId::Init;
         if self.tasks.kill(&self.namespace, id, process, kill, KillScope::All).await.is_ok() {

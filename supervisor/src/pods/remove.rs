@@ -47,6 +47,7 @@ impl Pods {
     pub(super) async fn clear_container(&self, id: &str, pod: &str) -> Result<()> {
         self.try_delete_task(id).await?;
         self.leave_images(id, pod).await?;
+        self.forget_saved(id);
         match self.engine.snapshotter()?.remove(&self.namespace, id).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),

@@ -40,7 +40,7 @@ impl Pods {
                 let made = flight.clone();
                 // Carried through whatever becomes of the caller, who may come back for it.
                 self.background.spawn(async move {
-                    let outcome = pods.make_pod(config, &flight).await;
+                    let outcome = pods.make_pod(new_id(), config, &flight).await;
                     reservation.settle(outcome);
                 });
                 made.landed().await
@@ -48,7 +48,7 @@ impl Pods {
         }
     }
 
-    fn check_pod(&self, config: &PodConfig) -> Result<()> {
+    pub(super) fn check_pod(&self, config: &PodConfig) -> Result<()> {
         let name = &config.name;
         for (what, text) in [("name", &name.name), ("namespace", &name.namespace)] {
             if text.is_empty() {
@@ -81,8 +81,12 @@ impl Pods {
         ))
     }
 
-    async fn make_pod(self: &Arc<Self>, config: PodConfig, flight: &Flight) -> Result<String> {
-        let id = new_id();
+    pub(super) async fn make_pod(
+        self: &Arc<Self>,
+        id: String,
+        config: PodConfig,
+        flight: &Flight,
+    ) -> Result<String> {
         match self.build_pod(&id, config, flight).await {
             Ok(pod) => {
                 self.table().pods.insert(id.clone(), pod.clone());
@@ -201,7 +205,7 @@ impl Pods {
 }
 
 /// Whether a pod is what is asked for. What it is given as a whole changes while it is there.
-fn is_the_same(made: &PodConfig, asked: &PodConfig) -> bool {
+pub(super) fn is_the_same(made: &PodConfig, asked: &PodConfig) -> bool {
     let plain = |config: &PodConfig| PodConfig { overhead: None, resources: None, ..config.clone() };
     plain(made) == plain(asked)
 }

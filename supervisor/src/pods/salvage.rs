@@ -79,6 +79,7 @@ pub(super) fn container(bytes: &[u8], stored: &containers::Container) -> Contain
         started_at: field(&value, "started_at").unwrap_or_default(),
         end: field(&value, "end").unwrap_or_default(),
         pid: field(&value, "pid").unwrap_or_default(),
+        restored: field(&value, "restored").unwrap_or_default(),
     }
 }
 

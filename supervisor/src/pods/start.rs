@@ -76,13 +76,16 @@ impl Pods {
             stdio: stdio(&record),
             options: Some(self.shim_options(container, &record)),
             runtime: handler,
-            checkpoint: None,
+            checkpoint: record.restored.then(|| self.saved_folder(&container.id)),
             join: None,
         };
-        let started = self.tasks.create_attach_start(&self.namespace, &container.id, task, None).await?;
+        let pid = match record.restored {
+            true => self.start_saved(&container.id, task).await?,
+            false => self.tasks.create_attach_start(&self.namespace, &container.id, task, None).await?.pid,
+        };
         container.change(|record| {
             record.state = State::Running;
-            record.pid = started.pid;
+            record.pid = pid;
             record.started_at = Some(Timestamp::now());
         });
         // It runs all the same: a daemon that finds it running knows that it was started.

@@ -192,12 +192,13 @@ impl Creation {
             bundle: path.into_owned(),
         };
         let start = task::StartRequest { id: self.id.clone(), exec_id: String::new() };
+        let patience = what.checkpoint.as_ref().map_or(limits::CREATE, |_| limits::CHECKPOINT);
         let (assigned, created, events, attached, started) = control
             .pipeline(|p| {
                 let assigned =
                     p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", &assign, limits::CREATE)?;
                 let created =
-                    p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", &request, limits::CREATE)?;
+                    p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", &request, patience)?;
                 let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after: 0 })?;
                 let (mut attached, mut started) = (None, None);
                 if let Launch::Started(streams) = launch {

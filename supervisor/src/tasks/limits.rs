@@ -16,7 +16,7 @@ pub const REQUEST: Duration = Duration::from_secs(10);
 /// Delete: the shim may drain stdio for 10 s.
 pub const DELETE: Duration = Duration::from_secs(30);
 
-/// Longer than the runtime gives criu, whose files are in use until it has ended.
+/// A checkpoint, and Create from one. Longer than the runtime gives criu, whose files are in use until it has ended.
 pub const CHECKPOINT: Duration = Duration::from_secs(660);
 
 /// How often, and after which pause each time, a shim that did not answer is asked again to end an exec whose caller has gone.

@@ -303,6 +303,12 @@ impl CgroupPaths {
         self.groups.iter().map(|group| (group.controllers.clone(), group.root.join(&self.path))).collect()
     }
 
+    /// The one by which processes are frozen.
+    pub(crate) fn freezer_folder(&self) -> Option<PathBuf> {
+        let group = self.v1("freezer").or_else(|| self.v2())?;
+        Some(group.root.join(&self.path))
+    }
+
     /// Whether any process is left in them.
     pub fn is_populated(&self) -> Result<bool> {
         Ok(!self.pids()?.is_empty())
