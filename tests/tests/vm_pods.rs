@@ -12,7 +12,9 @@ use longshore_tests::cri::{self, Cri, Records};
 use longshore_tests::daemon::{Settings, eventually};
 
 fn criu_works() -> bool {
-    Command::new("criu").arg("check").output().is_ok_and(|said| said.status.success())
+    let works = Command::new("criu").arg("check").output().is_ok_and(|said| said.status.success());
+    println!("criu works: {works}");
+    works
 }
 
 /// The names in an archive, without those within its folders.
@@ -132,9 +134,21 @@ impl Wanted {
 
     /// The same as another pod, with another folder of logs.
     fn again(&self, logs: PathBuf) -> Wanted {
-        let mut pod = cri::pod(&self.pod.hostname);
-        pod.log_directory = logs.display().to_string();
+        let pod = wire::PodSandboxConfig {
+            log_directory: logs.display().to_string(),
+            linux: self.pod.linux.clone(),
+            ..cri::pod(&self.pod.hostname)
+        };
         Wanted { pod, containers: self.containers.clone(), logs }
+    }
+
+    fn share_processes(&mut self, mode: wire::NamespaceMode) {
+        let linux = self.pod.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        linux.and_then(|security| security.namespace_options.as_mut()).expect("options").set_pid(mode);
+        for container in &mut self.containers {
+            let linux = container.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+            linux.and_then(|security| security.namespace_options.as_mut()).expect("options").set_pid(mode);
+        }
     }
 
     async fn run(&self, cri: &Cri) -> (String, Vec<String>) {
@@ -206,12 +220,22 @@ fn counting(name: &str, image: &str) -> wire::ContainerConfig {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_goes_on_from_its_checkpoint() {
+    Box::pin(goes_on(wire::NamespaceMode::Container)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_with_shared_processes_goes_on_from_its_checkpoint() {
+    Box::pin(goes_on(wire::NamespaceMode::Pod)).await;
+}
+
+async fn goes_on(processes: wire::NamespaceMode) {
     let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
     let f = without_nft(folder.path(), None);
     let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
     let image = cri.pull(&f.busybox).await.expect("pulled");
     let containers = vec![counting("a", &image), counting("b", &image)];
-    let wanted = Wanted::new("counted", folder.path().join("logs"), containers);
+    let mut wanted = Wanted::new("counted", folder.path().join("logs"), containers);
+    wanted.share_processes(processes);
     let (pod, ids) = wanted.run(&cri).await;
     eventually("that both count", || wanted.said(0).len() > 2 && wanted.said(1).len() > 2);
     let output = folder.path().join("checkpoint");
@@ -271,7 +295,7 @@ async fn a_pod_goes_on_from_its_checkpoint() {
     }
     let mut seen = Vec::new();
     for id in &ids {
-        let line = "cat /written; hostname; for kind in net ipc uts; do readlink /proc/1/ns/$kind; done";
+        let line = "cat /written; hostname; for kind in net ipc uts; do readlink /proc/self/ns/$kind; done";
         let said = cri.exec_sync(id, line, 30).await.expect("a process").stdout;
         seen.push(String::from_utf8_lossy(&said).into_owned());
     }
@@ -281,7 +305,7 @@ async fn a_pod_goes_on_from_its_checkpoint() {
         cri.create(&restored.pod_sandbox_id, &cri::container("c", &image, "sleep 1000"), &again.pod).await;
     let fresh = fresh.expect("created");
     cri.start(&fresh).await.expect("started");
-    let line = "for kind in net ipc uts; do readlink /proc/1/ns/$kind; done";
+    let line = "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done";
     let said = cri.exec_sync(&fresh, line, 30).await.expect("a process").stdout;
     assert!(seen[0].ends_with(&*String::from_utf8_lossy(&said)), "{seen:?} {said:?}");
     assert_no_pieces(&f);

@@ -164,6 +164,8 @@ fn add_details(request: &mut Message, options: &CheckpointOptions<'_>) -> Result
         }
     }
     for (kind, key, path) in criu::shared_namespaces(options.spec) {
+        // The path of another process's may lead elsewhere by now; this namespace a process never leaves.
+        let path = if kind == "pid" { format!("/proc/{}/ns/pid", options.pid).into() } else { path };
         let inode = std::fs::metadata(&path)
             .map_err(|source| Error::Io { doing: "look at the namespace", path, source })?
             .ino();

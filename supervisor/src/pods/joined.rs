@@ -38,6 +38,12 @@ struct Work<T> {
     done: watch::Receiver<Option<Outcome<T>>>,
 }
 
+/// What one who asked has of a work: it is wanted while this is there.
+struct Part<T> {
+    wanted: Arc<()>,
+    done: watch::Receiver<Option<Outcome<T>>>,
+}
+
 /// The works of one kind.
 pub(super) struct Joined<T>(Mutex<HashMap<String, Work<T>>>);
 
@@ -77,7 +83,7 @@ impl<T: Clone + Send + Sync + 'static> Joined<T> {
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let (wanted, mut done) = self.take_part(tracker, (key, asked), what, work)?;
+        let Part { wanted, mut done } = self.take_part(tracker, (key, asked), what, work)?;
         let late = tokio::time::timeout(PATIENCE, done.wait_for(Option::is_some)).await.is_err();
         if late {
             // Nothing is returned before it has been taken back.
@@ -98,7 +104,7 @@ impl<T: Clone + Send + Sync + 'static> Joined<T> {
         (key, asked): (&str, String),
         what: &str,
         work: impl FnOnce(Wanted) -> F,
-    ) -> Result<(Arc<()>, watch::Receiver<Option<Outcome<T>>>)>
+    ) -> Result<Part<T>>
     where
         F: Future<Output = Result<T>> + Send + 'static,
     {
@@ -113,7 +119,7 @@ impl<T: Clone + Send + Sync + 'static> Joined<T> {
                 let why = "another one is under way: ask again when it has ended";
                 return Err(Error::unavailable(what, why));
             }
-            return Ok((wanted, under_way.done.clone()));
+            return Ok(Part { wanted, done: under_way.done.clone() });
         }
         let wanted = Arc::new(());
         let (tell, done) = watch::channel(None);
@@ -127,7 +133,7 @@ impl<T: Clone + Send + Sync + 'static> Joined<T> {
         });
         let entry = Work { asked, wanted: Arc::downgrade(&wanted), done: done.clone() };
         table.insert(key.to_owned(), entry);
-        Ok((wanted, done))
+        Ok(Part { wanted, done })
     }
 }
 
