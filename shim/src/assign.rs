@@ -1,4 +1,4 @@
-//! `Assign`: a waiting shim becomes the shim of one container.
+//! `Assign`: a waiting shim becomes the shim of one container, or of a pod.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -25,7 +25,9 @@ impl Shim {
             return Err(Error::BadField { field: "bundle", why });
         }
         let folder = bundle::open(&path)?;
-        bundle::make_exits(&folder)?;
+        if !request.shared {
+            bundle::make_exits(&folder)?;
+        }
         // A socket's path may be too long for the kernel; from inside its folder it never is.
         rustix::process::fchdir(&folder).map_err(Error::file("enter the bundle", &path))?;
         let listener = listen().map_err(|source| Error::Io {
@@ -41,7 +43,7 @@ impl Shim {
             namespace: request.namespace,
             place: Rc::new(Place { bundle: path, folder }),
             listener,
-            origin: Origin::Pool,
+            origin: if request.shared { Origin::Pod } else { Origin::Pool },
         });
         self.life = Life::Serving;
         Ok(AssignResponse { pid })

@@ -90,7 +90,7 @@ impl Shim {
     }
 
     fn attach(&mut self, caller: Caller, start: &AttachStart) -> Result<u32> {
-        let id = self.assigned()?.id.clone();
+        let id = if start.id.is_empty() { self.assigned()?.id.clone() } else { start.id.clone() };
         let serial = self.serial(&id, &start.exec_id)?;
         let Some(process) = self.processes.get_mut(&serial) else { return Err(Error::Finished) };
         let Some(connection) = self.connections.get_mut(&caller.connection) else { return Ok(serial) };

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use longshore_proto::ttrpc::{self, Decoder, Flags, Kind, Request, ServerStreams};
 use prost::Message;
@@ -14,12 +15,12 @@ use crate::error::Error;
 use crate::limits;
 
 /// A stream whose answer is still to come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Open {
     /// A unary call that is answered later.
     Call,
-    /// A subscription to events.
-    Events,
+    /// A subscription to events: of one container, or of all.
+    Events(Option<Rc<str>>),
     /// An attach call whose first message has not come yet.
     AttachOpening,
     /// A client attached to the process with this serial number.

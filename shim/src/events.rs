@@ -1,9 +1,10 @@
-//! The container's events, numbered and kept, so that a daemon that was away misses none.
+//! The containers' events, numbered and kept, so that a daemon that was away misses none.
 //!
-//! Those of the container's first process are kept for ever, of the others the newest [`limits::EVENTS`]: who
-//! asks for older ones sees the gap in the numbers.
+//! Those of a container's first process are kept for as long as the container, and a while longer; of the others the newest
+//! [`limits::EVENTS`]: who asks for older ones sees the gap in the numbers.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::SystemTime;
 
 use longshore_proto::containerd::events;
@@ -52,6 +53,22 @@ impl What {
         }
     }
 
+    /// The id of its container.
+    fn container(&self) -> &str {
+        match self {
+            Self::Create(m) => &m.container_id,
+            Self::Start(m) => &m.container_id,
+            Self::Oom(m) => &m.container_id,
+            Self::Exit(m) => &m.container_id,
+            Self::Delete(m) => &m.container_id,
+            Self::ExecAdded(m) => &m.container_id,
+            Self::ExecStarted(m) => &m.container_id,
+            Self::Paused(m) => &m.container_id,
+            Self::Resumed(m) => &m.container_id,
+            Self::Checkpointed(m) => &m.container_id,
+        }
+    }
+
     /// Whether it belongs to the life of the container's first process.
     fn is_lasting(&self) -> bool {
         match self {
@@ -64,7 +81,10 @@ impl What {
 
 struct Kept {
     sequence: u64,
+    container: Rc<str>,
     lasting: bool,
+    /// Whether nothing more will be heard of the container.
+    is_last: bool,
     encoded: Box<[u8]>,
 }
 
@@ -93,7 +113,11 @@ impl EventLog {
             self.make_room();
         }
         let encoded = event.encode_to_vec().into_boxed_slice();
-        self.kept.push_back(Kept { sequence: self.last, lasting, encoded });
+        let last = self.kept.back().map(|kept| &kept.container);
+        let container = last.filter(|last| ***last == *what.container()).cloned();
+        let container = container.unwrap_or_else(|| what.container().into());
+        let is_last = matches!(what, What::Delete(_));
+        self.kept.push_back(Kept { sequence: self.last, container, lasting, is_last, encoded });
         self.kept.back().map(|kept| &*kept.encoded).unwrap_or_default()
     }
 
@@ -107,7 +131,36 @@ impl EventLog {
 
     /// What a subscriber that has everything up to `after` still needs.
     pub fn since(&self, after: u64) -> impl Iterator<Item = &[u8]> {
-        self.kept.iter().filter(move |kept| kept.sequence > after).map(|kept| &*kept.encoded)
+        self.of("", after)
+    }
+
+    /// As [`EventLog::since`], of one container; of all if it has no name.
+    fn of<'a>(&'a self, container: &'a str, after: u64) -> impl Iterator<Item = &'a [u8]> {
+        let wanted = move |kept: &&Kept| container.is_empty() || *kept.container == *container;
+        let late = self.kept.iter().filter(move |kept| kept.sequence > after);
+        late.filter(wanted).map(|kept| &*kept.encoded)
+    }
+
+    /// A container of this name is made: what is known of one before it is nobody's any more, nor what is known of those that were
+    /// deleted long ago.
+    pub fn forget_of(&mut self, container: &str) {
+        let deleted: Vec<Rc<str>> =
+            self.kept.iter().filter(|kept| kept.is_last).map(|kept| kept.container.clone()).collect();
+        let long_ago = deleted.len().saturating_sub(limits::DELETED);
+        for (n, id) in deleted.iter().enumerate() {
+            if n < long_ago || **id == *container {
+                self.drop_of(id);
+            }
+        }
+    }
+
+    fn drop_of(&mut self, container: &str) {
+        let passing = &mut self.passing;
+        self.kept.retain(|kept| {
+            let stays = *kept.container != *container;
+            *passing -= usize::from(!stays && !kept.lasting);
+            stays
+        });
     }
 }
 
@@ -129,11 +182,16 @@ impl Shim {
     /// Keeps an event and tells every subscriber.
     pub fn emit(&mut self, what: &What) {
         let encoded = self.events.add(what, SystemTime::now());
+        let wanted = |open: &Open| match open {
+            Open::Events(None) => true,
+            Open::Events(Some(container)) => **container == *what.container(),
+            _ => false,
+        };
         for connection in self.connections.values_mut() {
             let streams: Vec<u32> = connection
                 .streams
                 .iter()
-                .filter_map(|(stream, open)| (*open == Open::Events).then_some(*stream))
+                .filter_map(|(stream, open)| wanted(open).then_some(*stream))
                 .collect();
             for stream in streams {
                 connection.send_raw(stream, encoded);
@@ -148,8 +206,9 @@ impl Shim {
     pub fn subscribe(&mut self, caller: Caller, request: EventsRequest) -> Result<Answer> {
         self.assigned()?;
         if let Some(connection) = self.connections.get_mut(&caller.connection) {
-            connection.streams.insert(caller.stream, Open::Events);
-            for encoded in self.events.since(request.after) {
+            let container = Some(request.id.as_str()).filter(|id| !id.is_empty());
+            connection.streams.insert(caller.stream, Open::Events(container.map(Into::into)));
+            for encoded in self.events.of(&request.id, request.after) {
                 connection.send_raw(caller.stream, encoded);
             }
         }
@@ -177,6 +236,28 @@ mod tests {
         assert_eq!(kept[0].topic, "/tasks/start");
         assert_eq!(kept.last().unwrap().sequence, 3 * limits::EVENTS as u64 + 1);
         assert_eq!(log.since(log.last).count(), 0);
+    }
+
+    #[test]
+    fn a_container_that_is_deleted_is_forgotten_after_others() {
+        let mut log = EventLog::default();
+        let count = |log: &EventLog, id: &str| log.of(id, 0).count();
+        for n in 0..limits::DELETED + 3 {
+            let id = format!("c{n}");
+            log.forget_of(&id);
+            log.add(&What::Start(events::TaskStart { container_id: id.clone(), pid: 1 }), SystemTime::now());
+            let added = events::TaskExecAdded { container_id: id.clone(), exec_id: "e".into() };
+            log.add(&What::ExecAdded(added), SystemTime::now());
+            log.add(
+                &What::Delete(events::TaskDelete { container_id: id, ..Default::default() }),
+                SystemTime::now(),
+            );
+        }
+        assert_eq!((count(&log, "c0"), count(&log, "c1"), count(&log, "c2")), (0, 0, 3));
+        assert_eq!(log.passing, limits::DELETED + 1);
+        log.forget_of("c5");
+        assert_eq!(count(&log, "c5"), 0, "one of its name is made");
+        assert_eq!(count(&log, ""), 3 * limits::DELETED);
     }
 
     #[test]

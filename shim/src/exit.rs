@@ -113,8 +113,7 @@ impl Shim {
         Stream::BOTH.into_iter().for_each(|stream| self.pump(serial, stream, Until::Empty));
         self.close_input(serial);
         if is_init {
-            self.close_dns();
-            self.release_ports();
+            self.leave_network();
             self.end_the_others(&container);
         }
         self.timers.set(limits::DRAIN, Timer::Drain(serial));
@@ -122,6 +121,14 @@ impl Shim {
         self.settle(serial);
         if is_init {
             self.sandbox_lost_a_container();
+        }
+    }
+
+    /// Nothing of the host leads to the container any more, nor to others of its pod if it was the last.
+    pub fn leave_network(&mut self) {
+        if !self.processes.values().any(|process| process.is_init() && process.is_alive()) {
+            self.close_dns();
+            self.release_ports();
         }
     }
 

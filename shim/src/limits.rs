@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Connections open at once; further ones are closed at accept.
+/// Connections open at once for each container; further ones are closed at accept.
 pub const CONNECTIONS: usize = 64;
 
 /// Streams open at once on one connection: waits, attached clients, subscriptions.
@@ -35,6 +35,9 @@ pub const TURN: usize = 1 << 20;
 
 /// Events kept for a daemon that was away, besides those of the container's first process, which are all kept.
 pub const EVENTS: usize = 1024;
+
+/// Containers of a pod that are deleted, and whose events are kept all the same.
+pub const DELETED: usize = 16;
 
 /// How long output is awaited after its process has exited: a grandchild may hold the pipe for ever. Also how
 /// long the exit of the container's first process is held back for the exits of its other processes.

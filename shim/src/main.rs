@@ -1,4 +1,4 @@
-//! containerd-shim-longshore-v1: one process per container, or per pod. It forks the runtime, keeps the container's
+//! containerd-shim-longshore-v1: one process per container, or for all containers of a pod. It forks the runtime, keeps the container's
 //! stdio, log and exit, and outlives the daemon.
 //!
 //! What always holds: one thread, no dependency on the daemon being there, and an exit record on disk before

@@ -68,7 +68,7 @@ impl Shim {
         request: api::CreateSandboxRequest,
     ) -> Result<api::CreateSandboxResponse> {
         let assigned = self.assigned()?;
-        if assigned.origin == Origin::Pool {
+        if !matches!(assigned.origin, Origin::Foreign { .. }) {
             return Err(Error::NotBuilt {
                 what: "a sandbox in a shim of the pool",
                 why: "start the shim by its `start` command".into(),

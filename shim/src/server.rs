@@ -1,8 +1,9 @@
 //! The shim itself: its state and its one loop.
 //!
 //! What always holds: the loop is one thread, and nothing in it waits for anybody but the kernel (epoll) and the runtime
-//! library's own steps, which go to a thread of their own where they run hooks or criu; answers go out together at the end of a turn; the loss of any connection changes nothing for the
-//! container.
+//! library's own steps, which go to a thread of their own where they run hooks or criu, and in the shim of a pod where one
+//! container could hold up the others; answers go out together at the end of a turn; the loss of any connection changes nothing for
+//! the container.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -35,11 +36,19 @@ pub struct Place {
     pub folder: OwnedFd,
 }
 
+impl Place {
+    fn is_gone(&self) -> bool {
+        rustix::fs::fstat(&self.folder).is_ok_and(|stat| stat.st_nlink == 0)
+    }
+}
+
 /// Who started this shim, and by which protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Our own daemon, for one container.
     Pool,
+    /// Our own daemon, for the containers of one pod.
+    Pod,
     /// Any containerd, by `start`: further containers of a pod may come, and this is the socket's path.
     Foreign { socket: PathBuf },
 }
@@ -101,7 +110,7 @@ pub struct Shim {
     pub connections: BTreeMap<u32, Connection>,
     next_connection: u32,
     pub assigned: Option<Assigned>,
-    /// By container id; our own daemon has one container in a shim.
+    /// By container id; there are several in a pod's shim only.
     pub tasks: BTreeMap<String, Task>,
     pub sandbox: Option<Sandbox>,
     /// Answers the container's questions for names.
@@ -254,7 +263,7 @@ impl Shim {
             Err(error) if files::is_short(&error) => return self.pause_accepting(&error),
             Err(_) => return,
         };
-        if self.connections.len() >= limits::CONNECTIONS {
+        if self.connections.len() >= limits::CONNECTIONS * self.tasks.len().max(1) {
             return;
         }
         // What fails here is that client's loss alone; it sees its connection closed.
@@ -340,9 +349,7 @@ impl Shim {
         if is_empty && (self.sandbox.is_none() || self.bundle_is_gone()) {
             return self.leave();
         }
-        if self.bundle_is_gone() {
-            self.abandon();
-        }
+        self.abandon();
         self.watch_loneliness();
     }
 
@@ -350,18 +357,22 @@ impl Shim {
         self.connections.is_empty()
     }
 
-    /// Somebody has removed the bundle, and with it what leads to this shim: nobody will ever ask for its containers again, and
-    /// others of their names may be made. They end.
+    /// Where somebody has removed the bundle, and with it what leads to this shim, nobody will ever ask for the containers again,
+    /// and others of their names may be made. They end.
     fn abandon(&mut self) {
-        let id = self.assigned.as_ref().map(|assigned| assigned.id.as_str()).unwrap_or_default();
-        report::error(id, &"the bundle was removed, and nobody is connected: what runs in it is ended");
-        let inits: Vec<u32> = self.tasks.values().map(|task| task.init).collect();
-        inits.into_iter().for_each(|init| self.delete_unasked(init));
+        let all = self.bundle_is_gone();
+        let has_own = self.assigned.as_ref().is_some_and(|assigned| assigned.origin == Origin::Pod);
+        let is_lost = |task: &Task| all || (has_own && task.place.is_gone());
+        let lost = self.tasks.iter().filter(|(_, task)| is_lost(task));
+        let lost: Vec<(String, u32)> = lost.map(|(id, task)| (id.clone(), task.init)).collect();
+        for (id, init) in lost {
+            report::error(&id, &"the bundle was removed, and nobody is connected: what runs in it is ended");
+            self.delete_unasked(init);
+        }
     }
 
     fn bundle_is_gone(&self) -> bool {
-        let stat = self.assigned.as_ref().map(|assigned| rustix::fs::fstat(&assigned.place.folder));
-        stat.is_some_and(|stat| stat.is_ok_and(|stat| stat.st_nlink == 0))
+        self.assigned.as_ref().is_some_and(|assigned| assigned.place.is_gone())
     }
 
     /// Nobody needs this shim any more: it leaves once what it still has to say was heard.
@@ -419,6 +430,11 @@ impl Shim {
             })
             .collect();
         attached.iter().for_each(|serial| self.resume_output(*serial));
+    }
+
+    /// Whether it has the containers of a pod of our own daemon's.
+    pub fn is_pods(&self) -> bool {
+        self.assigned.as_ref().is_some_and(|assigned| assigned.origin == Origin::Pod)
     }
 
     /// The container that this shim serves.

@@ -372,6 +372,9 @@ impl Daemon {
                 found.extend(pid.trim().parse::<i32>());
             }
         }
+        // Containers of one pod have one.
+        found.sort_unstable();
+        found.dedup();
         found
     }
 

@@ -76,12 +76,12 @@ impl Container {
         crate::start::start_container(self)
     }
 
-    /// Takes out what [`Container::start`] would do, if hooks are part of it.
+    /// Takes out what [`Container::start`] would do, if hooks are part of it, or `always` if the container has not begun.
     ///
     /// # Errors
     /// No more descriptors.
-    pub fn opening(&mut self) -> Result<Option<crate::Opening>> {
-        crate::start::Opening::of(self)
+    pub fn opening(&mut self, always: bool) -> Result<Option<crate::Opening>> {
+        crate::start::Opening::of(self, always)
     }
 
     /// Process id of the first process as the caller sees it.

@@ -23,11 +23,13 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// `None` if no hooks run: then it takes a moment only.
-    pub(crate) fn of(container: &mut Container) -> Result<Option<Opening>> {
+    /// `None` if no hooks run, unless it is `always` wanted: then it takes a moment only.
+    pub(crate) fn of(container: &mut Container, always: bool) -> Result<Option<Opening>> {
         let is_hook = |step: &Step| matches!(step, Step::Hooks(_));
         let inside = container.init.gate.as_ref().is_some_and(|gate| gate.plan.steps.iter().any(is_hook));
-        if !inside && container.poststart.is_none() {
+        let by_hooks = inside || container.poststart.is_some();
+        let by_wish = always && container.init.gate.is_some() && !container.restored;
+        if !by_hooks && !by_wish {
             return Ok(None);
         }
         let pidfd = container.init.pidfd.try_clone();

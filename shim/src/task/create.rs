@@ -214,6 +214,9 @@ impl Shim {
             return Err(Error::Exists { what: "task", id: request.id });
         }
         let place = self.place_of(&request)?;
+        if self.is_pods() {
+            self.events.forget_of(&request.id);
+        }
         let options = Options::read(request.options.as_ref())?;
         let spec = self.read_spec(&request, &place)?;
         join_cgroup(&options.runc.shim_cgroup)?;
@@ -250,7 +253,7 @@ impl Shim {
             None if !draft.request.checkpoint.is_empty() => {
                 let turn = Turn::Creation(draft.request.id.as_str().into());
                 let answer = self.keep_open(caller);
-                let making = LibraryMaking::new(&draft, spec, stdio, self.assigned()?.origin != Origin::Pool);
+                let making = LibraryMaking::new(&draft, spec, stdio, self.is_foreign()?);
                 // First, as its reason says more than a failing restore.
                 self.launch(Box::new(criu_check()), turn.clone(), move |shim, works| match works {
                     Ok(()) => shim.beside(
@@ -265,8 +268,9 @@ impl Shim {
                 Ok(answer)
             }
             None => {
-                let waits = runs_hooks(&spec);
-                let making = LibraryMaking::new(&draft, spec, stdio, self.assigned()?.origin != Origin::Pool);
+                // What mounts are slow, or hooks, must not hold up other containers of the pod.
+                let waits = self.is_pods() || runs_hooks(&spec);
+                let making = LibraryMaking::new(&draft, spec, stdio, self.is_foreign()?);
                 if waits {
                     let turn = Turn::Creation(draft.request.id.as_str().into());
                     let answer = self.keep_open(caller);
@@ -286,6 +290,10 @@ impl Shim {
             }
             Some(name) => self.create_by_command(caller, draft, &name, stdio),
         }
+    }
+
+    fn is_foreign(&self) -> Result<bool> {
+        Ok(matches!(self.assigned()?.origin, Origin::Foreign { .. }))
     }
 
     fn take_over_if(&mut self, caller: Caller, draft: Draft, made: Result<MadeByLibrary>) {
@@ -352,7 +360,7 @@ impl Shim {
         }));
     }
 
-    /// Where the container is: in the bundle that this shim was assigned, or, in a pod of a foreign daemon, in its own.
+    /// Where the container is: in the bundle that this shim was assigned, or, in a pod, in its own.
     fn place_of(&self, request: &CreateTaskRequest) -> Result<Rc<Place>> {
         let assigned = self.assigned()?;
         let path = Path::new(&request.bundle);
@@ -450,7 +458,9 @@ impl Shim {
             self.poll.add(oom, Token::Oom(serial), Flags::IN | Flags::PRI)?;
         }
         self.open_dns(process.pid, &options.own.dns)?;
-        self.hold_ports(&options.own.ports)?;
+        if !(self.is_pods() && options.own.ports.is_empty()) {
+            self.hold_ports(&options.own.ports)?;
+        }
         match &made.driver {
             Driver::Library(_) if !options.runc.root.is_empty() => {
                 let namespace = &self.assigned()?.namespace;
@@ -466,8 +476,7 @@ impl Shim {
         if let Some(oom) = made.driver.oom_fd() {
             self.poll.remove(oom);
         }
-        self.close_dns();
-        self.release_ports();
+        self.leave_network();
         let rootfs = made.rootfs;
         let finish = move |shim: &mut Self, error: Error| {
             let _ = rootfs.as_ref().map(HostRootfs::unmount);

@@ -22,7 +22,8 @@ impl Shim {
             Err(Error::NoProcess { .. }) => {}
             Err(error) => return Err(error),
         }
-        let execs = self.processes.values().filter(|process| !process.is_init()).count();
+        let is_theirs = |process: &&Process| !process.is_init() && *process.container == *request.id;
+        let execs = self.processes.values().filter(is_theirs).count();
         if execs >= limits::EXECS {
             return Err(Error::Limit { what: "execs that were not deleted", limit: limits::EXECS });
         }

@@ -30,16 +30,16 @@ use crate::commands::Turn;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::process::Process;
-use crate::server::{Shim, Task};
+use crate::server::{Origin, Shim, Task};
 
 impl Shim {
-    /// Fails unless this shim was assigned to this container.
+    /// Fails unless this shim was assigned to this container, or may have it.
     fn must_serve(&self, id: &str) -> Result<()> {
-        let ours = &self.assigned()?.id;
-        if id == ours {
+        let assigned = self.assigned()?;
+        if id == assigned.id || assigned.origin == Origin::Pod || self.commands.makes(id) {
             return Ok(());
         }
-        Err(Error::OtherContainer { asked: id.to_owned(), ours: ours.clone() })
+        Err(Error::OtherContainer { asked: id.to_owned(), ours: assigned.id.clone() })
     }
 
     /// The container's task, if it was created.

@@ -42,8 +42,10 @@ impl Shim {
 
     fn start_init(&mut self, caller: Caller, serial: u32, id: String) -> Result<Answer> {
         let turn = Turn::Process(serial);
+        // A program that is slow to be had must not hold up other containers of the pod.
+        let always = self.is_pods();
         if let Driver::Library(container) = self.driver(&id)?
-            && let Some(opening) = container.opening()?
+            && let Some(opening) = container.opening(always)?
         {
             let answer = self.keep_open(caller);
             if let Some(process) = self.processes.get_mut(&serial) {

@@ -159,6 +159,7 @@ impl TasksService {
             runtime,
             checkpoint,
             join,
+            group: None,
         })
     }
 

@@ -199,6 +199,7 @@ impl Engine {
             runtime: String::new(),
             checkpoint: None,
             join: None,
+            group: None,
         };
         let streams = join.map(|join| join.streams);
         let started = self

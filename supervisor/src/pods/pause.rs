@@ -57,6 +57,7 @@ impl Pods {
             runtime: config.handler.clone(),
             checkpoint: None,
             join: None,
+            group: Some(id.to_owned()),
         };
         self.tasks.create_attach_start(&self.namespace, id, task, None).await.map(drop)
     }

@@ -78,6 +78,7 @@ impl Pods {
             runtime: handler,
             checkpoint: record.restored.then(|| self.saved_folder(&container.id)),
             join: None,
+            group: Some(pod.id.clone()),
         };
         let pid = match record.restored {
             true => self.start_saved(&container.id, task).await?,
@@ -131,17 +132,21 @@ impl Pods {
         Any::pack("longshore.shim.v1.CreateOptions", &options)
     }
 
-    /// Ports of the host that lead to the pod are held by the shim of one of its containers.
+    /// Ports of the host that lead to the pod are held by its shim while any of its containers runs.
     fn ports_to_hold(&self, container: &Container) -> Vec<shim::HeldPort> {
+        // By another shim, where a container has one of its own: an older daemon's, or one that does not answer.
+        let elsewhere = |other: &Container| {
+            other.state().may_run() && !self.tasks.is_in(&self.namespace, &other.id, &other.pod)
+        };
         let others = self.containers_of(&container.pod);
-        if others.iter().any(|other| other.id != container.id && other.state() == State::Running) {
+        if others.iter().any(|other| other.id != container.id && elsewhere(other)) {
             return Vec::new();
         }
         let Ok(pod) = self.pod(&container.pod) else { return Vec::new() };
         pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints))
     }
 
-    /// The ports that an ended container's shim has held go to another's.
+    /// The ports that an ended container's shim has held go to another's, if the two had not the same.
     pub(super) async fn hand_ports_over(&self, ended: &Container) {
         let Ok(pod) = self.pod(&ended.pod) else { return };
         let ports = pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints));

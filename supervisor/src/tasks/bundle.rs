@@ -5,7 +5,8 @@
 //! Nothing is flushed to disk: the state folder is on a tmpfs, and a container does not outlive the host.
 //!
 //! For tools that know containerd's folders, `<state>/io.containerd.runtime.v2.task` leads to the same place; `log` leads to
-//! what the shims say, and `shim-binary-path` says which program the shim is.
+//! what the shims say, and `shim-binary-path` says which program the shim is. Where several containers have one shim, `shim.sock`
+//! and `shim.pid` lead to its folder.
 //!
 //! Files: `config.json`, `task.pb` ([`CreateRecord`]), `acknowledged` (a client was told that the task exists),
 //! `forwarded` (how far events were published); by the shim: `shim.sock`, `shim.pid`, `init.pid`, `exit/<init|exec id>`.
@@ -47,6 +48,9 @@ pub struct CreateRecord {
     /// Set if the shim is not ours; then it is not told by its pid.
     #[prost(message, optional, tag = "5")]
     pub foreign: Option<super::foreign::ForeignRecord>,
+    /// Set if the shim has all containers of this group.
+    #[prost(string, tag = "6")]
+    pub group: String,
 }
 
 /// How far the events of a task were published.
@@ -67,6 +71,11 @@ pub struct Bundle {
 /// The folder of all tasks.
 pub fn tasks_folder(state: &Path) -> PathBuf {
     state.join("tasks")
+}
+
+/// The folder of shims that have several containers.
+pub fn shims_folder(state: &Path) -> PathBuf {
+    state.join("shims")
 }
 
 /// Makes containerd's name for the folder of all tasks; whatever has the name already keeps it.
@@ -152,6 +161,16 @@ impl Bundle {
             .map_err(|error| Error::io("linking the log in", &self.path, error))
     }
 
+    /// Lets the bundle lead to a shim whose folder is `folder` of [`shims_folder`].
+    pub fn link_shim(&self, folder: &Path) -> Result<()> {
+        let name = folder.file_name().unwrap_or_default();
+        let link = |file: &str| {
+            symlink(Path::new("../../../shims").join(name).join(file), self.path.join(file))
+                .map_err(|error| Error::io("linking the shim in", &self.path, error))
+        };
+        link("shim.sock").and_then(|()| link("shim.pid"))
+    }
+
     /// Notes that a client was told that the task exists, so that it is kept even if it never starts.
     pub fn acknowledge(&self) -> Result<()> {
         self.write("acknowledged", b"").map_err(|e| Error::io("writing the bundle", &self.path, e))
@@ -229,32 +248,12 @@ impl Bundle {
         self.path.join("exit").join(if exec_id.is_empty() { "init" } else { exec_id })
     }
 
-    /// Connects to the shim, however long the bundle's path is.
+    /// As [`connect`].
     ///
     /// # Errors
-    /// `ConnectionRefused`: the shim is gone; `NotFound`: it was never there; `TimedOut`: it takes no connections.
+    /// As [`connect`].
     pub async fn connect(&self, limit: Duration) -> io::Result<UnixStream> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder: OwnedFd = rustix::fs::open(&self.path, flags, Mode::empty())?;
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd()))?;
-        let deadline = Instant::now() + limit;
-        loop {
-            let socket = rustix::net::socket_with(
-                AddressFamily::UNIX,
-                SocketType::STREAM,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-                None,
-            )?;
-            match rustix::net::connect(&socket, &address) {
-                Ok(()) => return Ok(socket.into()),
-                // As many connections as it lets wait are waiting.
-                Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        connect(&self.path, limit).await
     }
 
     /// Removes the folder and, if it was the last of its namespace, the namespace's. What cannot be removed is left
@@ -290,6 +289,34 @@ impl Bundle {
                 // Fails while the namespace has other tasks.
                 let _ = self.path.parent().map(fs::remove_dir);
             }
+        }
+    }
+}
+
+/// Connects to the shim that listens in a folder, however long its path is.
+///
+/// # Errors
+/// `ConnectionRefused`: the shim is gone; `NotFound`: it was never there; `TimedOut`: it takes no connections.
+pub async fn connect(folder: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder: OwnedFd = rustix::fs::open(folder, flags, Mode::empty())?;
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}/shim.sock", folder.as_raw_fd()))?;
+    let deadline = Instant::now() + limit;
+    loop {
+        let socket = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket.into()),
+            // As many connections as it lets wait are waiting.
+            Err(rustix::io::Errno::AGAIN) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(rustix::io::Errno::AGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -339,8 +366,14 @@ mod tests {
         // The id was free again although something of its bundle was left.
         let bundle = Bundle::create(state.path(), &namespace, "c1", b"{}", &record).unwrap();
         assert!(!bundle.is_acknowledged() && bundle.exit_record("").is_none());
+        let shim = shims_folder(state.path()).join("7-1");
+        std::fs::create_dir_all(&shim).unwrap();
+        std::fs::write(shim.join("shim.pid"), "7").unwrap();
+        bundle.link_shim(&shim).unwrap();
+        assert_eq!(std::fs::read_to_string(bundle.path().join("shim.pid")).unwrap(), "7");
         bundle.remove();
         assert!(!state.path().join("tasks/ns").exists());
+        assert!(shim.join("shim.pid").exists(), "it is the shim's");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
-//! Making a task: a waiting shim is handed a bundle, and everything it has to do is sent in one write.
+//! Making a task: a waiting shim is handed a bundle, and everything it has to do is sent in one write. A task of a group goes to
+//! the group's shim instead.
 //!
 //! What always holds: until [`Creation::finish`] the creation undoes itself, whether it failed or its caller went away:
-//! no shim, process, cgroup or bundle remains, and only then is the id free again.
+//! no shim, process, cgroup or bundle remains, and only then is the id free again; other tasks of a group notice nothing.
 
 #![forbid(unsafe_code)]
 
@@ -14,12 +15,15 @@ use tokio::task::JoinHandle;
 use super::attach::AttachStream;
 use super::bundle::{Bundle, CreateRecord};
 use super::client::{Connection, Failure, Incoming};
+use super::group::Seat;
 use super::pool::WaitingShim;
 use super::process::ShimProcess;
 use super::runtimes::Runtime;
 use super::task::{NewTask, Process, Task};
 use super::types::{AttachStreams, CreateTask, ProcessId, Status};
-use super::{Inner, Slot, Started, delete, delete_request, foreign, limits, monitor, orphan, shim_log, wire};
+use super::{
+    Inner, Slot, Started, delete, delete_request, foreign, group, limits, monitor, orphan, shim_log, wire,
+};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -60,17 +64,20 @@ impl Inner {
         }
         let what = &what;
         let mut creation = Creation::reserve(self, namespace, id, orphan::cgroups_path(&what.spec))?;
-        let mut shim = self.pool.take()?;
+        let mut home = self.home(namespace, what, false).await?;
         let mut retried = false;
         loop {
-            let result = creation.hand_over(shim, what, launch).await;
+            let result = match home {
+                Home::Own(shim) => creation.hand_over(shim, what, launch).await,
+                Home::Shared(seat) => creation.sit_down(seat, what, launch).await,
+            };
             match result {
                 Ok(handed) => return creation.finish(what, handed, launch),
                 // It died while it waited, as far as can be told: it has answered nothing.
                 Err(step) if step.died_waiting && !retried => {
                     retried = true;
                     creation.discard().await;
-                    shim = self.pool.fresh()?;
+                    home = self.home(namespace, what, true).await?;
                 }
                 Err(step) => {
                     creation.undo(step.at).await;
@@ -79,6 +86,20 @@ impl Inner {
             }
         }
     }
+
+    async fn home(self: &Arc<Self>, namespace: &Namespace, what: &CreateTask, again: bool) -> Result<Home> {
+        match &what.group {
+            Some(group) => Ok(Home::Shared(self.join(namespace, group).await?)),
+            None if again => Ok(Home::Own(self.pool.fresh()?)),
+            None => Ok(Home::Own(self.pool.take()?)),
+        }
+    }
+}
+
+/// The shim of a task in the making.
+enum Home {
+    Own(WaitingShim),
+    Shared(Seat),
 }
 
 /// What a shim answered.
@@ -135,7 +156,9 @@ struct Creation {
 
 #[derive(Default)]
 struct Parts {
+    /// None if it is shared.
     shim: Option<ShimProcess>,
+    seat: Option<Seat>,
     bundle: Option<Bundle>,
     control: Option<Connection>,
 }
@@ -157,7 +180,7 @@ impl Creation {
         self.parts.get_or_insert_default()
     }
 
-    /// Sends everything at once and waits for the answers.
+    /// Gives a shim its bundle, sends everything at once and waits for the answers.
     async fn hand_over(
         &mut self,
         shim: WaitingShim,
@@ -166,44 +189,89 @@ impl Creation {
     ) -> Result<Handed, Step> {
         let (pid, started_at) = (shim.process.pid(), shim.started_at);
         self.parts().shim = Some(shim.process);
-        let path = self.manager.bundle_path(&self.namespace, &self.id);
-        let path = path.to_string_lossy();
-        let request = wire::create_request(&self.id, &path, what);
-        let record = CreateRecord {
-            request: Some(request.clone()),
-            shim_pid: pid,
-            shim_started_at: started_at,
-            cgroups_path: self.cgroups_path.clone(),
-            foreign: None,
-        };
-        let state = &self.manager.state;
-        let bundle =
-            Bundle::create(state, &self.namespace, &self.id, &what.spec, &record).map_err(Step::local)?;
-        self.parts().bundle = Some(bundle.clone());
-        let described = bundle.name_shim(self.manager.pool.program());
-        described.and_then(|()| bundle.link_log(shim_log::NAME)).map_err(Step::local)?;
+        let (bundle, request) = self.prepare(what, pid, started_at, "").map_err(Step::local)?;
+        let path = bundle.path().to_string_lossy().into_owned();
         let control = Connection::new(shim.socket)
-            .map_err(|e| Step::local(Error::io("registering the socket of the shim of", &*path, e)))?;
+            .map_err(|e| Step::local(Error::io("registering the socket of the shim of", &path, e)))?;
         self.parts().control = Some(control.clone());
-
         let assign = shim::AssignRequest {
             namespace: self.namespace.as_str().to_owned(),
             id: self.id.clone(),
-            bundle: path.into_owned(),
+            bundle: path,
+            shared: false,
         };
+        self.ask(control, Some(&assign), &request, launch).await
+    }
+
+    /// As [`Creation::hand_over`], for a shim that has, or will have, other containers, too.
+    async fn sit_down(&mut self, seat: Seat, what: &CreateTask, launch: Launch) -> Result<Handed, Step> {
+        let seat = self.parts().seat.insert(seat);
+        let (pid, started_at, group) = (seat.process().pid(), seat.started_at(), seat.group().to_owned());
+        let folder = seat.folder().to_owned();
+        let connected = seat.connect().await;
+        if connected.is_err() {
+            seat.close();
+        }
+        let control = connected.map_err(|error| Step {
+            error: Error::io("connecting to the shim in", &folder, error),
+            at: Reached::Nothing,
+            died_waiting: true,
+        })?;
+        self.parts().control = Some(control.clone());
+        let (bundle, request) = self.prepare(what, pid, started_at, &group).map_err(Step::local)?;
+        bundle.link_shim(&folder).map_err(Step::local)?;
+        self.ask(control, None, &request, launch).await
+    }
+
+    /// Makes the bundle, and says what the shim is asked for.
+    fn prepare(
+        &mut self,
+        what: &CreateTask,
+        shim_pid: i32,
+        shim_started_at: u64,
+        group: &str,
+    ) -> Result<(Bundle, task::CreateTaskRequest)> {
+        let path = self.manager.bundle_path(&self.namespace, &self.id);
+        let request = wire::create_request(&self.id, &path.to_string_lossy(), what);
+        let record = CreateRecord {
+            request: Some(request.clone()),
+            shim_pid,
+            shim_started_at,
+            cgroups_path: self.cgroups_path.clone(),
+            foreign: None,
+            group: group.to_owned(),
+        };
+        let state = &self.manager.state;
+        let bundle = Bundle::create(state, &self.namespace, &self.id, &what.spec, &record)?;
+        self.parts().bundle = Some(bundle.clone());
+        bundle.name_shim(self.manager.pool.program())?;
+        bundle.link_log(shim_log::NAME)?;
+        Ok((bundle, request))
+    }
+
+    async fn ask(
+        &self,
+        control: Connection,
+        assign: Option<&shim::AssignRequest>,
+        request: &task::CreateTaskRequest,
+        launch: Launch,
+    ) -> Result<Handed, Step> {
         let start = task::StartRequest { id: self.id.clone(), exec_id: String::new() };
+        let follow = shim::EventsRequest { after: 0, id: self.id.clone() };
         let patience = what.checkpoint.as_ref().map_or(limits::CREATE, |_| limits::CHECKPOINT);
         let (assigned, created, events, attached, started) = control
             .pipeline(|p| {
-                let assigned =
-                    p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", &assign, limits::CREATE)?;
-                let created =
-                    p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", &request, patience)?;
-                let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after: 0 })?;
+                let limit = limits::CREATE;
+                let assigned = assign
+                    .map(|assign| p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", assign, limit))
+                    .transpose()?;
+                let created = p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", request, patience)?;
+                let events = p.server_stream(wire::SHIM, "Events", &follow)?;
                 let (mut attached, mut started) = (None, None);
                 if let Launch::Started(streams) = launch {
                     if let Some(streams) = streams {
-                        attached = Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start("", streams))?);
+                        let join = wire::attach_start(&self.id, "", streams);
+                        attached = Some(p.duplex(wire::SHIM, "Attach", &join)?);
                     }
                     let limit = limits::START;
                     started = Some(p.unary::<_, task::StartResponse>(wire::TASK, "Start", &start, limit)?);
@@ -211,7 +279,9 @@ impl Creation {
                 Ok((assigned, created, events, attached, started))
             })
             .map_err(Step::call(&self.id, ASSIGN, Reached::Anything))?;
-        assigned.answer().await.map_err(Step::call(&self.id, ASSIGN, Reached::Nothing))?;
+        if let Some(assigned) = assigned {
+            assigned.answer().await.map_err(Step::call(&self.id, ASSIGN, Reached::Nothing))?;
+        }
         let mut pid = created.answer().await.map_err(Step::call(&self.id, "create", Reached::Nothing))?.pid;
         if let Some(started) = started {
             pid = started.answer().await.map_err(Step::call(&self.id, "start", Reached::Created))?.pid;
@@ -232,12 +302,14 @@ impl Creation {
             Launch::Created => bundle.acknowledge(),
             Launch::Started(_) => Ok(()),
         };
+        let shared = parts.seat.as_ref().map(|seat| seat.process().clone());
         let task = Task::new(NewTask {
             namespace: self.namespace.clone(),
             id: self.id.clone(),
             bundle,
             cgroups_path: std::mem::take(&mut self.cgroups_path),
-            shim: parts.shim,
+            shim: shared.or(parts.shim.map(Arc::new)),
+            seat: parts.seat,
             control: Some(handed.control),
             init: Process::new(handed.pid, status, what.stdio.clone()),
         });
@@ -280,7 +352,10 @@ impl Drop for Creation {
 }
 
 impl Parts {
-    async fn take_down(self, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
+    async fn take_down(mut self, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
+        if let Some(seat) = self.seat.take() {
+            return self.stand_up(seat, manager, id, cgroups_path, reached).await;
+        }
         let mut clean = reached == Reached::Nothing;
         if let Some(control) = &self.control
             && reached != Reached::Anything
@@ -305,6 +380,25 @@ impl Parts {
         if let Some(bundle) = self.bundle {
             bundle.remove();
         }
+    }
+}
+
+impl Parts {
+    /// As [`Parts::take_down`], where the shim has other containers, too.
+    async fn stand_up(self, seat: Seat, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
+        let left = match &self.control {
+            Some(control) if reached != Reached::Nothing => !group::evict(control, id).await,
+            _ => false,
+        };
+        if left {
+            // It may be stuck: whatever it was doing for this container fails when the container's processes are gone.
+            seat.close();
+            orphan::remove(manager, id, cgroups_path, self.bundle.as_ref()).await;
+        }
+        if let Some(bundle) = self.bundle {
+            bundle.remove();
+        }
+        manager.leave(seat, self.control.as_ref()).await;
     }
 }
 

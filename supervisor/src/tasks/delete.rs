@@ -1,7 +1,7 @@
 //! Deleting tasks and execs that have ended.
 //!
-//! What always holds: a deletion that began is carried through; the id is free again only after the shim is gone and the
-//! bundle is removed.
+//! What always holds: a deletion that began is carried through; the id is free again only after the bundle is removed and the
+//! shim is gone, unless it has other tasks.
 
 #![forbid(unsafe_code)]
 
@@ -60,7 +60,9 @@ impl Inner {
                 let answer = control.unary(wire::TASK, "Delete", &request, limits::DELETE).await;
                 match answer {
                     Ok(answer) => {
-                        shut_down(&control, &task.id);
+                        if !task.is_shared() {
+                            shut_down(&control, &task.id);
+                        }
                         Some(from_wire(&answer))
                     }
                     Err(Failure::Closed(_)) if task.is_lost().await => None,
@@ -82,15 +84,21 @@ impl Inner {
     /// Removes what is left of a task that has no container any more.
     async fn clear_away(&self, task: &Arc<Task>, deleted: Deleted) {
         task.state().removed = true;
-        if let Some(shim) = &task.shim {
+        let seat = task.seat().take();
+        if seat.is_some() {
+            let _ = tokio::time::timeout(limits::SHIM_EXIT, task.drained.cancelled()).await;
+        } else if let Some(shim) = &task.shim {
             if !shim.ended_within(limits::SHIM_EXIT).await {
                 tracing::warn!(container = task.id, pid = shim.pid(), "killed a shim that did not leave");
                 shim.kill_and_wait(limits::SHIM_EXIT).await;
             }
             let _ = tokio::time::timeout(limits::SHIM_EXIT, task.drained.cancelled()).await;
         }
-        task.state().control = None;
+        let control = task.state().control.take();
         task.bundle.remove();
+        if let Some(seat) = seat {
+            self.leave(seat, control.as_ref()).await;
+        }
         self.release(&task.namespace, &task.id);
         if !task.state().delete_published {
             let event = ev::TaskDelete {

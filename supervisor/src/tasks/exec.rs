@@ -75,7 +75,7 @@ async fn start_new(
             let added = p.unary::<_, ()>(wire::TASK, "Exec", &request, limits::REQUEST)?;
             let attached = match attach {
                 Some(streams) => {
-                    Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start(exec_id, streams))?)
+                    Some(p.duplex(wire::SHIM, "Attach", &wire::attach_start(id, exec_id, streams))?)
                 }
                 None => None,
             };

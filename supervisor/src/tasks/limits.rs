@@ -39,6 +39,9 @@ pub const ASSIGN_IN_FLIGHT: Duration = Duration::from_secs(3);
 /// Shims that are reconnected at once at start-up.
 pub const RECOVER_AT_ONCE: usize = 32;
 
+/// Containers of a group that one shim has; further ones get another shim.
+pub const CONTAINERS_PER_SHIM: usize = 200;
+
 /// Calls that may wait for one shim.
 pub const CALLS_PER_CONNECTION: usize = 1024;
 

@@ -16,6 +16,7 @@ mod create;
 mod delete;
 mod exec;
 mod foreign;
+mod group;
 mod limits;
 mod monitor;
 mod orphan;
@@ -94,6 +95,7 @@ struct Inner {
     runtimes: Runtimes,
     commands: foreign::command::Commands,
     departed: foreign::Departed,
+    groups: group::Groups,
 }
 
 type Slots = HashMap<Namespace, HashMap<String, Slot>>;
@@ -124,6 +126,7 @@ impl TaskManager {
             runtimes: options.runtimes,
             commands: foreign::command::Commands::new(options.addresses),
             departed: foreign::Departed::default(),
+            groups: group::Groups::default(),
         };
         Ok(Arc::new(Self { inner: Arc::new(inner) }))
     }
@@ -199,6 +202,12 @@ impl TaskManager {
     pub fn kept_execs(&self, namespace: &Namespace, id: &str) -> Vec<String> {
         let task = self.inner.task(namespace, id);
         task.map(|task| task.state().execs.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Whether a task is where the next one of this group would be.
+    pub fn is_in(&self, namespace: &Namespace, id: &str, group: &str) -> bool {
+        let task = self.inner.task(namespace, id);
+        task.is_ok_and(|task| task.seat().as_ref().is_some_and(|seat| seat.is_of(namespace, group)))
     }
 
     /// Every task of every namespace, by its container's id.

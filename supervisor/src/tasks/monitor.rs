@@ -26,7 +26,7 @@ use crate::events::Event;
 /// What a process without an exit record ended with: as if killed by SIGKILL.
 const LOST: u32 = 137;
 
-/// Follows a task until its shim is gone.
+/// Follows a task until its shim is gone, or, where it has others, too, the task is.
 pub(super) fn watch(manager: &Arc<Inner>, task: Arc<Task>, events: Incoming<shim::Event>) {
     tokio::spawn(follow(manager.clone(), task, events));
 }
@@ -76,6 +76,10 @@ async fn read(
                         forward(manager, task, &event);
                     }
                     task.note_forwarded();
+                    if task.is_shared() && task.state().delete_published {
+                        // The shim goes on for others.
+                        return None;
+                    }
                 }
                 Some(Err(failure)) => return reconnect(task, process, &failure.to_string()).await,
                 None => return reconnect(task, process, "it ended the stream of events").await,
@@ -131,9 +135,9 @@ async fn reconnect(task: &Arc<Task>, process: &ShimProcess, why: &str) -> Option
 async fn subscribe(task: &Arc<Task>) -> Result<Incoming<shim::Event>, String> {
     let socket = task.bundle.connect(limits::REQUEST).await.map_err(|e| e.to_string())?;
     let connection = Connection::new(socket).map_err(|e| e.to_string())?;
-    let after = task.state().sequence;
+    let request = shim::EventsRequest { after: task.state().sequence, id: task.id.clone() };
     let events = connection
-        .pipeline(|p| p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after }))
+        .pipeline(|p| p.server_stream(wire::SHIM, "Events", &request))
         .map_err(|failure: Failure| failure.to_string())?;
     task.state().control = Some(connection);
     Ok(events)

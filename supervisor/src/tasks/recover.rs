@@ -23,7 +23,7 @@ use super::client::{Connection, Failure, Incoming};
 use super::process::{ShimProcess, started_at};
 use super::task::{NewTask, Process, Task};
 use super::types::{Status, TaskStdio};
-use super::{Inner, foreign, limits, monitor, orphan, wire};
+use super::{Inner, foreign, group, limits, monitor, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
@@ -70,6 +70,7 @@ pub(super) async fn all(manager: &Arc<Inner>) -> Result<Recovered> {
         }
     }
     foreign::bundle::sweep_work(&manager.state, &manager.root);
+    manager.sweep_groups().await;
     Ok(recovered)
 }
 
@@ -156,6 +157,7 @@ fn keep_asking(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord, e
         bundle: leftover.bundle.clone(),
         cgroups_path: record.cgroups_path.clone(),
         shim: None,
+        seat: None,
         control: None,
         init: Process::new(0, Status::Unknown, stdio),
     }));
@@ -182,6 +184,8 @@ async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
         let absent = match leftover.bundle.connect(limits::RECONNECT).await {
             Ok(socket) => return identify(socket, record),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Peer::Dead,
+            // One that has several containers has listened before it had this bundle.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !record.group.is_empty() => Peer::Dead,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Peer::Never,
             Err(error) => return Err(error),
         };
@@ -227,12 +231,19 @@ async fn adopt_in_time(
     process: ShimProcess,
 ) -> Found {
     let stdio = record.request.as_ref().map(wire::stdio_of_request).unwrap_or_default();
+    let (process, seat) = if record.group.is_empty() {
+        (Arc::new(process), None)
+    } else {
+        let seat = manager.sit_again(&leftover.namespace, &record, process).await;
+        (seat.process().clone(), Some(seat))
+    };
     let task = Task::new(NewTask {
         namespace: leftover.namespace,
         id: leftover.id,
         bundle: leftover.bundle,
         cgroups_path: record.cgroups_path,
         shim: Some(process),
+        seat,
         control: Some(control.clone()),
         init: Process::new(0, Status::Unknown, stdio),
     });
@@ -248,7 +259,7 @@ async fn adopt_in_time(
 }
 
 /// Asks a shim what became of its container, and follows it from there.
-async fn adopt(manager: Arc<Inner>, task: Arc<Task>, control: Connection) -> Found {
+async fn adopt(manager: Arc<Inner>, task: Arc<Task>, mut control: Connection) -> Found {
     let (events, state) = loop {
         match ask(&manager, &task, &control).await {
             Ok(answer) => break answer,
@@ -263,6 +274,14 @@ async fn adopt(manager: Arc<Inner>, task: Arc<Task>, control: Connection) -> Fou
                 if let Some(process) = &task.shim
                     && !process.ended_within(limits::SHIM_EXIT).await
                 {
+                    if task.is_shared() {
+                        // It has others, too. Perhaps it is only the connection.
+                        if let Ok(next) = task.own_connection("recover").await {
+                            task.state().control = Some(next.clone());
+                            control = next;
+                        }
+                        continue;
+                    }
                     process.kill_and_wait(limits::SHIM_EXIT).await;
                 }
                 task.drained.cancel();
@@ -303,9 +322,9 @@ type Answer = (Incoming<shim::Event>, shim_task::StateResponse);
 async fn ask(manager: &Inner, task: &Task, control: &Connection) -> Result<Answer, Failure> {
     let forwarded = task.bundle.forwarded();
     let request = shim_task::StateRequest { id: task.id.clone(), exec_id: String::new() };
-    let after = task.state().sequence;
+    let follow = shim::EventsRequest { after: task.state().sequence, id: task.id.clone() };
     let (mut events, state) = control.pipeline(|p| {
-        let events = p.server_stream(wire::SHIM, "Events", &shim::EventsRequest { after })?;
+        let events = p.server_stream(wire::SHIM, "Events", &follow)?;
         let state = p.unary::<_, shim_task::StateResponse>(wire::TASK, "State", &request, limits::DELETE)?;
         Ok((events, state))
     })?;
@@ -344,12 +363,25 @@ async fn restore_exec_stdio(task: &Task, control: &Connection) {
 
 /// Removes a task that was never acknowledged and does not run.
 async fn reject(manager: &Inner, task: &Task) -> Found {
-    {
+    let control = {
         let mut state = task.state();
         state.removed = true;
-        state.control = None;
+        state.control.take()
+    };
+    let seat = task.seat().take();
+    let (process, control) = match seat {
+        None => (task.shim.as_deref(), None),
+        Some(_) => (None, control),
+    };
+    if let Some(control) = &control
+        && !group::evict(control, &task.id).await
+    {
+        tracing::error!(container = task.id, "a shim does not end a container that was never finished");
     }
-    discard(manager, &task.namespace, &task.id, &task.bundle, &task.cgroups_path, task.shim.as_ref()).await;
+    discard(manager, &task.namespace, &task.id, &task.bundle, &task.cgroups_path, process).await;
+    if let Some(seat) = seat {
+        manager.leave(seat, control.as_ref()).await;
+    }
     manager.release(&task.namespace, &task.id);
     Found::Discarded
 }
@@ -394,6 +426,7 @@ async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) ->
         bundle,
         cgroups_path: record.cgroups_path,
         shim: None,
+        seat: None,
         control: None,
         init: Process::new(0, Status::Running, stdio),
     });

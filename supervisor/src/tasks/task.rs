@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::bundle::Bundle;
 use super::client::Connection;
 use super::foreign::Foreign;
+use super::group::Seat;
 use super::process::ShimProcess;
 use super::types::{Exit, ProcessId, ProcessInfo, Status, TaskStdio};
 use super::{limits, wire};
@@ -111,7 +112,10 @@ pub struct Task {
     /// Empty: unknown.
     pub cgroups_path: String,
     /// `None`: it was gone already when the daemon came up.
-    pub shim: Option<ShimProcess>,
+    pub shim: Option<Arc<ShimProcess>>,
+    /// Set if its shim has other containers, too; taken when it is deleted.
+    seat: Mutex<Option<Seat>>,
+    is_shared: bool,
     /// Set if its shim is not ours.
     pub foreign: Option<Foreign>,
     state: Mutex<TaskState>,
@@ -127,7 +131,8 @@ pub struct NewTask {
     pub id: String,
     pub bundle: Bundle,
     pub cgroups_path: String,
-    pub shim: Option<ShimProcess>,
+    pub shim: Option<Arc<ShimProcess>>,
+    pub seat: Option<Seat>,
     pub control: Option<Connection>,
     pub init: Process,
 }
@@ -158,12 +163,24 @@ impl Task {
             bundle: new.bundle,
             cgroups_path: new.cgroups_path,
             shim: new.shim,
+            is_shared: new.seat.is_some(),
+            seat: Mutex::new(new.seat),
             foreign,
             state: Mutex::new(state),
             turn: tokio::sync::Mutex::new(()),
             busy_with: Mutex::new("nothing"),
             drained,
         })
+    }
+
+    /// Its place in a shim that has others, too.
+    pub fn seat(&self) -> MutexGuard<'_, Option<Seat>> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its shim has other containers, too.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// Held for a few instructions, never over an await.

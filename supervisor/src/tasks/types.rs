@@ -108,6 +108,8 @@ pub struct CreateTask {
     pub checkpoint: Option<PathBuf>,
     /// Set: a shim that runs already, such as a sandbox's, is to run the container.
     pub join: Option<Join>,
+    /// Set: if the shim is ours, it has all containers of this group, such as a pod's.
+    pub group: Option<String>,
 }
 
 /// A shim that runs already.

@@ -266,7 +266,7 @@ impl TaskManager {
         found.info(process)?;
         found.refuse_foreign("attaching to a process")?;
         let connection = found.own_connection("attach").await?;
-        let start = wire::attach_start(process.exec_id(), streams);
+        let start = wire::attach_start(id, process.exec_id(), streams);
         let ends = connection
             .pipeline(|p| p.duplex(wire::SHIM, "Attach", &start))
             .map_err(|failure| wire::failure(id, "attach", &failure))?;

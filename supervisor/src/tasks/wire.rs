@@ -83,10 +83,11 @@ pub fn exec_request(id: &str, exec_id: &str, exec: &ExecTask) -> ExecProcessRequ
     }
 }
 
-pub fn attach_start(exec_id: &str, streams: AttachStreams) -> shim::AttachInput {
+pub fn attach_start(id: &str, exec_id: &str, streams: AttachStreams) -> shim::AttachInput {
     let AttachStreams { stdin, stdout, stderr } = streams;
     let window = u32::try_from(limits::ATTACH_WINDOW).unwrap_or(u32::MAX);
-    let start = shim::AttachStart { exec_id: exec_id.to_owned(), stdin, stdout, stderr, window };
+    let (id, exec_id) = (id.to_owned(), exec_id.to_owned());
+    let start = shim::AttachStart { exec_id, stdin, stdout, stderr, window, id };
     shim::AttachInput { start: Some(start), ..shim::AttachInput::default() }
 }
 

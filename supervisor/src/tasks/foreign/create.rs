@@ -165,6 +165,7 @@ impl Making {
             bundle: bundle.clone(),
             cgroups_path: self.cgroups_path.clone(),
             shim: None,
+            seat: None,
             control: Some(control),
             init: Process::new(0, Status::Unknown, what.stdio.clone()),
         };

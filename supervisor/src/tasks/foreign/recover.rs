@@ -45,6 +45,7 @@ pub async fn one(
         bundle,
         cgroups_path: record.cgroups_path.clone(),
         shim: None,
+        seat: None,
         control: None,
         init: Process::new(0, Status::Unknown, stdio),
     };
