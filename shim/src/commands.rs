@@ -41,7 +41,7 @@ type Then = Box<dyn FnOnce(&mut Shim, Result<()>)>;
 enum State {
     Waiting(Box<Order>),
     Running(Box<Running>),
-    /// The runtime library is at work in a thread; the end of this pipe is its end.
+    /// The runtime library is at work in a thread; a byte of this pipe, or its end, is the thread's.
     Beside(OwnedFd),
 }
 
@@ -211,7 +211,8 @@ impl Shim {
             |(ended, end)| {
                 let work = move || {
                     let _ = send.send(work());
-                    drop(end);
+                    // A process that another thread makes may hold the pipe open for a while, so that its end would come late.
+                    let _ = rustix::io::write(&end, &[0]);
                 };
                 std::thread::Builder::new().stack_size(limits::THREAD_STACK).spawn(work)?;
                 Ok(ended)

@@ -12,13 +12,14 @@ use crate::sys::seccomp::Instruction;
 use crate::{CreateOptions, ExecOptions, Result};
 use oci_spec::runtime::LinuxResources;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// A container whose first process exists: it waits at its gate, runs, or has ended.
 pub struct Container {
     pub(crate) init: Process,
     pub(crate) id: String,
     pub(crate) warnings: Vec<String>,
-    pub(crate) cgroups: CgroupPaths,
+    pub(crate) cgroups: Arc<CgroupPaths>,
     pub(crate) oom: Option<OomWatch>,
     /// Flags of the namespaces that are not the host's, as in clone(2).
     pub(crate) namespaces: i32,
@@ -114,6 +115,19 @@ impl Container {
         crate::exec::exec(self, options)
     }
 
+    /// Whether what [`Container::exec`] does can be done elsewhere.
+    pub fn can_add_beside(&self) -> bool {
+        self.rdt.is_none()
+    }
+
+    /// What [`Container::exec`] would do, to be done elsewhere, where [`Container::can_add_beside`].
+    ///
+    /// # Errors
+    /// The process cannot be planned, or the container is paused.
+    pub fn addition(&self, options: ExecOptions<'_>) -> Result<crate::Addition> {
+        crate::exec::Addition::of(self, options)
+    }
+
     /// Sends a signal to the first process.
     pub fn kill(&self, signal: i32) -> Result<()> {
         self.init.kill(signal)
@@ -172,6 +186,14 @@ impl Process {
     /// caller reaps it.
     pub fn start(&mut self) -> Result<()> {
         crate::start::start_process(self)
+    }
+
+    /// Takes out what [`Process::start`] would do, to be done elsewhere.
+    ///
+    /// # Errors
+    /// No more descriptors.
+    pub fn opening(&mut self) -> Result<crate::Opening> {
+        crate::start::Opening::of_process(self)
     }
 
     /// Process id as the caller sees it.

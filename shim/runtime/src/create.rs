@@ -254,7 +254,7 @@ impl Builder<'_> {
             init: setup.finish()?,
             id: self.options.id.into(),
             warnings: Vec::new(),
-            cgroups: cgroups.cgroups.take().ok_or(Error::NotRunning)?,
+            cgroups: cgroups.cgroups.take().ok_or(Error::NotRunning)?.into(),
             oom,
             namespaces: self.namespace_flags,
             seccomp,
@@ -385,6 +385,7 @@ impl Builder<'_> {
     }
 
     fn spawn(&self, plan: &mut Plan, cgroups: &CgroupPaths) -> Result<(Channel, sys::Child)> {
+        let _turn = channel::turn();
         let (ours, theirs) = channel::pair().map_err(|errno| Error::System {
             doing: "make a channel to the container's init",
             source: errno.into(),
@@ -395,6 +396,7 @@ impl Builder<'_> {
         let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
         let run = || init::run(plan, &theirs, ours.fd());
         let child = self.namespaces.spawn(flags as u32 as u64, group, run)?;
+        drop(theirs);
         Ok((ours, child))
     }
 

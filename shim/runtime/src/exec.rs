@@ -5,14 +5,17 @@
 //! stays.
 
 use crate::capabilities::Origin;
+use crate::cgroups::CgroupPaths;
 use crate::create::{Setup, keyring, set_oom_score};
 use crate::init::channel::{self, Report};
 use crate::init::{self, Console, Missing, Plan, Step};
 use crate::scheduling::ExecAffinity;
+use crate::seccomp_agent::Agent;
 use crate::sys::process as sys;
 use crate::{Container, Error, ExecOptions, Process, Result, patience, process};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a process may take from its birth to its gate, and from there to its program: others in the container could hold
@@ -20,49 +23,102 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Result<Process> {
-    if !options.ignore_paused && container.cgroups.is_frozen() {
-        return Err(Error::WrongState { operation: "exec in", state: "paused" });
-    }
-    let mut warnings = Vec::new();
-    let process = options.process;
-    let affinity = ExecAffinity::of(process)?;
-    // Who goes on in a paused container waits for its end.
-    let patience = (!options.ignore_paused).then_some(PATIENCE);
-    let mut plan = plan(container, options, &affinity, &mut warnings)?;
-    let (ours, theirs) = channel::pair()
-        .map_err(|errno| Error::System { doing: "make a channel to the process", source: errno.into() })?;
-    let group = container.cgroups.v2_to_be_born_in().map(|group| group.dir());
-    let child = affinity.spawn(|| {
-        sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
-            .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
-    })?;
-    drop(theirs);
-    let agent = container.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone());
-    let mut adjust = |pid| {
-        if let Some(value) = process.oom_score_adj() {
-            set_oom_score(pid, value, &mut warnings)?;
-        }
-        container.rdt.as_ref().map_or(Ok(()), |group| group.add(pid))
-    };
-    if container.namespaces & libc::CLONE_NEWPID == 0 {
-        adjust(child.pid)?;
-    }
-    let mut setup = Setup::new(ours, child, plan, agent, "running").within(patience);
-    let cgroups = &container.cgroups;
-    let ready = setup.converse(|report, pid| match report {
-        Report::JoinCgroup => cgroups.attach(pid),
-        Report::Born => adjust(pid),
-        _ => Ok(()),
-    });
-    if let Err(error) = ready {
-        // A container that ended meanwhile has no namespaces to join.
-        return Err(match patience::has_ended(container.init.pidfd.as_fd()) {
-            true => Error::NotRunning,
-            false => error,
-        });
-    }
+    let addition = Addition::of(container, options)?;
+    let rdt = container.rdt.as_ref();
+    let (process, mut warnings) = addition.make(|pid| rdt.map_or(Ok(()), |group| group.add(pid)))?;
     container.warnings.append(&mut warnings);
-    setup.finish()
+    Ok(process)
+}
+
+/// One more process of a container, which is not made yet: that may take as long as others in the container hold it up, and is
+/// to be done by a thread of the caller's, who keeps the container meanwhile.
+pub struct Addition {
+    plan: Plan,
+    affinity: ExecAffinity,
+    cgroups: Arc<CgroupPaths>,
+    agent: Option<Agent>,
+    oom_score: Option<i32>,
+    /// Whether the process that stays is made by the first one.
+    is_born_inside: bool,
+    /// The container's first process.
+    init: OwnedFd,
+    patience: Option<Duration>,
+    warnings: Vec<String>,
+}
+
+impl Addition {
+    pub(crate) fn of(container: &Container, options: ExecOptions<'_>) -> Result<Addition> {
+        if !options.ignore_paused && container.cgroups.is_frozen() {
+            return Err(Error::WrongState { operation: "exec in", state: "paused" });
+        }
+        let mut warnings = Vec::new();
+        let oom_score = options.process.oom_score_adj();
+        let affinity = ExecAffinity::of(options.process)?;
+        // Who goes on in a paused container waits for its end.
+        let patience = (!options.ignore_paused).then_some(PATIENCE);
+        let plan = plan(container, options, &affinity, &mut warnings)?;
+        let init = container.init.pidfd.try_clone();
+        Ok(Addition {
+            plan,
+            affinity,
+            cgroups: container.cgroups.clone(),
+            agent: container.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone()),
+            oom_score,
+            is_born_inside: container.namespaces & libc::CLONE_NEWPID != 0,
+            init: init
+                .map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?,
+            patience,
+            warnings,
+        })
+    }
+
+    /// As [`Container::exec`], with what could not be done as asked.
+    ///
+    /// # Errors
+    /// As [`Container::exec`].
+    pub fn run(self) -> Result<(Process, Vec<String>)> {
+        self.make(|_| Ok(()))
+    }
+
+    fn make(self, join: impl Fn(i32) -> Result<()>) -> Result<(Process, Vec<String>)> {
+        let Addition { mut plan, affinity, cgroups, agent, oom_score, is_born_inside, .. } = self;
+        let mut warnings = self.warnings;
+        let turn = channel::turn();
+        let (ours, theirs) = channel::pair().map_err(|errno| Error::System {
+            doing: "make a channel to the process",
+            source: errno.into(),
+        })?;
+        let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
+        let child = affinity.spawn(|| {
+            sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
+                .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
+        })?;
+        drop(theirs);
+        drop(turn);
+        let mut adjust = |pid| {
+            if let Some(value) = oom_score {
+                set_oom_score(pid, value, &mut warnings)?;
+            }
+            join(pid)
+        };
+        if !is_born_inside {
+            adjust(child.pid)?;
+        }
+        let mut setup = Setup::new(ours, child, plan, agent, "running").within(self.patience);
+        let ready = setup.converse(|report, pid| match report {
+            Report::JoinCgroup => cgroups.attach(pid),
+            Report::Born => adjust(pid),
+            _ => Ok(()),
+        });
+        if let Err(error) = ready {
+            // A container that ended meanwhile has no namespaces to join.
+            return Err(match patience::has_ended(self.init.as_fd()) {
+                true => Error::NotRunning,
+                false => error,
+            });
+        }
+        Ok((setup.finish()?, warnings))
+    }
 }
 
 fn plan(

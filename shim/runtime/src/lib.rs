@@ -56,6 +56,7 @@ pub use config::{load_process, load_spec};
 pub use container::{Container, Process};
 pub use criu::Parent as ParentImage;
 pub use error::{Error, Result};
+pub use exec::Addition;
 pub use features::features;
 pub use hooks::{run_poststart, run_poststop};
 pub use idmapped::{Unpeopled, make_unpeopled};

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A container as plain data. Its first process is named by its id and the moment at which it was made, so that another
 /// one that got the same id later is never mistaken for it.
@@ -163,7 +164,7 @@ impl Container {
             init: Process { pid: record.pid, pidfd, terminal: None, gate: None },
             id: id.into(),
             warnings: Vec::new(),
-            cgroups: record.open_cgroups()?,
+            cgroups: record.open_cgroups()?.into(),
             oom: None,
             namespaces: record.namespaces,
             seccomp,
@@ -189,7 +190,9 @@ impl Container {
             Some((controllers, path)) => (controllers, path),
             None => ("", part),
         };
-        controllers.split(',').try_for_each(|controller| self.cgroups.go_below(controller, path))
+        // Nobody else has them: no process is being added.
+        let cgroups = Arc::get_mut(&mut self.cgroups).ok_or(Error::NotRunning)?;
+        controllers.split(',').try_for_each(|controller| cgroups.go_below(controller, path))
     }
 }
 

@@ -347,7 +347,7 @@ impl Found {
             init: Process { pid: self.pid, pidfd: self.pidfd, terminal: self.terminal, gate: None },
             id: id.into(),
             warnings: self.warnings,
-            cgroups,
+            cgroups: cgroups.into(),
             oom: self.oom,
             namespaces: self.namespaces,
             seccomp: self.seccomp,

@@ -15,8 +15,8 @@ pub(crate) fn start_container(container: &mut Container) -> Result<()> {
     run_poststart(container.poststart.take().as_ref(), &container.init)
 }
 
-/// The start of a container with hooks in it, which take as long as they like: to be done by a thread of the caller's, who
-/// keeps the container meanwhile.
+/// The start of a container with hooks in it, which take as long as they like, or of a process that others might hold up: to be
+/// done by a thread of the caller's, who keeps the container meanwhile.
 pub struct Opening {
     process: Process,
     poststart: Option<HookList>,
@@ -32,12 +32,16 @@ impl Opening {
         if !by_hooks && !by_wish {
             return Ok(None);
         }
-        let pidfd = container.init.pidfd.try_clone();
+        let opening = Opening::of_process(&mut container.init)?;
+        Ok(Some(Opening { poststart: container.poststart.take(), ..opening }))
+    }
+
+    pub(crate) fn of_process(process: &mut Process) -> Result<Opening> {
+        let pidfd = process.pidfd.try_clone();
         let pidfd =
-            pidfd.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
-        let gate = container.init.gate.take();
-        let process = Process { pid: container.init.pid, pidfd, terminal: None, gate };
-        Ok(Some(Opening { process, poststart: container.poststart.take() }))
+            pidfd.map_err(|source| Error::System { doing: "duplicate the process's pidfd", source })?;
+        let process = Process { pid: process.pid, pidfd, terminal: None, gate: process.gate.take() };
+        Ok(Opening { process, poststart: None })
     }
 
     /// As [`Container::start`].

@@ -3,6 +3,7 @@
 
 use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
+use longshore_runtime::Container;
 
 use crate::commands::Turn;
 use crate::dispatch::Answer;
@@ -92,6 +93,19 @@ impl Shim {
             return self.deleted(serial, deleted);
         }
         let container = process.container.clone();
+        if self.is_pods()
+            && let Some(library) = self.take_library(&container)
+        {
+            // What its processes hang in must not hold up other containers of the pod.
+            let delete = move || Ok(library.delete()?);
+            return self.beside(turn, delete, move |shim, result| {
+                let deleted = result.and_then(|warnings| {
+                    shim.forget_cgroup(serial, &warnings);
+                    shim.delete_container(serial)
+                });
+                shim.deleted(serial, deleted);
+            });
+        }
         let driver = self.tasks.get(&*container).and_then(|task| task.driver.as_ref());
         let step = match driver {
             Some(Driver::Command(command)) => command.delete(),
@@ -107,6 +121,32 @@ impl Shim {
                 let deleted = result.and_then(|()| shim.delete_container(serial));
                 shim.deleted(serial, deleted);
             }),
+        }
+    }
+
+    /// Takes our own runtime's container out of a task that is being deleted.
+    fn take_library(&mut self, id: &str) -> Option<Box<Container>> {
+        let task = self.tasks.get_mut(id)?;
+        if let Some(oom) = task.driver.as_ref().and_then(Driver::oom_fd) {
+            self.poll.remove(oom);
+        }
+        match task.driver.take() {
+            Some(Driver::Library(container)) => Some(container),
+            other => {
+                task.driver = other;
+                None
+            }
+        }
+    }
+
+    /// The container's cgroups are gone.
+    fn forget_cgroup(&mut self, init: u32, warnings: &[String]) {
+        let Some(process) = self.processes.get(&init) else { return };
+        for warning in warnings {
+            report::warn(&process.container, warning);
+        }
+        if let Some(task) = self.tasks.get_mut(&*process.container) {
+            task.cgroup.clear();
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use longshore_proto::containerd::events::{TaskExecStarted, TaskStart};
 use longshore_proto::containerd::task::v3::{StartRequest, StartResponse};
-use longshore_runtime::{Container, Error as RuntimeError, ExecOptions, Stdio};
+use longshore_runtime::{Container, Error as RuntimeError, ExecOptions, Process as LibraryProcess, Stdio};
 use oci_spec::runtime::Process as ProcessSpec;
 use prost::Message;
 use rustix::termios::Winsize;
@@ -18,7 +18,7 @@ use crate::events::What;
 use crate::process::{Caller, Phase};
 use crate::server::Shim;
 use crate::stdio::{Attachable, Identity, Io};
-use crate::{exit, poll};
+use crate::{exit, poll, report};
 
 impl Shim {
     pub fn start(&mut self, caller: Caller, request: StartRequest) -> Result<Answer> {
@@ -121,11 +121,27 @@ impl Shim {
         io: Io,
         stdio: Stdio,
     ) -> Result<Answer> {
+        let is_pods = self.is_pods();
         let task = self.tasks.get_mut(&request.id).ok_or(Error::Finished)?;
         let driver = task.driver.as_mut().ok_or(Error::Finished)?;
         let process = self.processes.get(&serial).ok_or(Error::Finished)?;
         let Phase::Added(spec) = &process.phase else { return Err(Error::Finished) };
         match driver {
+            // What is slow in it must not hold up other containers of the pod.
+            Driver::Library(container) if is_pods && container.can_add_beside() => {
+                let options = options(spec, stdio, process.console);
+                let addition = container
+                    .addition(options)
+                    .map_err(Error::from)
+                    .inspect_err(|error| self.start_failed(serial, error))?;
+                let answer = self.keep_open(caller);
+                self.beside(
+                    Turn::Process(serial),
+                    move || Ok(addition.run()?),
+                    move |shim, made| shim.exec_made_beside(caller, serial, request, io, made),
+                );
+                Ok(answer)
+            }
             Driver::Library(container) => {
                 let made = make_by_library(container, spec, stdio, process.console);
                 let started = made.and_then(|made| self.exec_made(serial, io, made));
@@ -151,6 +167,46 @@ impl Shim {
         }
     }
 
+    /// A thread has made the process of an exec; another one opens its gate.
+    fn exec_made_beside(
+        &mut self,
+        caller: Caller,
+        serial: u32,
+        request: StartRequest,
+        io: Io,
+        made: Result<(LibraryProcess, Vec<String>)>,
+    ) {
+        let adopted = made.and_then(|(process, warnings)| {
+            for warning in &warnings {
+                report::warn(&request.id, warning);
+            }
+            let adopted = self.exec_adopted(serial, io, process.into());
+            self.feed_input(serial);
+            self.resume_output(serial);
+            adopted
+        });
+        let opening = adopted.and_then(|()| {
+            let handle = self.processes.get_mut(&serial).and_then(|process| process.handle.as_mut());
+            match handle {
+                Some(ExecHandle::Library(handle)) => Ok(handle.opening()?),
+                Some(ExecHandle::Command(_)) | None => Err(Error::Finished),
+            }
+        });
+        let opening = match opening {
+            Ok(opening) => opening,
+            Err(error) => {
+                let answer = self.exec_started(serial, request, Err(error));
+                return self.reply(caller, answer);
+            }
+        };
+        let run = move || Ok(opening.run()?);
+        self.beside(Turn::Process(serial), run, move |shim, opened: Result<()>| {
+            let started = opened.map(|()| shim.mark_running(serial));
+            let answer = shim.exec_started(serial, request, started);
+            shim.reply(caller, answer);
+        });
+    }
+
     /// Opens the stdio of an exec: the shim's side, and its own.
     fn open_exec(&mut self, serial: u32, id: &str) -> Result<(Io, Stdio)> {
         let task = self.tasks.get(id).ok_or(Error::Finished)?;
@@ -169,7 +225,22 @@ impl Shim {
     }
 
     /// The process of an exec is there. If nobody wants it any more, it ends.
-    fn exec_made(&mut self, serial: u32, io: Io, mut made: MadeExec) -> Result<u32> {
+    fn exec_made(&mut self, serial: u32, io: Io, made: MadeExec) -> Result<u32> {
+        let adopted = self.exec_adopted(serial, io, made);
+        let handle = self.processes.get_mut(&serial).and_then(|process| process.handle.as_mut());
+        let started = adopted.and_then(|()| match handle {
+            Some(ExecHandle::Library(handle)) => Ok(handle.start()?),
+            // Another runtime has no gate: it runs already.
+            Some(ExecHandle::Command(_)) => Ok(()),
+            None => Err(Error::Finished),
+        });
+        self.feed_input(serial);
+        self.resume_output(serial);
+        started?;
+        Ok(self.mark_running(serial))
+    }
+
+    fn exec_adopted(&mut self, serial: u32, io: Io, mut made: MadeExec) -> Result<()> {
         let Some(process) = self.processes.get_mut(&serial) else {
             let _ = made.handle.kill(libc::SIGKILL);
             return Err(Error::Finished);
@@ -183,16 +254,8 @@ impl Shim {
             None => Ok(()),
         };
         process.push_early_stdin();
-        let started = adopted.and_then(|()| match &mut made.handle {
-            ExecHandle::Library(handle) => Ok(handle.start()?),
-            // Another runtime has no gate: it runs already.
-            ExecHandle::Command(_) => Ok(()),
-        });
         process.handle = Some(made.handle);
-        self.feed_input(serial);
-        self.resume_output(serial);
-        started?;
-        Ok(self.mark_running(serial))
+        adopted
     }
 
     /// An exec was started, or could not be.
@@ -269,21 +332,24 @@ impl From<ExecByCommand> for MadeExec {
     }
 }
 
+impl From<LibraryProcess> for MadeExec {
+    fn from(mut handle: LibraryProcess) -> Self {
+        let terminal = handle.take_terminal();
+        Self { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) }
+    }
+}
+
 fn make_by_library(
     container: &mut Container,
     spec: &ProcessSpec,
     stdio: Stdio,
     console_size: Option<(u16, u16)>,
 ) -> Result<MadeExec> {
-    let mut handle = container.exec(ExecOptions {
-        process: spec,
-        stdio,
-        console_size,
-        ignore_paused: false,
-        preserve_fds: 0,
-    })?;
-    let terminal = handle.take_terminal();
-    Ok(MadeExec { pid: handle.pid(), terminal, handle: ExecHandle::Library(Box::new(handle)) })
+    Ok(container.exec(options(spec, stdio, console_size))?.into())
+}
+
+fn options(spec: &ProcessSpec, stdio: Stdio, console_size: Option<(u16, u16)>) -> ExecOptions<'_> {
+    ExecOptions { process: spec, stdio, console_size, ignore_paused: false, preserve_fds: 0 }
 }
 
 /// Gives a terminal that another runtime has made its size.

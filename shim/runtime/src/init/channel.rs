@@ -9,6 +9,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use std::mem::MaybeUninit;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What the child says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,13 @@ impl How {
             _ => How::Errno,
         }
     }
+}
+
+/// Held from the making of a pair until the child has its end and the parent has closed that one: a child that another thread makes
+/// in between would hold it open, and the program would not be seen to run.
+pub(crate) fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 const WORDS: usize = 5;
