@@ -130,7 +130,12 @@ impl Client {
 
     /// Subscribes to events.
     pub fn events(&mut self, after: u64) -> u32 {
-        let stream = self.queue(SHIM, "Events", Call::ServerStream, &shim::EventsRequest { after });
+        let stream = self.queue(
+            SHIM,
+            "Events",
+            Call::ServerStream,
+            &shim::EventsRequest { after, ..Default::default() },
+        );
         self.flush();
         stream
     }

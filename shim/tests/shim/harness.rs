@@ -141,7 +141,8 @@ impl Shim {
 
     pub fn assign(&mut self) -> Result<shim::AssignResponse, CallError> {
         let bundle = self.bundle.to_str().unwrap().to_owned();
-        let request = shim::AssignRequest { namespace: "test".to_owned(), id: ID.to_owned(), bundle };
+        let request =
+            shim::AssignRequest { namespace: "test".to_owned(), id: ID.to_owned(), bundle, shared: false };
         self.client.call(SHIM, "Assign", &request)
     }
 

@@ -61,8 +61,12 @@ fn everything_may_come_in_one_write() {
     let want = Want::sh("echo out; echo err >&2; exit 3");
     shim.write_config(&want);
     let bundle = shim.bundle.to_str().unwrap().to_owned();
-    let assign =
-        longshore_proto::longshore::shim::v1::AssignRequest { namespace: "n".into(), id: ID.into(), bundle };
+    let assign = longshore_proto::longshore::shim::v1::AssignRequest {
+        namespace: "n".into(),
+        id: ID.into(),
+        bundle,
+        shared: false,
+    };
     let create = shim.create_request(&want);
     let client = &mut shim.client;
     use longshore_proto::ttrpc::Call;

@@ -112,7 +112,12 @@ fn how_long_a_container_takes() {
         let want = Want { stdout: log, args: vec!["/bin/true".to_owned()], ..Want::sh("") };
         shim.write_config(&want);
         let bundle = shim.bundle.to_str().unwrap().to_owned();
-        let assign = shim_api::AssignRequest { namespace: "n".into(), id: crate::harness::ID.into(), bundle };
+        let assign = shim_api::AssignRequest {
+            namespace: "n".into(),
+            id: crate::harness::ID.into(),
+            bundle,
+            shared: false,
+        };
         let create = shim.create_request(&want);
         let begin = std::time::Instant::now();
         let client = &mut shim.client;

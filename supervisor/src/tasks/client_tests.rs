@@ -79,7 +79,9 @@ async fn call(connection: &Connection, id: &str) -> Result<AssignResponse, Failu
 }
 
 fn events(connection: &Connection) -> Incoming<Event> {
-    connection.pipeline(|p| p.server_stream("s", "Events", &EventsRequest { after: 3 })).unwrap()
+    connection
+        .pipeline(|p| p.server_stream("s", "Events", &EventsRequest { after: 3, ..EventsRequest::default() }))
+        .unwrap()
 }
 
 #[tokio::test]
