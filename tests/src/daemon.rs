@@ -380,7 +380,7 @@ impl Daemon {
 
     /// Process ids of shims that this daemon started: those of its bundles, and those that wait for one.
     pub fn shim_processes(&self) -> Vec<i32> {
-        let bundles = self.state().join("tasks");
+        let homes = [self.state().join("tasks"), self.state().join("shims")];
         let mine = self.pid().map(|pid| pid.to_string()).unwrap_or_default();
         let is_mine = |process: &Path| {
             let program = fs::read_link(process.join("exe")).unwrap_or_default();
@@ -390,7 +390,7 @@ impl Daemon {
             let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
             let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
             let folder = fs::read_link(process.join("cwd")).unwrap_or_default();
-            parent == Some(mine.as_str()) || folder.starts_with(&bundles)
+            parent == Some(mine.as_str()) || homes.iter().any(|home| folder.starts_with(home))
         };
         let processes = entries(Path::new("/proc")).into_iter().filter(|process| is_mine(process));
         processes.filter_map(|process| process.file_name()?.to_str()?.parse().ok()).collect()

@@ -261,7 +261,8 @@ impl World {
         left.extend(
             d.cgroups().into_iter().filter(|name| name.len() >= 64).map(|name| format!("cgroup {name}")),
         );
-        for folder in [d.state().join("pods"), d.state().join("tasks/k8s.io"), d.root().join("cni-pods")] {
+        let of_state = ["pods", "tasks/k8s.io", "shims"].map(|name| d.state().join(name));
+        for folder in of_state.into_iter().chain([d.root().join("cni-pods")]) {
             let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| format!("file {}", entry.path().display())));
         }

@@ -270,6 +270,7 @@ fn many_clients_at_random_leave_a_working_shim() {
                         stdout: true,
                         stderr: dice.below(2) == 0,
                         window,
+                        ..Default::default()
                     })
                 });
                 client.flush();

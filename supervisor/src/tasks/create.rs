@@ -282,7 +282,12 @@ impl Creation {
         if let Some(assigned) = assigned {
             assigned.answer().await.map_err(Step::call(&self.id, ASSIGN, Reached::Nothing))?;
         }
-        let mut pid = created.answer().await.map_err(Step::call(&self.id, "create", Reached::Nothing))?.pid;
+        let created = created.answer().await.map_err(|failure| {
+            // It was the first to be asked, if the shim had its folder before.
+            let died_waiting = assign.is_none() && matches!(failure, Failure::Closed(_));
+            Step { died_waiting, ..Step::call(&self.id, "create", Reached::Nothing)(failure) }
+        });
+        let mut pid = created?.pid;
         if let Some(started) = started {
             pid = started.answer().await.map_err(Step::call(&self.id, "start", Reached::Created))?.pid;
         }
