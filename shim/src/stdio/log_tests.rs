@@ -1,7 +1,5 @@
 //! The log against the file system: exactness over rotations, cuts and a full disk.
 
-use std::fs::OpenOptions;
-
 use super::*;
 
 const T: SystemTime = UNIX_EPOCH;
