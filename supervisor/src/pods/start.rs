@@ -47,10 +47,18 @@ impl Pods {
                 Ok(()) => pods.launch(&container).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = &started {
-                pods.never_ran(&container, error).await;
+            match started {
+                // A daemon before this one began it, and that is being taken back.
+                Err(error) if error.is_already_exists() => {
+                    let why = "what is left of an earlier attempt to start it is being removed; try again";
+                    Err(Error::unavailable(format!("starting container {}", container.id), why))
+                }
+                Err(error) => {
+                    pods.never_ran(&container, &error).await;
+                    Err(error)
+                }
+                Ok(()) => Ok(()),
             }
-            started
         };
         self.background.spawn(work).await.unwrap_or(Err(Error::Lost { what: "starting a container" }))
     }

@@ -34,6 +34,8 @@ type Key = (Namespace, String);
 #[derive(Default)]
 pub struct Groups {
     by_name: Mutex<HashMap<Key, Arc<Group>>>,
+    /// While containers of the daemon before this one are being found, a shim without one may have others yet: none is ended.
+    finding: AtomicBool,
 }
 
 /// A group's shims: one, unless it does not answer, is full, or died.
@@ -277,7 +279,8 @@ impl Inner {
         let Seat { group, carrier } = seat;
         {
             let mut carriers = group.carriers.lock().await;
-            if carrier.seats.fetch_sub(1, Ordering::Relaxed) > 1 {
+            if carrier.seats.fetch_sub(1, Ordering::Relaxed) > 1 || self.groups.finding.load(Ordering::SeqCst)
+            {
                 return;
             }
             carriers.retain(|other| !Arc::ptr_eq(other, &carrier));
@@ -321,24 +324,23 @@ impl Inner {
         }
     }
 
+    /// From now on until [`Inner::sweep_groups`] containers of the daemon before this one are given their seats.
+    pub(super) fn find_groups(&self) {
+        self.groups.finding.store(true, Ordering::SeqCst);
+    }
+
     /// Ends shims without a container, and removes folders of those that are gone. At start, after all bundles were looked at.
     pub(super) async fn sweep_groups(&self) {
+        self.groups.finding.store(false, Ordering::SeqCst);
         let folders = super::recover::folders(&bundle::shims_folder(&self.state)).unwrap_or_default();
         if folders.is_empty() {
             return;
         }
-        let tasks: Vec<Bundle> = {
-            let slots = self.slots();
-            let all = slots.values().flat_map(HashMap::values);
-            all.filter_map(|slot| match slot {
-                Slot::Task(task) => Some(task.bundle.clone()),
-                Slot::Making(_) | Slot::Reserved => None,
-            })
-            .collect()
-        };
-        let records = tasks.iter().filter_map(Bundle::record).filter(|record| !record.group.is_empty());
-        let used: HashSet<PathBuf> =
-            records.map(|record| folder_of(&self.state, record.shim_pid, record.shim_started_at)).collect();
+        let used = self.used_folders();
+        let groups: Vec<Arc<Group>> = self.groups.lock().values().cloned().collect();
+        for group in groups {
+            self.sweep_group(&group, &used).await;
+        }
         for (name, folder) in folders {
             let Some((pid, started)) = parse(&name) else { continue };
             if started_at(pid) == Some(started) {
@@ -355,6 +357,44 @@ impl Inner {
             }
             remove_folder(&folder);
         }
+    }
+
+    /// Folders that bundles lead to.
+    fn used_folders(&self) -> HashSet<PathBuf> {
+        let tasks: Vec<Bundle> = {
+            let slots = self.slots();
+            let all = slots.values().flat_map(HashMap::values);
+            all.filter_map(|slot| match slot {
+                Slot::Task(task) => Some(task.bundle.clone()),
+                Slot::Making(_) | Slot::Reserved => None,
+            })
+            .collect()
+        };
+        let records = tasks.iter().filter_map(Bundle::record).filter(|record| !record.group.is_empty());
+        records.map(|record| folder_of(&self.state, record.shim_pid, record.shim_started_at)).collect()
+    }
+
+    /// Ends shims whose seats were all given back while containers were found.
+    async fn sweep_group(&self, group: &Arc<Group>, used: &HashSet<PathBuf>) {
+        let mut carriers = group.carriers.lock().await;
+        let is_empty = |carrier: &Arc<Carrier>| carrier.seats.load(Ordering::Relaxed) == 0;
+        let empty: Vec<Arc<Carrier>> = carriers.extract_if(.., |carrier| is_empty(carrier)).collect();
+        for carrier in empty {
+            // One that has a container that could not be reached yet is that one's.
+            if !used.contains(&carrier.folder) {
+                carrier.end(None).await;
+            }
+        }
+        if carriers.is_empty() && self.groups.has(group) {
+            self.groups.forget(group);
+        }
+    }
+}
+
+/// Removes the folder of a shim that is gone.
+pub(super) fn forget_shim(state: &Path, record: &CreateRecord) {
+    if !record.group.is_empty() && started_at(record.shim_pid) != Some(record.shim_started_at) {
+        remove_folder(&folder_of(state, record.shim_pid, record.shim_started_at));
     }
 }
 

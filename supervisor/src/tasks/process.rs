@@ -77,9 +77,29 @@ impl ShimProcess {
 }
 
 /// When a process was started, in clock ticks since boot: with the pid it names a process for ever. `None` if
-/// there is no such process.
+/// there is no such process, or only what is left of it until it is reaped, which may take its parent seconds.
 pub fn started_at(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in parentheses may hold anything, so count from its end: field 22 is the 20th after it.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X");
+    fields.nth(18)?.parse().ok().filter(|_| !is_dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::started_at;
+
+    #[test]
+    fn a_process_that_has_ended_is_none() {
+        assert!(started_at(i32::try_from(std::process::id()).unwrap()).is_some_and(|ticks| ticks > 0));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let is_zombie = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z ");
+        while !is_zombie() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(started_at(pid), None);
+        child.wait().unwrap();
+    }
 }

@@ -52,6 +52,7 @@ pub(super) enum Found {
 pub(super) async fn all(manager: &Arc<Inner>) -> Result<Recovered> {
     let folder = tasks_folder(&manager.state);
     let bundles = scan(&folder).map_err(|e| Error::io("reading the bundles in", &folder, e))?;
+    manager.find_groups();
     let mut outcomes = futures::stream::iter(bundles)
         .map(|leftover| async move {
             let bundle = leftover.bundle.path().to_owned();
@@ -411,6 +412,7 @@ async fn discard(
 /// Keeps what is known of a task whose shim died while no daemon was there.
 async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) -> Found {
     let Leftover { namespace, id, bundle } = leftover;
+    group::forget_shim(&manager.state, &record);
     let existed = bundle.exit_record("").is_some() || bundle.has_init() || bundle.is_acknowledged();
     if !existed {
         discard(manager, &namespace, &id, &bundle, &record.cgroups_path, None).await;
