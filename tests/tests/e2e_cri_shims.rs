@@ -178,6 +178,34 @@ async fn a_shim_that_is_killed_ends_its_pods_containers_and_the_pod_goes_on_with
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(have_nft), ignore = "needs nft")]
+async fn a_container_that_was_only_begun_when_the_daemon_died_harms_none_of_its_pod() {
+    let mut w = world().await;
+    let config = w.pod("begun");
+    let pod = w.cri.run_pod(&config).await.expect("a pod");
+    let id = w.run(&pod, &config, "a", TALK).await;
+    let shims = w.shims();
+    w.f.daemon.kill();
+    // What there is of a second one that the shim was not asked for yet.
+    let bundle = w.f.daemon.state().join("tasks/k8s.io").join(&id);
+    let begun = bundle.with_file_name("b".repeat(64));
+    std::fs::create_dir(&begun).expect("a folder");
+    for name in ["config.json", "task.pb"] {
+        std::fs::copy(bundle.join(name), begun.join(name)).expect("copied");
+    }
+    let launched = Instant::now();
+    w.f.daemon.launch().expect("it starts again");
+    let took = launched.elapsed();
+    w.cri = Cri::connect(&w.f.daemon.socket()).await.expect("a connection");
+    assert_eq!(w.shims(), shims);
+    assert!(w.runs(&id).await, "and its start took {took:?}");
+    assert_eq!(w.says(&id, "echo well").await, "well\n");
+    eventually("what was begun is removed", || !begun.exists());
+    w.cri.remove_pod(&pod).await.expect("removed");
+    assert_eq!(w.folders(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(have_nft), ignore = "needs nft")]
 async fn containers_are_started_and_removed_at_once() {
     let w = world().await;
     let config = w.pod("at-once");

@@ -146,11 +146,8 @@ impl Pods {
             tracing::error!(container = %container.id, %error, "the end of a container is not recorded");
             return;
         }
-        let had_pods_shim = self.tasks.is_in(&self.namespace, &container.id, &container.pod);
         self.delete_task(&container.id).await;
-        if !had_pods_shim {
-            self.hand_ports_over(container).await;
-        }
+        self.hand_ports_over(container).await;
     }
 
     pub(super) async fn delete_task(&self, id: &str) {

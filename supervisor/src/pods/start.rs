@@ -154,7 +154,7 @@ impl Pods {
         pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints))
     }
 
-    /// The ports that an ended container's shim has held go to another's, if the two had not the same.
+    /// The ports that an ended container's shim has held go to another's; where the two have one, it holds them already.
     pub(super) async fn hand_ports_over(&self, ended: &Container) {
         let Ok(pod) = self.pod(&ended.pod) else { return };
         let ports = pod.read(|record| firewall::held(&record.network.published, &record.network.endpoints));

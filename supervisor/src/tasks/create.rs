@@ -10,20 +10,19 @@ use std::sync::Arc;
 
 use longshore_proto::containerd::task::v3 as task;
 use longshore_proto::longshore::shim::v1 as shim;
+use longshore_proto::ttrpc::Code;
 use tokio::task::JoinHandle;
 
 use super::attach::AttachStream;
 use super::bundle::{Bundle, CreateRecord};
 use super::client::{Connection, Failure, Incoming};
-use super::group::Seat;
+use super::group::{Place, Seat};
 use super::pool::WaitingShim;
 use super::process::ShimProcess;
 use super::runtimes::Runtime;
 use super::task::{NewTask, Process, Task};
 use super::types::{AttachStreams, CreateTask, ProcessId, Status};
-use super::{
-    Inner, Slot, Started, delete, delete_request, foreign, group, limits, monitor, orphan, shim_log, wire,
-};
+use super::{Inner, Slot, Started, delete, delete_request, foreign, limits, monitor, orphan, shim_log, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::{Namespace, check_identifier};
 
@@ -132,7 +131,9 @@ struct Step {
 impl Step {
     fn call<'a>(id: &'a str, name: &'static str, at: Reached) -> impl FnOnce(Failure) -> Self + 'a {
         move |failure| {
-            let at = if matches!(failure, Failure::Refused(_)) { at } else { Reached::Anything };
+            // A shim whose own patience ended is still at it.
+            let is_over = matches!(&failure, Failure::Refused(why) if why.code != Code::DeadlineExceeded);
+            let at = if is_over { at } else { Reached::Anything };
             let died_waiting = name == ASSIGN && matches!(failure, Failure::Closed(_));
             Self { error: wire::failure(id, name, &failure), at, died_waiting }
         }
@@ -258,14 +259,15 @@ impl Creation {
     ) -> Result<Handed, Step> {
         let start = task::StartRequest { id: self.id.clone(), exec_id: String::new() };
         let follow = shim::EventsRequest { after: 0, id: self.id.clone() };
-        let patience = what.checkpoint.as_ref().map_or(limits::CREATE, |_| limits::CHECKPOINT);
+        let patience = if request.checkpoint.is_empty() { limits::CREATE } else { limits::CHECKPOINT };
         let (assigned, created, events, attached, started) = control
             .pipeline(|p| {
                 let limit = limits::CREATE;
                 let assigned = assign
                     .map(|assign| p.unary::<_, shim::AssignResponse>(wire::SHIM, "Assign", assign, limit))
                     .transpose()?;
-                let created = p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", request, patience)?;
+                let created =
+                    p.unary::<_, task::CreateTaskResponse>(wire::TASK, "Create", request, patience)?;
                 let events = p.server_stream(wire::SHIM, "Events", &follow)?;
                 let (mut attached, mut started) = (None, None);
                 if let Launch::Started(streams) = launch {
@@ -326,8 +328,14 @@ impl Creation {
     /// Takes back what one shim was given, to give it to another.
     async fn discard(&mut self) {
         let parts = self.parts.replace(Parts::default()).unwrap_or_default();
+        let (manager, namespace) = (self.manager.clone(), self.namespace.clone());
+        let (id, cgroups_path) = (self.id.clone(), self.cgroups_path.clone());
         // Everything was sent at once: it may have begun, and what is left of that would be in the next one's way.
-        parts.take_down(&self.manager, &self.id, &self.cgroups_path, Reached::Anything).await;
+        let work = async move {
+            parts.take_down(&manager, &namespace, &id, &cgroups_path, Reached::Anything).await;
+        };
+        // It goes on even if the caller does not wait.
+        let _ = tokio::spawn(work).await;
     }
 
     /// Removes everything and frees the id; goes on even if the caller does not wait.
@@ -342,7 +350,7 @@ impl Creation {
         let (manager, namespace) = (self.manager.clone(), self.namespace.clone());
         let (id, cgroups_path) = (self.id.clone(), self.cgroups_path.clone());
         let undo = async move {
-            parts.take_down(&manager, &id, &cgroups_path, reached).await;
+            parts.take_down(&manager, &namespace, &id, &cgroups_path, reached).await;
             manager.release(&namespace, &id);
         };
         // Without a runtime the daemon is ending; its next start cleans up.
@@ -357,9 +365,17 @@ impl Drop for Creation {
 }
 
 impl Parts {
-    async fn take_down(mut self, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
-        if let Some(seat) = self.seat.take() {
-            return self.stand_up(seat, manager, id, cgroups_path, reached).await;
+    async fn take_down(
+        self,
+        manager: &Inner,
+        namespace: &Namespace,
+        id: &str,
+        cgroups_path: &str,
+        reached: Reached,
+    ) {
+        if let Some(seat) = self.seat {
+            let place = Place { namespace, id, cgroups_path, bundle: self.bundle.as_ref() };
+            return manager.stand_up(seat, self.control, place, reached != Reached::Nothing).await;
         }
         let mut clean = reached == Reached::Nothing;
         if let Some(control) = &self.control
@@ -385,25 +401,6 @@ impl Parts {
         if let Some(bundle) = self.bundle {
             bundle.remove();
         }
-    }
-}
-
-impl Parts {
-    /// As [`Parts::take_down`], where the shim has other containers, too.
-    async fn stand_up(self, seat: Seat, manager: &Inner, id: &str, cgroups_path: &str, reached: Reached) {
-        let left = match &self.control {
-            Some(control) if reached != Reached::Nothing => !group::evict(control, id).await,
-            _ => false,
-        };
-        if left {
-            // It may be stuck: whatever it was doing for this container fails when the container's processes are gone.
-            seat.close();
-            orphan::remove(manager, id, cgroups_path, self.bundle.as_ref()).await;
-        }
-        if let Some(bundle) = self.bundle {
-            bundle.remove();
-        }
-        manager.leave(seat, self.control.as_ref()).await;
     }
 }
 

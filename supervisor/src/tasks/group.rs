@@ -21,10 +21,11 @@ use longshore_proto::ttrpc::Code;
 
 use super::bundle::{self, Bundle, CreateRecord};
 use super::client::{Connection, Failure};
+use super::foreign::driven;
 use super::pool::WaitingShim;
 use super::process::{ShimProcess, started_at};
 use super::types::ProcessId;
-use super::{Inner, Slot, delete, delete_request, limits, wire};
+use super::{Inner, Slot, delete, delete_request, limits, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
@@ -36,6 +37,8 @@ pub struct Groups {
     by_name: Mutex<HashMap<Key, Arc<Group>>>,
     /// While containers of the daemon before this one are being found, a shim without one may have others yet: none is ended.
     finding: AtomicBool,
+    /// Folders of shims that cannot be reached for a container of theirs, which has no seat.
+    wanted: Mutex<Vec<PathBuf>>,
 }
 
 /// A group's shims: one, unless it does not answer, is full, or died.
@@ -113,6 +116,22 @@ impl Seat {
         &self.carrier.folder
     }
 
+    /// Has the shim end and forget a container, and leave its others alone. Whether nothing of the container is left there.
+    async fn evict(&self, control: &mut Option<Connection>, id: &str) -> bool {
+        if let Some(control) = control {
+            match evict(control, id).await {
+                // Perhaps it is only the connection.
+                Err(Failure::Closed(_)) => {}
+                evicted => return evicted.is_ok(),
+            }
+        }
+        *control = self.connect().await.ok();
+        match control {
+            Some(control) => evict(control, id).await.is_ok(),
+            None => false,
+        }
+    }
+
     /// Lets nobody else take a seat there.
     pub fn close(&self) {
         self.carrier.closed.store(true, Ordering::Relaxed);
@@ -131,6 +150,29 @@ impl Seat {
         match self.carrier.take_first() {
             Some(first) => Ok(first),
             None => Connection::new(bundle::connect(&self.carrier.folder, limits::REQUEST).await?),
+        }
+    }
+}
+
+/// A container in a shim, or what was begun of it.
+pub struct Place<'a> {
+    pub namespace: &'a Namespace,
+    pub id: &'a str,
+    pub cgroups_path: &'a str,
+    pub bundle: Option<&'a Bundle>,
+}
+
+/// As long as it is there, a shim that cannot be reached is not ended for having no container.
+pub struct Wanted {
+    inner: Arc<Inner>,
+    folder: PathBuf,
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        let mut wanted = self.inner.groups.wanted();
+        if let Some(at) = wanted.iter().position(|folder| *folder == self.folder) {
+            wanted.swap_remove(at);
         }
     }
 }
@@ -160,6 +202,10 @@ impl Groups {
         let key = (namespace.clone(), name.to_owned());
         let new = || Arc::new(Group { key: key.clone(), carriers: tokio::sync::Mutex::default() });
         self.lock().entry(key.clone()).or_insert_with(new).clone()
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has(&self, group: &Arc<Group>) -> bool {
@@ -288,7 +334,54 @@ impl Inner {
                 self.groups.forget(&group);
             }
         }
-        carrier.end(control).await;
+        if !self.groups.wanted().contains(&carrier.folder) {
+            carrier.end(control).await;
+        }
+    }
+
+    /// Ends and removes a container, or what was begun of it, and gives its seat back. `began`: the shim may have made something.
+    pub(super) async fn stand_up(
+        &self,
+        seat: Seat,
+        mut control: Option<Connection>,
+        place: Place<'_>,
+        began: bool,
+    ) {
+        let Place { namespace, id, cgroups_path, bundle } = place;
+        if began && !seat.evict(&mut control, id).await {
+            // It may be stuck: whatever it was doing for this container fails when the container's processes are gone.
+            seat.close();
+            if let Some(bundle) = bundle {
+                driven::clean_up(self, namespace, id, bundle).await;
+            }
+            orphan::remove(self, id, cgroups_path, bundle).await;
+        }
+        if let Some(bundle) = bundle {
+            bundle.remove();
+        }
+        self.leave(seat, control.as_ref()).await;
+    }
+
+    /// Keeps a container's shim, which cannot be reached, from being ended for having no container.
+    pub(super) fn want(self: &Arc<Self>, record: &CreateRecord) -> Option<Wanted> {
+        let folder = self.folder_of_shim(record)?;
+        self.groups.wanted().push(folder.clone());
+        Some(Wanted { inner: self.clone(), folder })
+    }
+
+    /// Where a container's shim listens, if it may have others.
+    pub(super) fn folder_of_shim(&self, record: &CreateRecord) -> Option<PathBuf> {
+        let is_shared = !record.group.is_empty();
+        is_shared.then(|| folder_of(&self.state, record.shim_pid, record.shim_started_at))
+    }
+
+    /// Removes the folder of a shim that is gone.
+    pub(super) fn forget_shim(&self, record: &CreateRecord) {
+        if let Some(folder) = self.folder_of_shim(record)
+            && started_at(record.shim_pid) != Some(record.shim_started_at)
+        {
+            remove_folder(&folder);
+        }
     }
 
     /// The seat that a container of the daemon before this one has.
@@ -391,13 +484,6 @@ impl Inner {
     }
 }
 
-/// Removes the folder of a shim that is gone.
-pub(super) fn forget_shim(state: &Path, record: &CreateRecord) {
-    if !record.group.is_empty() && started_at(record.shim_pid) != Some(record.shim_started_at) {
-        remove_folder(&folder_of(state, record.shim_pid, record.shim_started_at));
-    }
-}
-
 fn folder_of(state: &Path, pid: i32, started_at: u64) -> PathBuf {
     bundle::shims_folder(state).join(format!("{pid}-{started_at}"))
 }
@@ -420,8 +506,7 @@ fn remove_folder(folder: &Path) {
     let _ = folder.parent().map(fs::remove_dir);
 }
 
-/// Has a shim end and forget a container, and leaves its others alone. Whether nothing of the container is left there.
-pub(super) async fn evict(control: &Connection, id: &str) -> bool {
+async fn evict(control: &Connection, id: &str) -> Result<(), Failure> {
     let kill = task::KillRequest {
         id: id.to_owned(),
         exec_id: String::new(),
@@ -430,19 +515,23 @@ pub(super) async fn evict(control: &Connection, id: &str) -> bool {
     };
     let wait = task::WaitRequest { id: id.to_owned(), exec_id: String::new() };
     let delete = delete_request(id, ProcessId::Init);
-    let is_gone = |failure: &Failure| matches!(failure, Failure::Refused(why) if why.code == Code::NotFound);
     // One that has ended is not found, and is deleted all the same. One that is being made is killed when it is there.
-    let killed = control.unary::<_, ()>(wire::TASK, "Kill", &kill, limits::DELETE).await;
-    if killed.is_err_and(|failure| !is_gone(&failure)) {
-        return false;
+    unless_gone(control.unary::<_, ()>(wire::TASK, "Kill", &kill, limits::DELETE).await.map(Some))?;
+    let ended = control.unary::<_, task::WaitResponse>(wire::TASK, "Wait", &wait, limits::DELETE).await;
+    if unless_gone(ended.map(Some))?.is_none() {
+        return Ok(());
     }
-    let ended: Result<task::WaitResponse, _> = control.unary(wire::TASK, "Wait", &wait, limits::DELETE).await;
-    if let Err(failure) = ended {
-        return is_gone(&failure);
+    let deleted =
+        control.unary::<_, task::DeleteResponse>(wire::TASK, "Delete", &delete, limits::DELETE).await;
+    unless_gone(deleted.map(Some)).map(drop)
+}
+
+/// None: there is no such container.
+fn unless_gone<T>(answer: Result<Option<T>, Failure>) -> Result<Option<T>, Failure> {
+    match answer {
+        Err(Failure::Refused(why)) if why.code == Code::NotFound => Ok(None),
+        answer => answer,
     }
-    let deleted: Result<task::DeleteResponse, _> =
-        control.unary(wire::TASK, "Delete", &delete, limits::DELETE).await;
-    deleted.err().is_none_or(|failure| is_gone(&failure))
 }
 
 #[cfg(test)]

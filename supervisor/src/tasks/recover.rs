@@ -18,12 +18,12 @@ use longshore_proto::containerd::task::v3 as shim_task;
 use longshore_proto::longshore::shim::v1 as shim;
 use longshore_proto::ttrpc::Code;
 
-use super::bundle::{Bundle, CreateRecord, tasks_folder};
+use super::bundle::{self, Bundle, CreateRecord, tasks_folder};
 use super::client::{Connection, Failure, Incoming};
 use super::process::{ShimProcess, started_at};
 use super::task::{NewTask, Process, Task};
 use super::types::{Status, TaskStdio};
-use super::{Inner, foreign, group, limits, monitor, orphan, wire};
+use super::{Inner, foreign, limits, monitor, orphan, wire};
 use crate::error::{Error, Result};
 use crate::namespaces::Namespace;
 
@@ -126,7 +126,7 @@ async fn one(manager: &Arc<Inner>, leftover: Leftover) -> Found {
     if let Some(shim) = record.foreign.clone() {
         return foreign::recover::one(manager, leftover, record, shim).await;
     }
-    match peer(&leftover, &record).await {
+    match peer(manager, &leftover, &record).await {
         Ok(peer) => take_over(manager, leftover, record, peer).await,
         Err(error) => {
             keep_asking(manager, leftover, record, &error);
@@ -162,11 +162,11 @@ fn keep_asking(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord, e
         control: None,
         init: Process::new(0, Status::Unknown, stdio),
     }));
-    let manager = manager.clone();
+    let (manager, wanted) = (manager.clone(), manager.want(&record));
     tokio::spawn(async move {
         let peer = loop {
             tokio::time::sleep(limits::RECONNECT).await;
-            match peer(&leftover, &record).await {
+            match peer(&manager, &leftover, &record).await {
                 Ok(peer) => break peer,
                 Err(error) => tracing::warn!(container = leftover.id, %error, "cannot reach a shim"),
             }
@@ -175,18 +175,24 @@ fn keep_asking(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord, e
         if take_over(&manager, leftover, record, peer).await == Found::Discarded {
             manager.release(&namespace, &id);
         }
+        drop(wanted);
     });
 }
 
 /// Connects, and waits for a shim that is only just moving into its bundle. An error says nothing about the shim.
-async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
+async fn peer(manager: &Inner, leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
     let deadline = Instant::now() + limits::ASSIGN_IN_FLIGHT;
+    // One that has several containers has listened before it had this bundle, which need not lead to it yet.
+    let shared = manager.folder_of_shim(record);
     loop {
-        let absent = match leftover.bundle.connect(limits::RECONNECT).await {
+        let connected = match &shared {
+            Some(folder) => bundle::connect(folder, limits::RECONNECT).await,
+            None => leftover.bundle.connect(limits::RECONNECT).await,
+        };
+        let absent = match connected {
             Ok(socket) => return identify(socket, record),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Peer::Dead,
-            // One that has several containers has listened before it had this bundle.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !record.group.is_empty() => Peer::Dead,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && shared.is_some() => Peer::Dead,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Peer::Never,
             Err(error) => return Err(error),
         };
@@ -198,6 +204,8 @@ async fn peer(leftover: &Leftover, record: &CreateRecord) -> io::Result<Peer> {
             let process = ShimProcess::open(record.shim_pid);
             // The pid may have changed hands before it was opened; afterwards it cannot.
             if let Ok(process) = process
+                // One that has several containers may not be killed for one.
+                && shared.is_none()
                 && started_at(record.shim_pid) == Some(record.shim_started_at)
             {
                 process.kill_and_wait(limits::SHIM_EXIT).await;
@@ -370,18 +378,16 @@ async fn reject(manager: &Inner, task: &Task) -> Found {
         state.control.take()
     };
     let seat = task.seat().take();
-    let (process, control) = match seat {
-        None => (task.shim.as_deref(), None),
-        Some(_) => (None, control),
-    };
-    if let Some(control) = &control
-        && !group::evict(control, &task.id).await
-    {
-        tracing::error!(container = task.id, "a shim does not end a container that was never finished");
-    }
-    discard(manager, &task.namespace, &task.id, &task.bundle, &task.cgroups_path, process).await;
-    if let Some(seat) = seat {
-        manager.leave(seat, control.as_ref()).await;
+    match seat {
+        Some(seat) => {
+            tracing::info!(container = task.id, "removed a task that was never finished");
+            manager.stand_up(seat, control, task.place(), true).await;
+        }
+        None => {
+            drop(control);
+            let (namespace, process) = (&task.namespace, task.shim.as_deref());
+            discard(manager, namespace, &task.id, &task.bundle, &task.cgroups_path, process).await;
+        }
     }
     manager.release(&task.namespace, &task.id);
     Found::Discarded
@@ -412,7 +418,7 @@ async fn discard(
 /// Keeps what is known of a task whose shim died while no daemon was there.
 async fn dead(manager: &Arc<Inner>, leftover: Leftover, record: CreateRecord) -> Found {
     let Leftover { namespace, id, bundle } = leftover;
-    group::forget_shim(&manager.state, &record);
+    manager.forget_shim(&record);
     let existed = bundle.exit_record("").is_some() || bundle.has_init() || bundle.is_acknowledged();
     if !existed {
         discard(manager, &namespace, &id, &bundle, &record.cgroups_path, None).await;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::bundle::Bundle;
 use super::client::Connection;
 use super::foreign::Foreign;
-use super::group::Seat;
+use super::group::{Place, Seat};
 use super::process::ShimProcess;
 use super::types::{Exit, ProcessId, ProcessInfo, Status, TaskStdio};
 use super::{limits, wire};
@@ -176,6 +176,11 @@ impl Task {
     /// Its place in a shim that has others, too.
     pub fn seat(&self) -> MutexGuard<'_, Option<Seat>> {
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn place(&self) -> Place<'_> {
+        let (namespace, id, cgroups_path) = (&self.namespace, &*self.id, &*self.cgroups_path);
+        Place { namespace, id, cgroups_path, bundle: Some(&self.bundle) }
     }
 
     /// Whether its shim has other containers, too.
