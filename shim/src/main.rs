@@ -1,8 +1,8 @@
 //! containerd-shim-longshore-v1: one process per container, or for all containers of a pod. It forks the runtime, keeps the container's
 //! stdio, log and exit, and outlives the daemon.
 //!
-//! What always holds: one thread, no dependency on the daemon being there, and an exit record on disk before
-//! anybody hears of an exit.
+//! What always holds: one thread that has all state, and others only while a container makes them wait in its place; no dependency
+//! on the daemon being there, and an exit record on disk before anybody hears of an exit.
 
 #![deny(unsafe_code)]
 

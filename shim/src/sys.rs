@@ -36,7 +36,7 @@ pub fn stop_ignoring_signals() {
 
 /// Gives freed memory back to the kernel.
 pub fn trim_memory() {
-    // SAFETY: malloc_trim has no preconditions; only the main thread exists.
+    // SAFETY: malloc_trim has no preconditions; it takes the allocator's locks itself, so other threads may allocate meanwhile.
     unsafe { libc::malloc_trim(0) };
 }
 

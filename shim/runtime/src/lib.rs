@@ -1,8 +1,8 @@
 //! The OCI runtime as a library: from a `config.json` to a running container, and back to nothing.
 //!
 //! What always holds here:
-//! - The caller is single-threaded when it calls [`Container::create`] and [`Container::exec`], and it is the parent of
-//!   every process that the runtime makes: the caller reaps them.
+//! - Several threads of the caller may make containers and processes at a time; the caller is the parent of every process
+//!   that the runtime makes, and reaps them.
 //! - Between `clone3` and `execve` the child allocates nothing: it runs a list of steps that was prepared before, and
 //!   reports a failure as numbers, which the parent turns into text.
 //! - The container's file systems are mounted in the container's own mount namespace only, so they cannot outlive it.

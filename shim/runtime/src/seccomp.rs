@@ -1,9 +1,11 @@
 //! Seccomp programs: compiled by libseccomp from the config, cached in a file, loaded by the container's init.
 //!
 //! What always holds: arguments of one rule are all required (CVE-2017-18367); a syscall that is newer than the profile
-//! fails with `ENOSYS`, so that programs fall back; the compiler runs in a short-lived child, whose memory is not kept.
+//! fails with `ENOSYS`, so that programs fall back; a file of the cache that is not whole is none; where this process has one
+//! thread, the compiler runs in a short-lived child, whose memory is not kept.
 
 use crate::init::{Listener, Step};
+use crate::patience::ends_within;
 use crate::sys::process::{self, Exit, Reap};
 use crate::sys::seccomp::Instruction;
 use crate::{Error, Result};
@@ -17,13 +19,17 @@ use rustix::fs::{MemfdFlags, SeekFrom};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Longest program that the kernel takes, in instructions.
 const PROGRAM_MAX: usize = 4096;
-/// Changes whenever the same profile would compile to another program.
-const CACHE_VERSION: u32 = 3;
+/// Changes whenever the same profile would compile to another program, or to another file of it.
+const CACHE_VERSION: u32 = 4;
 /// Most programs that the cache holds; further ones are compiled every time.
 const CACHE_MAX: usize = 1024;
+/// How long the compiler may take; it takes milliseconds.
+const COMPILER_PATIENCE: Duration = Duration::from_secs(60);
 /// From how many rules on libseccomp makes a tree of them. It makes a wrong one of none at all.
 const TREE_FROM: usize = 32;
 
@@ -73,7 +79,11 @@ fn load_or_compile(seccomp: &LinuxSeccomp, cache: Option<&Path>) -> Result<Vec<I
     if let Some(program) = file.as_deref().and_then(read_cached) {
         return Ok(program);
     }
-    let bytes = compile_in_child(seccomp)?;
+    let bytes = match is_one_thread() {
+        true => compile_in_child(seccomp)?,
+        // Another thread may hold the allocator's lock, which nobody would open in a child.
+        false => compile(seccomp).map_err(|error| invalid(error.to_string()))?,
+    };
     let program =
         decode(&bytes).ok_or_else(|| invalid("does not compile to a program that the kernel would take"))?;
     if let Some(file) = &file {
@@ -113,24 +123,40 @@ fn hash_profile(seccomp: &LinuxSeccomp, hasher: &mut DefaultHasher) {
 }
 
 fn read_cached(file: &Path) -> Option<Vec<Instruction>> {
-    decode(&std::fs::read(file).ok()?)
+    let bytes = std::fs::read(file).ok()?;
+    let (bytes, sum) = bytes.split_last_chunk::<SUM>().map(|(bytes, sum)| (bytes, *sum))?;
+    decode(bytes).filter(|_| sum == sum_of(bytes))
+}
+
+/// Bytes at the end of a file of the cache that are made from all before.
+const SUM: usize = 8;
+
+fn sum_of(bytes: &[u8]) -> [u8; SUM] {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish().to_ne_bytes()
 }
 
 /// Written beside and renamed, so that nobody reads half a program.
 fn write_cached(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     if let Some(folder) = file.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         if std::fs::read_dir(folder)?.count() >= CACHE_MAX {
             return Ok(());
         }
     }
-    let beside = PathBuf::from(format!("{}.{}", file.display(), std::process::id()));
+    // Other threads may write the same program.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let beside = PathBuf::from(format!("{}.{}.{count}", file.display(), std::process::id()));
     let mut out =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    out.write_all(bytes)?;
-    std::fs::rename(&beside, file)
+    let written = out.write_all(bytes).and_then(|()| out.write_all(&sum_of(bytes)));
+    written.and_then(|()| std::fs::rename(&beside, file)).inspect_err(|_| {
+        let _ = std::fs::remove_file(&beside);
+    })
 }
 
 /// The program's bytes as the kernel wants them.
@@ -157,6 +183,12 @@ fn encode(program: &[Instruction]) -> Vec<u8> {
     bytes
 }
 
+/// Whether this thread is the only one of its process.
+fn is_one_thread() -> bool {
+    // The folder has a link for each thread besides its own two.
+    rustix::fs::stat(c"/proc/self/task").is_ok_and(|folder| folder.st_nlink == 3)
+}
+
 /// Compiles in a forked child, so that libseccomp's working memory does not stay with a long-lived caller. The caller has
 /// one thread, so the child may allocate.
 fn compile_in_child(seccomp: &LinuxSeccomp) -> Result<Vec<u8>> {
@@ -178,8 +210,16 @@ fn compile_in_child(seccomp: &LinuxSeccomp) -> Result<Vec<u8>> {
         code
     })
     .map_err(system("fork the seccomp compiler"))?;
+    let is_late = !ends_within(child.pidfd.as_fd(), COMPILER_PATIENCE);
+    if is_late {
+        let _ = process::pidfd_send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+    }
     let exit =
         process::wait(child.pidfd.as_fd(), Reap::Take).map_err(system("wait for the seccomp compiler"))?;
+    if is_late {
+        let limit = COMPILER_PATIENCE.as_secs();
+        return Err(invalid(format!("its compiler took longer than {limit} s and was killed")));
+    }
     rustix::fs::seek(&out, SeekFrom::Start(0)).map_err(system("read the seccomp program"))?;
     let mut bytes = Vec::new();
     std::io::Read::read_to_end(&mut std::fs::File::from(out), &mut bytes)

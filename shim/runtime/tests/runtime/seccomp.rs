@@ -253,3 +253,40 @@ fn a_profile_with_an_agent_must_name_one_that_listens() {
     profile["syscalls"] = json!([{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" }]);
     refused(profile, "listenerMetadata");
 }
+
+#[test]
+fn a_file_of_the_cache_that_is_not_whole_is_compiled_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::new("grep Seccomp: /proc/self/status");
+    bundle.seccomp_cache = Some(cache.path().to_owned());
+    bundle.spec["linux"]["seccomp"] = allow_but(json!([{ "names": ["mkdir"], "action": "SCMP_ACT_ERRNO" }]));
+    assert_eq!(bundle.output(), "Seccomp:\t2");
+    let file = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    for length in [0, 4, 8, whole.len() - 8, whole.len() - 1] {
+        std::fs::write(&file, &whole[..length]).unwrap();
+        assert_eq!(bundle.output(), "Seccomp:\t2");
+        assert_eq!(std::fs::read(&file).unwrap(), whole, "{length} bytes were taken for a program");
+    }
+}
+
+#[test]
+fn threads_may_compile_the_same_profile_at_a_time() {
+    let cache = tempfile::tempdir().unwrap();
+    let bundles: Vec<Bundle> = (0..8)
+        .map(|_| {
+            let mut bundle = Bundle::new("grep Seccomp: /proc/self/status");
+            bundle.seccomp_cache = Some(cache.path().to_owned());
+            let rules = json!([{ "names": ["mkdir", "chmod"], "action": "SCMP_ACT_ERRNO" }]);
+            bundle.spec["linux"]["seccomp"] = allow_but(rules);
+            bundle
+        })
+        .collect();
+    std::thread::scope(|scope| {
+        for bundle in &bundles {
+            scope.spawn(|| assert_eq!(bundle.output(), "Seccomp:\t2"));
+        }
+    });
+    let files = std::fs::read_dir(cache.path()).unwrap().count();
+    assert_eq!(files, 1, "one program, and nothing half written");
+}
