@@ -385,19 +385,20 @@ impl Builder<'_> {
     }
 
     fn spawn(&self, plan: &mut Plan, cgroups: &CgroupPaths) -> Result<(Channel, sys::Child)> {
-        let _turn = channel::turn();
-        let (ours, theirs) = channel::pair().map_err(|errno| Error::System {
-            doing: "make a channel to the container's init",
-            source: errno.into(),
-        })?;
+        let ends = || {
+            channel::pair().map_err(|errno| Error::System {
+                doing: "make a channel to the container's init",
+                source: errno.into(),
+            })
+        };
         // A cgroup namespace has the cgroups of the moment as its root, so it is made after joining them; a time namespace
         // would be entered at once.
         let flags = self.namespaces.new & !(libc::CLONE_NEWCGROUP | libc::CLONE_NEWTIME);
         let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
-        let run = || init::run(plan, &theirs, ours.fd());
-        let child = self.namespaces.spawn(flags as u32 as u64, group, run)?;
-        drop(theirs);
-        Ok((ours, child))
+        channel::with_child(ends, |ours, theirs| {
+            let run = || init::run(plan, theirs, ours.fd());
+            self.namespaces.spawn(flags as u32 as u64, group, run)
+        })
     }
 
     /// What the parent can do for the child while the child is busy.

@@ -13,8 +13,9 @@ use crate::scheduling::ExecAffinity;
 use crate::seccomp_agent::Agent;
 use crate::sys::process as sys;
 use crate::{Container, Error, ExecOptions, Process, Result, patience, process};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +24,10 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Result<Process> {
-    let addition = Addition::of(container, options)?;
+    let making = Making::of(container, options)?;
     let rdt = container.rdt.as_ref();
-    let (process, mut warnings) = addition.make(|pid| rdt.map_or(Ok(()), |group| group.add(pid)))?;
+    let join = |pid| rdt.map_or(Ok(()), |group| group.add(pid));
+    let (process, mut warnings) = making.make(container.init.pidfd.as_fd(), join)?;
     container.warnings.append(&mut warnings);
     Ok(process)
 }
@@ -33,6 +35,31 @@ pub(crate) fn exec(container: &mut Container, options: ExecOptions<'_>) -> Resul
 /// One more process of a container, which is not made yet: that may take as long as others in the container hold it up, and is
 /// to be done by a thread of the caller's, who keeps the container meanwhile.
 pub struct Addition {
+    making: Making,
+    /// The container's first process.
+    init: OwnedFd,
+}
+
+impl Addition {
+    pub(crate) fn of(container: &Container, options: ExecOptions<'_>) -> Result<Addition> {
+        let making = Making::of(container, options)?;
+        let init = container.init.pidfd.try_clone();
+        let init =
+            init.map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?;
+        Ok(Addition { making, init })
+    }
+
+    /// As [`Container::exec`], with what could not be done as asked.
+    ///
+    /// # Errors
+    /// As [`Container::exec`].
+    pub fn run(self) -> Result<(Process, Vec<String>)> {
+        self.making.make(self.init.as_fd(), |_| Ok(()))
+    }
+}
+
+/// Everything that a process is made from but its container.
+struct Making {
     plan: Plan,
     affinity: ExecAffinity,
     cgroups: Arc<CgroupPaths>,
@@ -40,14 +67,12 @@ pub struct Addition {
     oom_score: Option<i32>,
     /// Whether the process that stays is made by the first one.
     is_born_inside: bool,
-    /// The container's first process.
-    init: OwnedFd,
     patience: Option<Duration>,
     warnings: Vec<String>,
 }
 
-impl Addition {
-    pub(crate) fn of(container: &Container, options: ExecOptions<'_>) -> Result<Addition> {
+impl Making {
+    fn of(container: &Container, options: ExecOptions<'_>) -> Result<Making> {
         if !options.ignore_paused && container.cgroups.is_frozen() {
             return Err(Error::WrongState { operation: "exec in", state: "paused" });
         }
@@ -57,44 +82,31 @@ impl Addition {
         // Who goes on in a paused container waits for its end.
         let patience = (!options.ignore_paused).then_some(PATIENCE);
         let plan = plan(container, options, &affinity, &mut warnings)?;
-        let init = container.init.pidfd.try_clone();
-        Ok(Addition {
+        Ok(Making {
             plan,
             affinity,
             cgroups: container.cgroups.clone(),
             agent: container.seccomp.as_ref().and_then(|seccomp| seccomp.agent.clone()),
             oom_score,
             is_born_inside: container.namespaces & libc::CLONE_NEWPID != 0,
-            init: init
-                .map_err(|source| Error::System { doing: "duplicate the container's pidfd", source })?,
             patience,
             warnings,
         })
     }
 
-    /// As [`Container::exec`], with what could not be done as asked.
-    ///
-    /// # Errors
-    /// As [`Container::exec`].
-    pub fn run(self) -> Result<(Process, Vec<String>)> {
-        self.make(|_| Ok(()))
-    }
-
-    fn make(self, join: impl Fn(i32) -> Result<()>) -> Result<(Process, Vec<String>)> {
-        let Addition { mut plan, affinity, cgroups, agent, oom_score, is_born_inside, .. } = self;
+    /// `init` is the pidfd of the container's first process.
+    fn make(self, init: BorrowedFd<'_>, join: impl Fn(i32) -> Result<()>) -> Result<(Process, Vec<String>)> {
+        let Making { mut plan, affinity, cgroups, agent, oom_score, is_born_inside, .. } = self;
         let mut warnings = self.warnings;
-        let turn = channel::turn();
-        let (ours, theirs) = channel::pair().map_err(|errno| Error::System {
-            doing: "make a channel to the process",
-            source: errno.into(),
-        })?;
+        let system = |doing| move |errno: Errno| Error::System { doing, source: errno.into() };
+        let ends = || channel::pair().map_err(system("make a channel to the process"));
         let group = cgroups.v2_to_be_born_in().map(|group| group.dir());
-        let child = affinity.spawn(|| {
-            sys::spawn(0, group, || init::run(&mut plan, &theirs, ours.fd()))
-                .map_err(|errno| Error::System { doing: "clone the process", source: errno.into() })
+        let (ours, child) = channel::with_child(ends, |ours, theirs| {
+            affinity.spawn(|| {
+                sys::spawn(0, group, || init::run(&mut plan, theirs, ours.fd()))
+                    .map_err(system("clone the process"))
+            })
         })?;
-        drop(theirs);
-        drop(turn);
         let mut adjust = |pid| {
             if let Some(value) = oom_score {
                 set_oom_score(pid, value, &mut warnings)?;
@@ -112,7 +124,7 @@ impl Addition {
         });
         if let Err(error) = ready {
             // A container that ended meanwhile has no namespaces to join.
-            return Err(match patience::has_ended(self.init.as_fd()) {
+            return Err(match patience::has_ended(init) {
                 true => Error::NotRunning,
                 false => error,
             });

@@ -4,7 +4,7 @@
 //! that outlives its timeout is killed and reaped, and a poststart hook also one that outlives its container by
 //! [`AFTERLIFE`]; it gets its own environment only, and no descriptor above stdio.
 
-use crate::init::channel::How;
+use crate::init::channel::{self, How};
 use crate::patience::{ends_within, poll_for};
 use crate::sys::SysResult;
 use crate::sys::cstrings::CStrings;
@@ -12,7 +12,7 @@ use crate::sys::process::{self, Exit, Reap};
 use crate::{Error, Result};
 use oci_spec::runtime::Hook;
 use rustix::event::{PollFd, PollFlags};
-use rustix::fd::{AsFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -205,6 +205,26 @@ impl From<Errno> for Gone {
     }
 }
 
+/// Who runs hooks.
+#[derive(Clone, Copy)]
+enum By<'a> {
+    /// The runtime, which may have other threads.
+    Runtime,
+    /// The same, beside a container that lives.
+    RuntimeBeside(BorrowedFd<'a>),
+    /// The container's init, which is one thread.
+    Init,
+}
+
+impl By<'_> {
+    fn container(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            By::RuntimeBeside(container) => Some(*container),
+            By::Runtime | By::Init => None,
+        }
+    }
+}
+
 impl HookList {
     /// Runs every hook, whatever becomes of the others, and answers what failed.
     pub(crate) fn run_each(&self, pid: i32) -> Vec<String> {
@@ -212,32 +232,32 @@ impl HookList {
     }
 
     fn each(&self, pid: i32) -> impl Iterator<Item = Result<()>> {
-        let run = move |index| self.run_at(index, pid, None).map_err(|failure| self.error(failure));
+        let run = move |index| self.run_at(index, pid, By::Runtime).map_err(|failure| self.error(failure));
         (0..self.hooks.len()).map(run)
     }
 
     /// Runs the hooks in the host's namespaces, one after the other, until one fails.
     pub(crate) fn run(&self, pid: i32) -> Result<()> {
-        self.run_all(pid, None).map_err(|failure| self.error(failure))
+        self.run_all(pid, By::Runtime).map_err(|failure| self.error(failure))
     }
 
     /// The same while the container lives, and a little longer.
     pub(crate) fn run_beside(&self, pid: i32, container: BorrowedFd<'_>) -> Result<()> {
-        self.run_all(pid, Some(container)).map_err(|failure| self.error(failure))
+        self.run_all(pid, By::RuntimeBeside(container)).map_err(|failure| self.error(failure))
     }
 
     /// Runs the hooks as children of the container's init; it tells them its own process id as it sees it.
     pub(crate) fn run_inside(&self) -> Result<(), HookFailure> {
-        self.run_all(rustix::process::getpid().as_raw_nonzero().get(), None)
+        self.run_all(rustix::process::getpid().as_raw_nonzero().get(), By::Init)
     }
 
-    fn run_all(&self, pid: i32, container: Option<BorrowedFd<'_>>) -> Result<(), HookFailure> {
-        (0..self.hooks.len()).try_for_each(|index| self.run_at(index, pid, container))
+    fn run_all(&self, pid: i32, by: By<'_>) -> Result<(), HookFailure> {
+        (0..self.hooks.len()).try_for_each(|index| self.run_at(index, pid, by))
     }
 
-    fn run_at(&self, index: usize, pid: i32, container: Option<BorrowedFd<'_>>) -> Result<(), HookFailure> {
+    fn run_at(&self, index: usize, pid: i32, by: By<'_>) -> Result<(), HookFailure> {
         let fail = |how, value| Err(HookFailure { index: index as u32, how, value });
-        match self.run_one(&self.hooks[index], pid, container) {
+        match self.run_one(&self.hooks[index], pid, by) {
             Err(Gone::TimedOut) => fail(How::HookTimeout, 0),
             Err(Gone::Outlived) => fail(How::HookOutlived, 0),
             Err(Gone::Errno(errno)) => fail(How::Errno, errno.raw_os_error()),
@@ -247,12 +267,7 @@ impl HookList {
         }
     }
 
-    fn run_one(
-        &self,
-        hook: &PreparedHook,
-        pid: i32,
-        container: Option<BorrowedFd<'_>>,
-    ) -> Result<Exit, Gone> {
+    fn run_one(&self, hook: &PreparedHook, pid: i32, by: By<'_>) -> Result<Exit, Gone> {
         // A file rather than a pipe: a hook that does not read its stdin must not hold anybody up.
         let stdin = rustix::fs::memfd_create(c"state", MemfdFlags::CLOEXEC)?;
         let mut digits = [0u8; 12];
@@ -260,14 +275,18 @@ impl HookList {
             write_all(stdin.as_fd(), part)?;
         }
         rustix::fs::seek(&stdin, SeekFrom::Start(0))?;
-        let (child_end, parent_end) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(read, write)| (write, read))?;
         let parent = self.moment.is_of_creation().then(rustix::process::getpid);
-        let child = process::spawn(0, None, || hook.child(stdin.as_fd(), child_end.as_fd(), parent))?;
-        drop(child_end);
-        let exit = wait_for(&child, hook.timeout, container)?;
+        let ends = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+        let spawn = |_: &OwnedFd, report: &OwnedFd| {
+            process::spawn(0, None, || hook.child(stdin.as_fd(), report.as_fd(), parent))
+        };
+        let (said, child) = match by {
+            By::Init => channel::alone_with_child(ends, spawn)?,
+            By::Runtime | By::RuntimeBeside(_) => channel::with_child(ends, spawn)?,
+        };
+        let exit = wait_for(&child, hook.timeout, by.container())?;
         let mut errno = [0u8; 4];
-        match rustix::io::read(&parent_end, &mut errno) {
+        match rustix::io::read(&said, &mut errno) {
             Ok(4) => Err(Errno::from_raw_os_error(i32::from_ne_bytes(errno)).into()),
             _ => Ok(exit),
         }

@@ -1,6 +1,6 @@
 //! Which namespaces a container gets, and everything that depends on having its own: id maps, host name, sysctls.
 
-use crate::init::Step;
+use crate::init::{Step, channel};
 use crate::sys::process as sys;
 use crate::{Error, Result};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
@@ -396,19 +396,19 @@ fn kernel_version() -> (u32, u32) {
 /// A config may name both a user namespace and its maps; then they must agree.
 fn check_maps_of(user: BorrowedFd<'_>, uid: &[LinuxIdMapping], gid: &[LinuxIdMapping]) -> Result<()> {
     let system = |doing| move |errno: rustix::io::Errno| Error::System { doing, source: errno.into() };
-    let (wait, ready) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
-    let visitor = sys::spawn(0, None, || {
-        let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
-        match sys::setns(user, libc::CLONE_NEWUSER).and_then(|()| rustix::io::write(&ready, b"1")) {
-            Err(_) => 1,
-            Ok(_) => loop {
-                sys::pause();
-            },
-        }
-    })
-    .map_err(system("fork a visitor to the user namespace"))?;
-    drop(ready);
+    let ends = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(system("make a pipe"));
+    let (wait, visitor) = channel::with_child(ends, |_, ready| {
+        let visit = || {
+            let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+            match sys::setns(user, libc::CLONE_NEWUSER).and_then(|()| rustix::io::write(ready, b"1")) {
+                Err(_) => 1,
+                Ok(_) => loop {
+                    sys::pause();
+                },
+            }
+        };
+        sys::spawn(0, None, visit).map_err(system("fork a visitor to the user namespace"))
+    })?;
     let compare = || {
         let mut byte = [0];
         if !matches!(rustix::io::read(&wait, &mut byte), Ok(1)) {

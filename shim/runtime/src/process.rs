@@ -133,7 +133,7 @@ pub(crate) fn plan(mut steps: Vec<Step>, context: Context<'_>, warnings: &mut Ve
     steps.extend(late_seccomp);
     steps.push(Step::Execute);
     crate::procfs::plan(&mut steps)?;
-    Ok(Plan { steps, program })
+    Ok(Plan::new(steps, program, 3 + context.preserve_fds))
 }
 
 /// Whether a process could be planned, as far as no host is needed to tell.

@@ -75,8 +75,29 @@ impl How {
     }
 }
 
-/// Held from the making of a pair until the child has its end and the parent has closed that one: a child that another thread makes
-/// in between would hold it open, and the program would not be seen to run.
+/// Makes two ends, and a child that has the second one, which is closed here then; answers the first one.
+///
+/// One thread at a time: a child that another one makes in between would hold the second end open, and its closing would not be
+/// seen for as long as that child takes.
+pub(crate) fn with_child<E, Ours, Theirs, Child>(
+    ends: impl FnOnce() -> Result<(Ours, Theirs), E>,
+    spawn: impl FnOnce(&Ours, &Theirs) -> Result<Child, E>,
+) -> Result<(Ours, Child), E> {
+    let _turn = turn();
+    alone_with_child(ends, spawn)
+}
+
+/// The same where no other thread is. A child that was made by [`with_child`] has a copy of a lock that nobody opens.
+pub(crate) fn alone_with_child<E, Ours, Theirs, Child>(
+    ends: impl FnOnce() -> Result<(Ours, Theirs), E>,
+    spawn: impl FnOnce(&Ours, &Theirs) -> Result<Child, E>,
+) -> Result<(Ours, Child), E> {
+    let (ours, theirs) = ends()?;
+    let child = spawn(&ours, &theirs)?;
+    Ok((ours, child))
+}
+
+/// Held while there are ends that a child should not have that is made for something else.
 pub(crate) fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

@@ -30,9 +30,28 @@ use std::ffi::CString;
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) program: Program,
+    pub(crate) own: Own,
+}
+
+/// The descriptors that a plan's child has from its parent besides the channel. All others are those of other containers,
+/// whose ends nobody would hear of while the child has copies.
+pub(crate) struct Own {
+    /// All below, because the caller said so.
+    first: u32,
+    /// In ascending order.
+    keep: Vec<i32>,
 }
 
 impl Plan {
+    /// A plan whose child keeps descriptors below `first`.
+    pub(crate) fn new(steps: Vec<Step>, program: Program, first: u32) -> Plan {
+        use rustix::fd::AsRawFd;
+        let init = program.init.as_ref().map(|init| init.file.as_raw_fd());
+        let mut keep: Vec<i32> = steps.iter().flat_map(Step::fds).chain(init).collect();
+        keep.sort_unstable();
+        Plan { steps, program, own: Own { first, keep } }
+    }
+
     /// Lets what later steps need outlive the birth of the process that does them.
     pub(crate) fn keep_over_birth(&mut self) {
         let needed: Vec<i32> = self.steps.iter().flat_map(Step::needs).collect();
@@ -235,7 +254,63 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    /// Descriptors of the parent that it needs.
+    /// Every descriptor of the parent that is in it.
+    fn fds(&self) -> Vec<i32> {
+        use rustix::fd::AsRawFd;
+        match self {
+            Step::JoinCgroup { tasks: fd, .. }
+            | Step::JoinNamespaces { fd, .. }
+            | Step::Procfs(fd)
+            | Step::AttachRoot { tree: fd, .. }
+            | Step::ChangeRoot(fd)
+            | Step::Mount(Mount { source: Source::Tree(fd), .. }) => vec![fd.as_raw_fd()],
+            Step::Stdio { .. } | Step::Wait(_) => self.needs(),
+            Step::NewSession
+            | Step::BeBorn { .. }
+            | Step::Unshare { .. }
+            | Step::Ask(_)
+            | Step::BecomeRoot
+            | Step::LoopbackUp
+            | Step::Hostname(_)
+            | Step::Domainname(_)
+            | Step::OwnProcfs
+            | Step::WriteProc { .. }
+            | Step::OpenLabel { .. }
+            | Step::SetLabel { .. }
+            | Step::Propagation { .. }
+            | Step::Mount(Mount { source: Source::New { .. }, .. })
+            | Step::Remount { .. }
+            | Step::SetAttributes { .. }
+            | Step::Device { .. }
+            | Step::Symlink { .. }
+            | Step::Mask { .. }
+            | Step::ReadOnly { .. }
+            | Step::Hooks(_)
+            | Step::PivotRoot(_)
+            | Step::Terminal { .. }
+            | Step::CloseFds { .. }
+            | Step::Keyring(_)
+            | Step::Rlimit { .. }
+            | Step::Umask(_)
+            | Step::Personality(_)
+            | Step::Scheduler(_)
+            | Step::IoPriority(_)
+            | Step::Affinity(_)
+            | Step::MemoryPolicy { .. }
+            | Step::NoNewPrivileges
+            | Step::Seccomp { .. }
+            | Step::BoundingSet { .. }
+            | Step::User { .. }
+            | Step::Capabilities { .. }
+            | Step::MakeWorkingDirectory { .. }
+            | Step::WorkingDirectory { .. }
+            | Step::Home { .. }
+            | Step::FindProgram
+            | Step::Execute => Vec::new(),
+        }
+    }
+
+    /// Descriptors of the parent that it needs after a birth.
     fn needs(&self) -> Vec<i32> {
         use rustix::fd::AsRawFd;
         match self {

@@ -1,7 +1,7 @@
 //! Running the steps, in the child. Nothing here allocates.
 
 use super::channel::{Channel, Failure, How, Report};
-use super::{Listener, Plan, Request, Step, credentials, mounting, program, terminal};
+use super::{Listener, Own, Plan, Request, Step, credentials, mounting, program, terminal};
 use crate::sys::{SysResult, net, process, seccomp};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -53,12 +53,13 @@ pub(crate) fn run(plan: &mut Plan, channel: &Channel, parents_end: BorrowedFd<'_
     // Nobody in the container may look into it until it is its program (CVE-2016-9962, CVE-2019-5736).
     let start = process::prctl(libc::PR_SET_DUMPABLE, 0)
         .and_then(|_| process::close_range(parents_end, parents_end))
+        .and_then(|()| close_foreign(&plan.own, channel))
         .and_then(|()| process::reset_signals());
     if let Err(errno) = start {
         return fail(channel, 0, errno.into());
     }
     rustix::process::umask(Mode::empty());
-    let Plan { steps, program } = plan;
+    let Plan { steps, program, .. } = plan;
     follow(&mut child, steps, 0, program, channel)
 }
 
@@ -262,6 +263,31 @@ fn close_fds(first: u32, keep: &[i32], channel: &Channel) -> SysResult<()> {
         }
         from = next + 1;
     }
+}
+
+/// Closes what is neither the plan's nor the channel: in one pass, as the plan's descriptors are in order.
+fn close_foreign(own: &Own, channel: &Channel) -> SysResult<()> {
+    let channel = channel.fd().as_raw_fd().unsigned_abs();
+    let mut from = own.first;
+    let mut close_up_to = |kept: u32| -> SysResult<()> {
+        if kept > from {
+            process::close_range(from, kept - 1)?;
+        }
+        from = from.max(kept + 1);
+        Ok(())
+    };
+    let mut channel_is_next = true;
+    for kept in own.keep.iter().map(|fd| fd.unsigned_abs()) {
+        if channel_is_next && channel < kept {
+            channel_is_next = false;
+            close_up_to(channel)?;
+        }
+        close_up_to(kept)?;
+    }
+    if channel_is_next {
+        close_up_to(channel)?;
+    }
+    process::close_range(from, u32::MAX)
 }
 
 /// Loads a program that has a supervisor and waits until the parent has handed the listener to it.

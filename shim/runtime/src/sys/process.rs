@@ -137,8 +137,8 @@ pub(crate) fn close_range(first: u32, last: u32) -> SysResult<()> {
     if first > last {
         return Ok(());
     }
-    // SAFETY: only the child calls this, right before it executes a program; it uses no closed descriptor afterwards
-    // and drops no owner of one, as it never returns.
+    // SAFETY: only a child calls this; it uses no closed descriptor afterwards and drops no owner of one, as it never
+    // returns.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
 }
 

@@ -120,3 +120,23 @@ fn a_failing_poststop_hook_is_a_warning_and_the_next_ones_run() {
     assert!(warnings.len() == 1 && warnings[0].ends_with("exited with code 3"), "{warnings:?}");
     assert!(mark.exists());
 }
+
+#[test]
+fn a_process_that_is_being_made_holds_nothing_open_for_others() {
+    use std::os::unix::fs::MetadataExt;
+    let mut bundle = Bundle::new("echo runs");
+    let seen = bundle.dir.path().join("seen");
+    // Whoever waits for the end of this pipe waits for no container.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let pipe =
+        std::fs::metadata(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer))).unwrap();
+    let script = format!(
+        "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); for fd in /proc/$pid/fd/*; do readlink $fd; done > {}",
+        seen.display()
+    );
+    bundle.spec["hooks"] = json!({ "createRuntime": [hook(&script)] });
+    assert_eq!(bundle.output(), "runs");
+    let seen = std::fs::read_to_string(&seen).unwrap();
+    assert!(seen.contains("socket:"), "its channel: {seen}");
+    assert!(!seen.contains(&format!("pipe:[{}]", pipe.ino())), "{seen}");
+}
