@@ -43,6 +43,8 @@ enum State {
     Running(Box<Running>),
     /// The runtime library is at work in a thread; a byte of this pipe, or its end, is the thread's.
     Beside(OwnedFd),
+    /// It is to be, once there are fewer threads.
+    BesideLater(Box<dyn FnOnce() + Send>),
 }
 
 struct Job {
@@ -79,6 +81,15 @@ impl Commands {
         *turn != Turn::None && self.jobs.values().any(|job| job.turn == *turn)
     }
 
+    /// How many containers are being made.
+    pub fn makings(&self) -> usize {
+        let made = |job: &Job| match &job.turn {
+            Turn::Creation(id) => Some(id.clone()),
+            Turn::Process(_) | Turn::None => None,
+        };
+        self.jobs.values().filter_map(made).collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// Whether a container of this name is being made.
     pub fn makes(&self, id: &str) -> bool {
         self.jobs.values().any(|job| matches!(&job.turn, Turn::Creation(made) if **made == *id))
@@ -93,8 +104,17 @@ impl Commands {
     fn running(&self) -> impl Iterator<Item = (u32, &Running)> {
         self.jobs.iter().filter_map(|(number, job)| match &job.state {
             State::Running(running) => Some((*number, &**running)),
-            State::Waiting(_) | State::Beside(_) => None,
+            State::Waiting(_) | State::Beside(_) | State::BesideLater(_) => None,
         })
+    }
+
+    fn threads(&self) -> usize {
+        self.count(|state| matches!(state, State::Beside(_)))
+    }
+
+    /// How many jobs are in a state.
+    fn count(&self, state: fn(&State) -> bool) -> usize {
+        self.jobs.values().filter(|job| state(&job.state)).count()
     }
 
     fn take_number(&mut self) -> u32 {
@@ -108,7 +128,8 @@ impl Commands {
 
     /// Whether a process may come to be that is not known yet.
     fn may_leave_a_process(&self) -> bool {
-        let beside = self.jobs.values().any(|job| matches!(job.state, State::Beside(_)));
+        let is_beside = |job: &Job| matches!(job.state, State::Beside(_)) && job.leaves == Leaves::Process;
+        let beside = self.jobs.values().any(is_beside);
         beside || self.running().any(|(_, running)| running.leaves() == Leaves::Process)
     }
 
@@ -134,14 +155,23 @@ impl Shim {
     ) -> Result<Answer> {
         match step {
             Step::Done => then(self, Ok(())).map(|answer| Answer::Now(answer.encode_to_vec())),
-            Step::Run(order) => {
+            Step::Run(_) | Step::Beside(_) => {
                 let answer = self.keep_open(caller);
-                self.launch(order, turn, move |shim, result| {
+                self.go_through(step, turn, move |shim, result| {
                     let answer = then(shim, result);
                     shim.reply(caller, answer);
                 });
                 Ok(answer)
             }
+        }
+    }
+
+    /// Goes on after a step that nobody is answered for.
+    pub fn go_through(&mut self, step: Step, turn: Turn, then: impl FnOnce(&mut Self, Result<()>) + 'static) {
+        match step {
+            Step::Done => then(self, Ok(())),
+            Step::Run(order) => self.launch(order, turn, then),
+            Step::Beside(work) => self.beside_leaving(Leaves::Nothing, turn, work, then),
         }
     }
 
@@ -183,7 +213,7 @@ impl Shim {
         then: impl FnOnce(&mut Self, Result<()>) + 'static,
     ) {
         let running = self.commands.running().count();
-        if self.commands.jobs.len() - running >= limits::COMMANDS_WAITING {
+        if self.commands.count(|state| matches!(state, State::Waiting(_))) >= limits::COMMANDS_WAITING {
             let limit = limits::COMMANDS_WAITING;
             return then(self, Err(Error::Limit { what: "commands of OCI runtimes that wait", limit }));
         }
@@ -198,19 +228,56 @@ impl Shim {
     }
 
     /// Has a thread do what the runtime library may take long for, because it waits for somebody else's program. `then` comes in
-    /// any case.
+    /// any case. The work may leave a process.
     pub fn beside<T: Send + 'static>(
         &mut self,
         turn: Turn,
         work: impl FnOnce() -> Result<T> + Send + 'static,
         then: impl FnOnce(&mut Self, Result<T>) + 'static,
     ) {
+        self.beside_leaving(Leaves::Process, turn, work, then);
+    }
+
+    fn beside_leaving<T: Send + 'static>(
+        &mut self,
+        leaves: Leaves,
+        turn: Turn,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+        then: impl FnOnce(&mut Self, Result<T>) + 'static,
+    ) {
+        let waiting = self.commands.count(|state| matches!(state, State::BesideLater(_)));
+        if waiting >= limits::COMMANDS_WAITING {
+            let limit = limits::COMMANDS_WAITING;
+            return then(
+                self,
+                Err(Error::Limit { what: "steps of containers that wait for a thread", limit }),
+            );
+        }
         let number = self.commands.take_number();
         let (send, outcome) = std::sync::mpsc::channel();
+        let work = Box::new(move || {
+            let _ = send.send(work());
+        });
+        let lost = Error::System { doing: "run a thread", source: std::io::ErrorKind::Interrupted.into() };
+        let then = move |shim: &mut Self, began: Result<()>| {
+            let outcome = began.and_then(|()| outcome.recv().unwrap_or(Err(lost)));
+            then(shim, outcome);
+        };
+        let job = Job { state: State::BesideLater(work), turn, leaves, then: Box::new(then) };
+        self.commands.jobs.insert(number, job);
+        self.use_free_threads();
+    }
+
+    fn run_beside(&mut self, number: u32) {
+        let Some(Job { state: State::BesideLater(work), turn, leaves, then }) =
+            self.commands.jobs.remove(&number)
+        else {
+            return;
+        };
         let began = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(std::io::Error::from).and_then(
             |(ended, end)| {
                 let work = move || {
-                    let _ = send.send(work());
+                    work();
                     // A process that another thread makes may hold the pipe open for a while, so that its end would come late.
                     let _ = rustix::io::write(&end, &[0]);
                 };
@@ -220,17 +287,26 @@ impl Shim {
         );
         let ended = match began {
             Ok(ended) => ended,
-            Err(source) => return then(self, Err(Error::System { doing: "start a thread", source })),
+            Err(source) => {
+                then(self, Err(Error::System { doing: "start a thread", source }));
+                return self.turn_is_over(&turn);
+            }
         };
         // It cannot fail for a new pipe, but for lack of memory; then the outcome is waited for.
         let heard = self.poll.add(&ended, Token::Command(number), Ready::IN);
-        let lost = Error::System { doing: "run a thread", source: std::io::ErrorKind::Interrupted.into() };
-        let then = move |shim: &mut Self, _: Result<()>| then(shim, outcome.recv().unwrap_or(Err(lost)));
-        let state = State::Beside(ended);
-        let job = Job { state, turn, leaves: Leaves::Process, then: Box::new(then) };
-        self.commands.jobs.insert(number, job);
+        self.commands.jobs.insert(number, Job { state: State::Beside(ended), turn, leaves, then });
         if heard.is_err() {
             self.beside_ended(number);
+        }
+    }
+
+    fn use_free_threads(&mut self) {
+        while self.commands.threads() < limits::THREADS {
+            let is_later = |(_, job): &(&u32, &Job)| matches!(job.state, State::BesideLater(_));
+            let Some(next) = self.commands.jobs.iter().find(is_later).map(|(number, _)| *number) else {
+                break;
+            };
+            self.run_beside(next);
         }
     }
 
@@ -240,6 +316,7 @@ impl Shim {
             return;
         };
         self.poll.remove(&ended);
+        self.use_free_threads();
         then(self, Ok(()));
         self.turn_is_over(&turn);
         // What has ended meanwhile, and was left because it might have been what is known now.

@@ -134,12 +134,19 @@ impl Shim {
 
     /// Processes that share someone else's pid namespace do not end with the first one by themselves.
     fn end_the_others(&mut self, container: &str) {
+        let is_pods = self.is_pods();
         let Some(task) = self.tasks.get(container).filter(|task| task.shares_pids) else { return };
-        if let Some(Ok(Step::Run(order))) = task.driver.as_ref().map(|driver| driver.kill_all(libc::SIGKILL))
-        {
-            // What it cannot end ends with the container's deletion.
-            self.launch(order, Turn::None, |_, _| {});
-        }
+        let init = task.init;
+        let Some(Ok(step)) = task.driver.as_ref().map(|driver| driver.kill_all(libc::SIGKILL, is_pods))
+        else {
+            return;
+        };
+        let turn = match step {
+            Step::Beside(_) => Turn::Process(init),
+            Step::Done | Step::Run(_) => Turn::None,
+        };
+        // What it cannot end ends with the container's deletion.
+        self.go_through(step, turn, |_, _| {});
     }
 
     /// Tells every exit of a container that is still to be told: execs first, and the first process's after all of them.

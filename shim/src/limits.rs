@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Connections open at once for each container; further ones are closed at accept.
+/// Connections open at once for each container that is there or being made; further ones are closed at accept.
 pub const CONNECTIONS: usize = 64;
 
 /// Streams open at once on one connection: waits, attached clients, subscriptions.
@@ -91,17 +91,22 @@ pub const RUNTIME_END: Duration = Duration::from_secs(5);
 /// Commands of other OCI runtimes that run at once; what kills may use as many again. Further ones wait.
 pub const COMMANDS: usize = 64;
 
-/// Commands that wait to be run, and requests that wait for their turn with a process.
+/// Commands that wait to be run, work that waits for a thread, and requests that wait for their turn with a process: so many of
+/// each in one shim, however many containers it has.
 pub const COMMANDS_WAITING: usize = 1024;
 
-/// Bytes of the requests that wait for their turn with a process.
+/// Bytes of the requests that wait for their turn with a process, of all containers of a shim.
 pub const WAITING_REQUESTS: usize = 1 << 20;
 
 /// How long a checkpoint or restore by another OCI runtime may take.
 pub const RUNTIME_CHECKPOINT: Duration = Duration::from_secs(600);
 
-/// Stack of a thread in which the runtime library waits for hooks or criu, in bytes.
+/// Stack of a thread in which the runtime library is at work, in bytes.
 pub const THREAD_STACK: usize = 512 << 10;
+
+/// Threads in one shim; further work waits for one of them to end. Each container may have something that hangs, and something else
+/// is still done for it.
+pub const THREADS: usize = 2 * CONTAINERS;
 
 /// Bytes that are read of the log of a command of another OCI runtime.
 pub const RUNTIME_TEXT: u64 = 1 << 20;

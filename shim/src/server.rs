@@ -263,7 +263,8 @@ impl Shim {
             Err(error) if files::is_short(&error) => return self.pause_accepting(&error),
             Err(_) => return,
         };
-        if self.connections.len() >= limits::CONNECTIONS * self.tasks.len().max(1) {
+        if self.connections.len() >= limits::CONNECTIONS * (self.tasks.len() + self.commands.makings()).max(1)
+        {
             return;
         }
         // What fails here is that client's loss alone; it sees its connection closed.

@@ -110,6 +110,11 @@ impl Container {
         &self.cgroups
     }
 
+    /// The same, for what is done to them elsewhere while the caller keeps the container.
+    pub fn shared_cgroups(&self) -> Arc<CgroupPaths> {
+        self.cgroups.clone()
+    }
+
     /// Sets up one more process; it waits at its own gate for [`Process::start`]. The caller is its parent and reaps it.
     pub fn exec(&mut self, options: ExecOptions<'_>) -> Result<Process> {
         crate::exec::exec(self, options)

@@ -1,5 +1,6 @@
 //! What makes and holds a container: the runtime library in this process, or another OCI runtime by its command line
-//! (`BinaryName` of runc's options). What the latter is asked for comes back as a command that is still to be run.
+//! (`BinaryName` of runc's options). What the latter is asked for comes back as a command that is still to be run; and what
+//! the former may take long for as work for a thread, if that is wanted.
 
 mod checkpoint;
 mod command;
@@ -58,15 +59,28 @@ impl Driver {
         }
     }
 
-    pub fn kill_all(&self, signal: i32) -> Result<Step> {
+    /// Sends a signal to every process of the container. With `SIGKILL` what is left for a thread is to see to those that do not end
+    /// at once.
+    pub fn kill_all(&self, signal: i32, beside: bool) -> Result<Step> {
         match self {
+            Self::Library(container) if beside && signal == libc::SIGKILL => {
+                let cgroups = container.shared_cgroups();
+                Ok(match cgroups.kill_once()? {
+                    true => Step::Done,
+                    false => Step::Beside(Box::new(move || Ok(cgroups.kill_until_gone()?))),
+                })
+            }
             Self::Library(container) => done(container.kill_all(signal)),
             Self::Command(command) => Ok(Step::Run(Box::new(command.kill_all(signal)))),
         }
     }
 
-    pub fn pause(&self) -> Result<Step> {
+    pub fn pause(&self, beside: bool) -> Result<Step> {
         match self {
+            Self::Library(container) if beside => {
+                let cgroups = container.shared_cgroups();
+                Ok(Step::Beside(Box::new(move || Ok(cgroups.freeze()?))))
+            }
             Self::Library(container) => done(container.pause()),
             Self::Command(command) => Ok(Step::Run(Box::new(command.verb("pause")))),
         }
@@ -79,10 +93,14 @@ impl Driver {
         }
     }
 
-    pub fn update(&self, resources: &LinuxResources) -> Result<Step> {
+    pub fn update(&self, resources: LinuxResources, beside: bool) -> Result<Step> {
         match self {
-            Self::Library(container) => done(container.update(resources)),
-            Self::Command(command) => Ok(Step::Run(Box::new(command.update(resources)?))),
+            Self::Library(container) if beside => {
+                let cgroups = container.shared_cgroups();
+                Ok(Step::Beside(Box::new(move || Ok(cgroups.update(&resources)?))))
+            }
+            Self::Library(container) => done(container.update(&resources)),
+            Self::Command(command) => Ok(Step::Run(Box::new(command.update(&resources)?))),
         }
     }
 

@@ -24,7 +24,12 @@ use crate::{files, limits, sys};
 pub enum Step {
     Done,
     Run(Box<Order>),
+    /// What may take long, for a thread; it leaves no process behind.
+    Beside(Work),
 }
+
+/// What a thread does.
+pub type Work = Box<dyn FnOnce() -> Result<()> + Send>;
 
 /// What a command leaves behind when it works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

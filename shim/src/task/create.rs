@@ -16,7 +16,7 @@ use super::options::Options;
 use super::state_folder;
 use crate::commands::Turn;
 use crate::dispatch::Answer;
-use crate::driver::{Command, Driver, Making, Oci, Step, criu_check, criu_of};
+use crate::driver::{Command, Driver, Making, Oci, criu_check, criu_of};
 use crate::error::{Error, Result};
 use crate::events::What;
 use crate::poll::{Flags, Token};
@@ -374,7 +374,7 @@ impl Shim {
             return Ok(assigned.place.clone());
         }
         names::check("container id", &request.id)?;
-        if self.tasks.len() >= limits::CONTAINERS {
+        if self.tasks.len() + self.commands.makings() >= limits::CONTAINERS {
             return Err(Error::Limit { what: "containers in this shim", limit: limits::CONTAINERS });
         }
         if !path.is_absolute() {
@@ -428,10 +428,7 @@ impl Shim {
                 }
             }
         };
-        match step {
-            Step::Done => go_on(self, Ok(())),
-            Step::Run(order) => self.launch(order, turn, go_on),
-        }
+        self.go_through(step, turn, go_on);
         Ok(answer)
     }
 
@@ -483,26 +480,32 @@ impl Shim {
             bundle::remove(&place.folder, bundle::INIT_PID);
             shim.reply(caller, Err::<(), _>(error));
         };
+        let turn = Turn::Creation(id.into());
         let command = match made.driver {
+            // Its processes may not end at once, and its hooks run.
+            Driver::Library(container) if self.is_pods() => {
+                let id = id.to_owned();
+                let delete = move || Ok(container.delete()?);
+                return self.beside(turn, delete, move |shim, deleted: Result<Vec<String>>| {
+                    if let Err(error) = deleted {
+                        report::warn(&id, &error);
+                    }
+                    finish(shim, error);
+                });
+            }
             Driver::Library(container) => {
                 let _ = container.delete();
                 return finish(self, error);
             }
             Driver::Command(command) => command,
         };
-        match command.delete() {
-            Step::Done => {
+        self.go_through(command.delete(), turn, move |shim, result| {
+            // What could not be deleted is still noted, for `delete`.
+            if result.is_ok() {
                 command.forget();
-                finish(self, error);
             }
-            Step::Run(order) => self.launch(order, Turn::Creation(id.into()), move |shim, result| {
-                // What could not be deleted is still noted, for `delete`.
-                if result.is_ok() {
-                    command.forget();
-                }
-                finish(shim, error);
-            }),
-        }
+            finish(shim, error);
+        });
     }
 
     fn read_spec(&self, request: &CreateTaskRequest, place: &Place) -> Result<Spec> {

@@ -3,7 +3,6 @@
 
 use longshore_proto::containerd::events::TaskDelete;
 use longshore_proto::containerd::task::v3::{DeleteRequest, DeleteResponse};
-use longshore_runtime::Container;
 
 use crate::commands::Turn;
 use crate::dispatch::Answer;
@@ -20,6 +19,9 @@ struct Deleted {
     response: DeleteResponse,
     callers: Vec<Caller>,
 }
+
+/// Removes a container.
+type Removal = Box<dyn FnOnce() -> Result<Vec<String>> + Send>;
 
 impl Shim {
     pub fn delete(&mut self, caller: Caller, request: &DeleteRequest) -> Result<Answer> {
@@ -94,11 +96,10 @@ impl Shim {
         }
         let container = process.container.clone();
         if self.is_pods()
-            && let Some(library) = self.take_library(&container)
+            && let Some(removal) = self.take_removal(&container)
         {
             // What its processes hang in must not hold up other containers of the pod.
-            let delete = move || Ok(library.delete()?);
-            return self.beside(turn, delete, move |shim, result| {
+            return self.beside(turn, removal, move |shim, result| {
                 let deleted = result.and_then(|warnings| {
                     shim.forget_cgroup(serial, &warnings);
                     shim.delete_container(serial)
@@ -111,27 +112,29 @@ impl Shim {
             Some(Driver::Command(command)) => command.delete(),
             Some(Driver::Library(_)) | None => Step::Done,
         };
-        match step {
-            Step::Done => {
-                let deleted = self.delete_container(serial);
-                self.deleted(serial, deleted);
-            }
-            // Another runtime can be asked again if it fails.
-            Step::Run(order) => self.launch(order, turn, move |shim, result| {
-                let deleted = result.and_then(|()| shim.delete_container(serial));
-                shim.deleted(serial, deleted);
-            }),
-        }
+        // Another runtime can be asked again if it fails.
+        self.go_through(step, turn, move |shim, result| {
+            let deleted = result.and_then(|()| shim.delete_container(serial));
+            shim.deleted(serial, deleted);
+        });
     }
 
-    /// Takes our own runtime's container out of a task that is being deleted.
-    fn take_library(&mut self, id: &str) -> Option<Box<Container>> {
+    /// Takes out of a task that is being deleted what our own runtime has made, or has left after a first attempt; what removes it
+    /// answers warnings.
+    fn take_removal(&mut self, id: &str) -> Option<Removal> {
         let task = self.tasks.get_mut(id)?;
         if let Some(oom) = task.driver.as_ref().and_then(Driver::oom_fd) {
             self.poll.remove(oom);
         }
         match task.driver.take() {
-            Some(Driver::Library(container)) => Some(container),
+            Some(Driver::Library(container)) => Some(Box::new(move || Ok(container.delete()?))),
+            None if !task.cgroup.is_empty() => {
+                let cgroup = task.cgroup.clone();
+                Some(Box::new(move || {
+                    longshore_runtime::cgroups::remove_orphan(&cgroup)?;
+                    Ok(Vec::new())
+                }))
+            }
             other => {
                 task.driver = other;
                 None

@@ -28,10 +28,15 @@ impl Shim {
         if self.commands.is_busy(&turn) {
             return Ok(Answer::InTurn(turn));
         }
+        let is_pods = self.is_pods();
         let step = match request.all && is_init {
-            true => self.driver(&request.id)?.kill_all(signal)?,
+            true => self.driver(&request.id)?.kill_all(signal, is_pods)?,
             false => self.signal(serial, signal)?,
         };
+        if matches!(step, Step::Beside(_)) {
+            // It has had its signal, and is deleted when all in it have gone or do not go.
+            turn = Turn::Process(serial);
+        }
         self.after(caller, turn, step, |_, result| result)
     }
 

@@ -19,7 +19,8 @@ impl Shim {
             return Err(Error::WrongState { operation: "pause", state: "paused" });
         }
         self.named(&request.id, "")?.1.must_run("pause")?;
-        let step = self.driver(&request.id)?.pause()?;
+        let is_pods = self.is_pods();
+        let step = self.driver(&request.id)?.pause(is_pods)?;
         self.after(caller, turn, step, |shim, result| {
             result?;
             shim.task(&request.id)?.paused = true;

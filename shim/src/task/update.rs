@@ -17,7 +17,9 @@ impl Shim {
         let json = request.resources.as_ref().map(|any| any.value.as_slice()).unwrap_or_default();
         let resources: LinuxResources = serde_json::from_slice(json)
             .map_err(|source| Error::Json { what: "read the resources of an update", source })?;
-        let step = self.driver(&request.id)?.update(&resources)?;
+        // Memory that is to be given back is looked for within the write; other containers of the pod do not wait for that.
+        let is_pods = self.is_pods();
+        let step = self.driver(&request.id)?.update(resources, is_pods)?;
         self.after(caller, turn, step, |_, result| result)
     }
 }

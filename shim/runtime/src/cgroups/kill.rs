@@ -24,23 +24,41 @@ impl CgroupPaths {
         if signal != libc::SIGKILL {
             return self.signal_each(signal);
         }
+        match self.kill_once()? {
+            true => Ok(()),
+            false => self.kill_until_gone(),
+        }
+    }
+
+    /// Sends `SIGKILL` to every process in them and waits for nothing; answers whether there was none.
+    pub fn kill_once(&self) -> Result<bool> {
         if self.v2().is_some_and(|group| write_at(group, "cgroup.kill", "1").is_ok()) {
             // A frozen v1 process does not die before it is thawed.
             let _ = self.thaw_v1();
         }
         // Also after cgroup.kill, which passes over a process whose first thread has ended.
+        let pids = self.pids()?;
+        if pids.is_empty() {
+            return Ok(true);
+        }
+        self.signal_listed(&pids, libc::SIGKILL)?;
+        let _ = self.thaw_v1();
+        Ok(false)
+    }
+
+    /// Goes on after [`CgroupPaths::kill_once`] until nothing is left, or nothing more can be done, which takes seconds.
+    pub fn kill_until_gone(&self) -> Result<()> {
         for round in 0..KILL_ROUNDS {
-            let pids = self.pids()?;
-            if pids.is_empty() {
+            std::thread::sleep(Duration::from_micros(200 << round.min(7)));
+            if self.pids()?.is_empty() {
                 break;
             }
-            // From the second round on there may be one that forks as fast as we kill: hold it still.
-            let frozen = round > 0 && self.freeze_v1_now().is_ok();
-            self.signal_each(signal)?;
-            if frozen || round == 0 {
+            // There may be one that forks as fast as we kill: hold it still.
+            let frozen = self.freeze_v1_now().is_ok();
+            self.signal_each(libc::SIGKILL)?;
+            if frozen {
                 let _ = self.thaw_v1();
             }
-            std::thread::sleep(Duration::from_micros(200 << round.min(7)));
         }
         Ok(())
     }
