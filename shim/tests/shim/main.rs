@@ -13,6 +13,7 @@ mod life;
 mod logs;
 mod memory;
 mod network;
+mod pods;
 mod slow_runtime;
 mod stdio;
 mod systemd;
