@@ -508,4 +508,19 @@ mod tests {
         assert_eq!(decode(&encode(&program)).unwrap(), program);
         assert!(decode(&[1, 2, 3]).is_none() && decode(&[]).is_none());
     }
+
+    #[test]
+    fn this_thread_is_known_not_to_be_alone() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || wait.recv());
+        assert!(!is_one_thread());
+        drop(go);
+        let _ = other.join().unwrap();
+        let child = process::spawn(0, None, || i32::from(!is_one_thread())).unwrap();
+        assert_eq!(
+            process::wait(child.pidfd.as_fd(), Reap::Take).unwrap(),
+            Exit::Code(0),
+            "a child is alone"
+        );
+    }
 }

@@ -300,11 +300,14 @@ impl Shim {
 impl Drop for Shim {
     fn drop(&mut self) {
         if !self.has_left {
-            if let Ok(pid) = fs::read_to_string(self.bundle.join("init.pid"))
-                && let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw)
-                && self.record("init").is_none()
-            {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            // Of a pod's containers each has a bundle.
+            for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
+                if let Ok(pid) = fs::read_to_string(bundle.path().join("init.pid"))
+                    && let Some(pid) = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw)
+                    && !bundle.path().join("exit/init").exists()
+                {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
             }
             let _ = self.child.kill();
             let _ = self.child.wait();
@@ -320,9 +323,19 @@ impl Drop for Shim {
             wait_until(Duration::from_secs(2), || fs::remove_dir(&path).is_ok());
         }
         for entry in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            let _ = fs::remove_dir(entry.path().join(self.cgroup.trim_start_matches('/')));
+            remove_tree(&entry.path().join(self.cgroup.trim_start_matches('/')));
         }
     }
+}
+
+/// Removes a cgroup and those below, as far as nobody is in them.
+fn remove_tree(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
 }
 
 pub fn wait_until(within: Duration, mut condition: impl FnMut() -> bool) -> bool {

@@ -21,7 +21,7 @@ fn static_build() -> Option<PathBuf> {
 }
 
 /// A seccomp profile as large as the default one: about 370 names to be resolved and compiled.
-fn with_seccomp(config: &mut serde_json::Value) {
+pub fn with_seccomp(config: &mut serde_json::Value) {
     let names: Vec<&str> = include_str!("syscalls.txt").lines().collect();
     config["linux"]["seccomp"] = serde_json::json!({
         "defaultAction": "SCMP_ACT_ERRNO",

@@ -129,12 +129,6 @@ impl Drop for Frozen {
     }
 }
 
-fn remove_hung(shim: &Shim) {
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let _ = fs::remove_dir(hierarchy.path().join(shim.cgroup.trim_start_matches('/')).join("hung"));
-    }
-}
-
 #[test]
 fn what_does_not_end_holds_up_its_own_deletion_only() {
     let mut shim = pod();
@@ -175,7 +169,6 @@ fn what_does_not_end_holds_up_its_own_deletion_only() {
     assert_eq!(code(status(&mut shim, "stuck")), Code::NotFound);
     end(&mut shim, OTHER);
     shim.shut_down();
-    remove_hung(&shim);
 }
 
 #[test]
@@ -275,5 +268,30 @@ fn a_container_that_is_being_made_brings_its_connections() {
     answer::<task::CreateTaskResponse>(&mut shim, creating).unwrap();
     end(&mut shim, "slow");
     end(&mut shim, OTHER);
+    shim.shut_down();
+}
+
+#[test]
+fn large_profiles_are_compiled_for_several_containers_at_a_time() {
+    let mut shim = pod();
+    let cache = shim.dir.path().join("seccomp");
+    let mut want = Want::sh("grep Seccomp: /proc/self/status; sleep 100");
+    want.options = Some(proto::CreateOptions {
+        seccomp_cache: cache.to_str().unwrap().to_owned(),
+        ..Default::default()
+    });
+    let names: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
+    let requests: Vec<_> =
+        names.iter().map(|name| prepared(&mut shim, name, &want, crate::memory::with_seccomp)).collect();
+    let made: Vec<u32> = requests.iter().map(|request| shim.client.start(TASK, "Create", request)).collect();
+    for stream in made {
+        let pid = answer::<task::CreateTaskResponse>(&mut shim, stream).unwrap().pid;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+    }
+    assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+    for name in names {
+        end(&mut shim, &name);
+    }
     shim.shut_down();
 }
