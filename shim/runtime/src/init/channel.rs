@@ -98,7 +98,7 @@ pub(crate) fn alone_with_child<E, Ours, Theirs, Child>(
 }
 
 /// Held while there are ends that a child should not have that is made for something else.
-pub(crate) fn turn() -> MutexGuard<'static, ()> {
+fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
