@@ -3,45 +3,42 @@
 
 use std::io::Read;
 use std::net::TcpStream;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use longshore_proto::runtime::v1 as wire;
-use longshore_tests::Fixture;
 use longshore_tests::cri::{self, Cri};
 use longshore_tests::daemon::{Settings, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-struct World {
-    f: Fixture,
-    cri: Cri,
-    image: String,
-    logs: tempfile::TempDir,
+struct World(cri::World);
+
+impl Deref for World {
+    type Target = cri::World;
+
+    fn deref(&self) -> &cri::World {
+        &self.0
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut cri::World {
+        &mut self.0
+    }
 }
 
 async fn world() -> World {
-    let f = Fixture::with(Settings::default()).expect("a registry and a daemon");
-    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
-    let image = cri.pull(&f.busybox).await.expect("pulled");
-    let logs = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
-    World { f, cri, image, logs }
+    World(cri::World::new(Settings::default()).await)
 }
 
 impl World {
-    fn pod(&self, name: &str) -> wire::PodSandboxConfig {
-        wire::PodSandboxConfig { log_directory: self.logs.path().display().to_string(), ..cri::pod(name) }
-    }
-
     async fn run(&self, pod: &str, config: &wire::PodSandboxConfig, name: &str, line: &str) -> String {
-        let wanted = cri::container(name, &self.image, line);
+        let wanted = self.container(name, line);
         let id = self.cri.create(pod, &wanted, config).await.expect("created");
         self.cri.start(&id).await.expect("started");
         id
-    }
-
-    fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.logs.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     async fn says(&self, id: &str, line: &str) -> String {
@@ -66,12 +63,6 @@ impl World {
         };
         [inside("shims"), inside("tasks/k8s.io")].concat()
     }
-
-    async fn daemon_dies(&mut self) {
-        self.f.daemon.kill();
-        self.f.daemon.launch().expect("it starts again");
-        self.cri = Cri::connect(&self.f.daemon.socket()).await.expect("a connection");
-    }
 }
 
 fn lives(pid: i32) -> bool {
@@ -94,7 +85,7 @@ async fn three_containers_have_one_shim_which_is_found_again_and_leaves_with_the
     let shims = w.shims();
     assert_eq!(shims.len(), 1, "{shims:?}");
 
-    w.daemon_dies().await;
+    w.restart().await;
     assert_eq!(w.shims(), shims);
     for (id, name) in ids.iter().zip(["a", "b", "c"]) {
         assert!(w.runs(id).await);
@@ -321,7 +312,7 @@ async fn a_port_of_the_host_is_held_while_any_container_of_the_pod_runs() {
     eventually("the port leads to the pod", served);
     w.cri.remove(&one).await.expect("removed");
     eventually("the port leads to the pod without its first container", served);
-    w.daemon_dies().await;
+    w.restart().await;
     eventually("the port leads to the pod", served);
     let three = w.run(&pod, &config, "three", serve).await;
     w.cri.remove(&two).await.expect("removed");
@@ -361,7 +352,7 @@ async fn the_first_process_of_a_pod_that_shares_its_processes_is_in_the_same_shi
         ids.push(id);
     }
     assert_eq!(w.shims(), shims);
-    w.daemon_dies().await;
+    w.restart().await;
     w.cri.stop(&ids[0], 0).await.expect("stopped");
     assert_eq!(w.cri.ended(&ids[0]).await.exit_code, 137);
     assert!(w.says(&ids[1], "ps -o args").await.contains("sleep 1000"));
