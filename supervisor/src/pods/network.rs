@@ -15,7 +15,7 @@ use super::{Pods, bandwidth};
 use crate::config::PodNetworks;
 use crate::engine::config::PortBinding;
 use crate::error::{Error, Result};
-use crate::network::cni::Attachment;
+use crate::network::cni::{Attachment, NetworkList};
 use crate::network::record::BRIDGE;
 use crate::network::sandbox::{CNI_INTERFACE, Owner, Sandbox, Wanted};
 
@@ -67,7 +67,7 @@ impl Pods {
     }
 
     /// The CNI network for pods; `None`: they get the built-in one.
-    async fn cni_network(&self) -> Result<Option<String>> {
+    async fn cni_network(&self) -> Result<Option<NetworkList>> {
         if self.config.cri.network == PodNetworks::BuiltIn {
             return Ok(None);
         }
@@ -82,7 +82,7 @@ impl Pods {
         self.or_none(self.cni.status().await?).map(drop)
     }
 
-    fn or_none(&self, found: Option<String>) -> Result<Option<String>> {
+    fn or_none<T>(&self, found: Option<T>) -> Result<Option<T>> {
         if found.is_some() || self.config.cri.network == PodNetworks::Auto {
             return Ok(found);
         }
@@ -139,7 +139,7 @@ impl Pods {
         owner: &Owner,
         config: &PodConfig,
         files: &Files,
-        network: String,
+        network: NetworkList,
         made: Option<&Made>,
     ) -> Result<Network> {
         let name = &config.name;
@@ -169,13 +169,14 @@ impl Pods {
             serial: rand::random(),
         };
         self.networks.host_is_a_router().await?;
-        let result = self.cni.add(&network, attachment).await?;
+        let cni = network.name.clone();
+        let result = self.cni.add_to(network, attachment).await?;
         let addresses: Vec<IpAddr> = result.addresses.iter().map(|given| given.address).collect();
         if addresses.is_empty() {
             let why = "its plugins gave the pod no address: see the plugins' own log";
-            return Err(Error::precondition(format!("CNI network {network:?}"), why));
+            return Err(Error::precondition(format!("CNI network {cni:?}"), why));
         }
-        let record = PodNetwork { cni: network, addresses, ..PodNetwork::default() };
+        let record = PodNetwork { cni, addresses, ..PodNetwork::default() };
         Ok(Network { record, dns: result.dns, sandbox: Some(sandbox) })
     }
 

@@ -22,7 +22,7 @@ impl Cni {
     /// Tells the plugins of the default network which attachments there are, ours and those of `other`, which is on the same
     /// networks. `false`: not now, since some are being made or taken back.
     pub async fn collect(&self, other: &Cni) -> Result<bool> {
-        let Some(network) = self.default_list().await? else { return Ok(true) };
+        let Some(network) = self.default_network().await? else { return Ok(true) };
         if network.disable_gc || !version::has(&network.version, version::STATUS) {
             return Ok(true);
         }

@@ -96,11 +96,7 @@ impl Cni {
     }
 
     /// The network for whoever names none: the first one that is configured, if its plugins are there.
-    pub async fn default_network(&self) -> Result<Option<String>> {
-        Ok(self.default_list().await?.map(|list| list.name))
-    }
-
-    async fn default_list(&self) -> Result<Option<NetworkList>> {
+    pub async fn default_network(&self) -> Result<Option<NetworkList>> {
         let (configurations, plugins) = (self.configurations.clone(), self.plugins.clone());
         let look = move || {
             let Some(list) = config::first(&configurations)? else { return Ok(None) };
@@ -117,28 +113,42 @@ impl Cni {
 
     /// Attaches a container to the network of this name. What a failure leaves is taken back.
     pub async fn add(&self, network: &str, attachment: Attachment) -> Result<CniResult> {
-        let path = self.path(&attachment.container, &attachment.interface)?;
         let (configurations, plugins) = (self.configurations.clone(), self.plugins.clone());
         let name = network.to_owned();
         let find = move || {
             let list = config::find(&configurations, &name)?;
             plugin::check(&list, &plugins).map(|()| list)
         };
-        let list = aside(find).await?;
-        let _turn = self.turn(&attachment.container).lock_owned().await;
+        self.add_to(aside(find).await?, attachment).await
+    }
+
+    /// As [`Cni::add`], where the network was found already.
+    pub async fn add_to(&self, network: NetworkList, attachment: Attachment) -> Result<CniResult> {
+        let path = self.path(&attachment.container, &attachment.interface)?;
+        let turn = self.turn(&attachment.container).lock_owned().await;
         let _gate = self.gate.read().await;
         if let Some(mut old) = read(&path).await? {
             // Of an earlier run: its namespace is gone.
             old.attachment.namespace.clear();
             self.take_back(&path, &old).await?;
         }
-        let mut kept = Kept { network: list, attachment, result: None };
-        keep(&path, &kept).await?;
+        let kept = Kept { network, attachment, result: None };
+        let mut kept = keep(&path, kept).await?;
         match self.run_all(&kept, Command::Add).await {
             Ok(result) => {
                 let read = CniResult::read(&result);
                 kept.result = Some(result);
-                keep(&path, &kept).await?;
+                // That there is something to take back is kept already; what it is exactly, only who comes next waits for.
+                tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    if let Err(error) = keep_now(&path, &kept) {
+                        let container = kept.attachment.container;
+                        tracing::warn!(
+                            container,
+                            "plugins will be asked to take back what they gave without being told of it: {error}"
+                        );
+                    }
+                });
                 Ok(read)
             }
             Err(error) => {
@@ -155,7 +165,9 @@ impl Cni {
 
     /// Whether all is as it was made.
     pub async fn check(&self, container: &str, interface: &str) -> Result<()> {
-        let Some(kept) = read(&self.path(container, interface)?).await? else { return Ok(()) };
+        let path = self.path(container, interface)?;
+        let _turn = self.turn(container).lock_owned().await;
+        let Some(kept) = read(&path).await? else { return Ok(()) };
         let known = version::has(&kept.network.version, version::CHECK);
         if !known || kept.network.disable_check || kept.result.is_none() {
             return Ok(());
@@ -312,18 +324,19 @@ fn read_now(path: &Path) -> Result<Option<Kept>> {
 }
 
 /// Durable when it returns.
-async fn keep(path: &Path, kept: &Kept) -> Result<()> {
-    let (path, text) = (path.to_owned(), json!(kept).to_string());
-    let write = move || {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let draft = path.with_extension("new");
-        let write = || {
-            std::fs::create_dir_all(folder)?;
-            crate::folders::replace(&path, &draft, |file| std::io::Write::write_all(file, text.as_bytes()))
-        };
-        write().map_err(|source| CniError::Io { doing: "writing", path: path.clone(), source })
+async fn keep(path: &Path, kept: Kept) -> Result<Kept> {
+    let path = path.to_owned();
+    aside(move || keep_now(&path, &kept).map(|()| kept)).await
+}
+
+fn keep_now(path: &Path, kept: &Kept) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let (draft, text) = (path.with_extension("new"), json!(kept).to_string());
+    let write = || {
+        std::fs::create_dir_all(folder)?;
+        crate::folders::replace(path, &draft, |file| std::io::Write::write_all(file, text.as_bytes()))
     };
-    aside(write).await
+    write().map_err(|source| CniError::Io { doing: "writing", path: path.into(), source })
 }
 
 /// What a plugin reads: its configuration, and what it needs to know of the list, the plugins before it and its capabilities.

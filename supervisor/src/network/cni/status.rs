@@ -25,7 +25,7 @@ pub struct Asked {
 impl Cni {
     /// The network for whoever names none, if it is ready. Whoever asks meanwhile gets the same answer.
     pub async fn status(&self) -> Result<Option<String>> {
-        let Some(network) = self.default_list().await? else { return Ok(None) };
+        let Some(network) = self.default_network().await? else { return Ok(None) };
         if !version::has(&network.version, version::STATUS) {
             return Ok(Some(network.name));
         }
