@@ -57,7 +57,7 @@ use anyhow::Context;
 use clap::Parser;
 
 /// Threads that may wait for a disk at one time.
-const BLOCKING_THREADS: usize = 64;
+pub(crate) const BLOCKING_THREADS: usize = 64;
 
 /// The program.
 pub fn main() -> ExitCode {

@@ -150,13 +150,17 @@ impl Pods {
         self.hand_ports_over(container).await;
     }
 
+    /// Deletes an ended task; where its shim does not answer now, whoever removes the container does.
     pub(super) async fn delete_task(&self, id: &str) {
-        if let Err(error) = self.try_delete_task(id).await {
-            tracing::warn!(container = %id, %error, "an ended task cannot be deleted yet");
+        match self.tasks.delete(&self.namespace, id).await {
+            Err(error) if !error.is_not_found() => {
+                tracing::warn!(container = %id, %error, "an ended task cannot be deleted yet");
+            }
+            _ => {}
         }
     }
 
-    /// As [`Pods::delete_task`], for whoever then takes away what the task has.
+    /// As [`Pods::delete_task`], for whoever then takes away what the task has: it waits a while for a shim.
     pub(super) async fn try_delete_task(&self, id: &str) -> Result<()> {
         let delete = || async { self.tasks.delete(&self.namespace, id).await.map(drop) };
         match until_available(delete).await {

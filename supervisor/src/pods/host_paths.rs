@@ -13,8 +13,10 @@ use super::flight::Flight;
 use crate::content::store::blocking;
 use crate::error::{Error, Result};
 
-/// Threads that look at paths of the host at once. The daemon has several times as many.
-pub(super) const MOST: usize = 64;
+/// Threads that look at paths of the host at once.
+pub(super) const MOST: usize = 16;
+// The others go on with everything else.
+const _: () = assert!(MOST * 4 <= crate::BLOCKING_THREADS);
 /// How long to wait for one of these threads.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -24,7 +24,11 @@ impl Pods {
     pub async fn start(self: &Arc<Self>, id: &str) -> Result<()> {
         let container = self.container(id)?;
         // Where it holds nobody up who stops or removes it.
-        let log_folder = self.make_log_folder(&container).await;
+        let log_folder = match self.make_log_folder(&container).await {
+            // Others hang on the host's file systems: it can be asked again.
+            Err(error @ Error::ResourceExhausted { .. }) => return Err(error),
+            answer => answer,
+        };
         let turn = container.turn.clone().lock_owned().await;
         match container.state() {
             State::Created => {}
