@@ -1,5 +1,9 @@
 //! What the flags of run, create and update come to: seen from inside of the container, and in inspect.
 
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use longshore_tests::daemon::eventually;
 use longshore_tests::{Daemon, Fixture};
 
 /// What a container with these flags prints.
@@ -207,11 +211,17 @@ fn parents_scores_annotations_and_runtimes() {
         script,
     );
     assert!(said.contains(&parent) && said.ends_with("500\n"), "{said}");
-    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-        // The parent is the user's: it stays, empty.
-        let _ = std::fs::remove_dir(hierarchy.path().join(&parent[1..]));
-    }
-    let _ = std::fs::remove_dir(format!("/sys/fs/cgroup{parent}"));
+    // The parent is the user's: it stays, and is empty when the container is gone.
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+    let mut parents: Vec<PathBuf> =
+        hierarchies.map(|hierarchy| hierarchy.path().join(&parent[1..])).collect();
+    parents.push(format!("/sys/fs/cgroup{parent}").into());
+    let is_there =
+        |error: &std::io::Error| !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    eventually("the parent is empty", || {
+        parents.retain(|parent| std::fs::remove_dir(parent).is_err_and(|error| is_there(&error)));
+        parents.is_empty()
+    });
     assert_eq!(prints(&f, &["--runtime", "io.containerd.longshore.v1"], "echo yes"), "yes\n");
     let said = refused(&f, &["--runtime", "no-such"]);
     assert!(said.contains("unknown or invalid runtime name: no-such"), "{said}");

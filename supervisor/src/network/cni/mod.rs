@@ -113,6 +113,7 @@ impl Cni {
 
     /// Attaches a container to the network of this name. What a failure leaves is taken back.
     pub async fn add(&self, network: &str, attachment: Attachment) -> Result<CniResult> {
+        self.path(&attachment.container, &attachment.interface)?;
         let (configurations, plugins) = (self.configurations.clone(), self.plugins.clone());
         let name = network.to_owned();
         let find = move || {
