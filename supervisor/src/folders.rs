@@ -17,17 +17,15 @@ pub struct Lock {
 }
 
 /// Writes a file for nobody but root, which is whole and on disk when this returns; until then there is what was there before. `draft` is
-/// a name in the same folder; nothing is there any more when this fails, and a daemon that is killed leaves it.
+/// a name in the same folder, where whatever a killed daemon has left is removed first; nothing is there any more when this fails.
 pub fn replace(path: &Path, draft: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(flags)
-        .open(draft)?;
+    match fs::remove_file(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Never one that somebody else has made or has open.
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(draft)?;
     let written = write(&mut file).and_then(|()| file.sync_all()).and_then(|()| fs::rename(draft, path));
     if written.is_err() {
         let _ = fs::remove_file(draft);
@@ -98,6 +96,25 @@ pub fn let_through(folder: &Path, group: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_draft_that_is_there_already_is_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, draft, other) =
+            (folder.path().join("file"), folder.path().join("draft"), folder.path().join("other"));
+        fs::write(&other, "of somebody else").unwrap();
+        fs::hard_link(&other, &draft).unwrap();
+        replace(&path, &draft, |file| file.write_all(b"new")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read(&other).unwrap(), b"of somebody else");
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o666)).unwrap();
+        std::os::unix::fs::symlink(&other, &draft).unwrap();
+        replace(&path, &draft, |file| file.write_all(b"newer")).unwrap();
+        assert_eq!(fs::read(&other).unwrap(), b"of somebody else");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(replace(&path, &draft, |_| Err(io::ErrorKind::Other.into())).is_err());
+        assert_eq!((fs::read(&path).unwrap(), draft.exists()), (b"newer".to_vec(), false));
+    }
 
     #[test]
     fn a_lock_that_a_killed_daemon_left_to_its_child_for_a_moment_is_waited_for() {

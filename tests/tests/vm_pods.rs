@@ -205,6 +205,16 @@ async fn assert_nothing_left(f: &Fixture, cri: &Cri) {
     assert!(f.daemon.cgroups().is_empty(), "a cgroup is left");
 }
 
+/// How many checkpoints are being made.
+fn under_way(f: &Fixture) -> usize {
+    fs::read_dir(f.daemon.root().join("checkpoints/pods")).map_or(0, Iterator::count)
+}
+
+/// How many notes of work on pods there are.
+fn notes(f: &Fixture) -> usize {
+    fs::read_dir(f.daemon.root().join("checkpoints/under-way")).map_or(0, Iterator::count)
+}
+
 /// What checkpoints are made of, and made from, is gone.
 fn assert_no_pieces(f: &Fixture) {
     for folder in ["pods", "saved", "under-way"] {
@@ -350,7 +360,7 @@ async fn a_restore_that_fails_leaves_nothing() {
     // It looks as if it worked, and does nothing.
     let criu = Some("#!/bin/sh\n[ \"$1\" = check ]\n");
     let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
-    let f = without_nft(folder.path(), criu);
+    let mut f = without_nft(folder.path(), criu);
     let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
     let image = cri.pull(&f.busybox).await.expect("pulled");
     let wanted = Wanted::new("forged", folder.path().join("logs"), vec![counting("c", &image)]);
@@ -367,6 +377,11 @@ async fn a_restore_that_fails_leaves_nothing() {
         let error = checkpoint(&cri, &pod, to, ids).await.expect_err("refused");
         assert_eq!(error.code(), tonic::Code::InvalidArgument, "{error}");
     }
+    fs::set_permissions(&output, fs::Permissions::from_mode(0o775)).expect("changed");
+    let error = checkpoint(&cri, &pod, &output, &ids).await.expect_err("a group can write to it");
+    assert_eq!(error.code(), tonic::Code::InvalidArgument, "{error}");
+    assert!(error.message().contains("others can write"), "{error}");
+    fs::set_permissions(&output, fs::Permissions::from_mode(0o755)).expect("changed");
     let other = cri.run_pod(&cri::pod("other")).await.expect("a pod");
     let error = checkpoint(&cri, &other, &output, &ids).await.expect_err("of another pod");
     assert!(error.message().contains("another pod"), "{error}");
@@ -452,7 +467,19 @@ async fn a_restore_that_fails_leaves_nothing() {
 
     let restored = wanted.restore(&cri, &good).await.expect("restored");
     assert_eq!(wanted.restore(&cri, &good).await.expect("the same again"), restored);
+    // One whose restore was not brought to its end, or could not be taken back, is nobody's.
+    let note =
+        f.daemon.root().join("checkpoints/under-way").join(format!("{}.0123", restored.pod_sandbox_id));
+    fs::write(&note, "\"Restore\"").expect("written");
+    let error = wanted.restore(&cri, &good).await.expect_err("it is going to be removed");
+    assert_eq!(error.code(), tonic::Code::Unavailable, "{error}");
+    fs::remove_file(&note).expect("removed");
+    // What a restored container is started from outlives a daemon.
+    f.daemon.stop().expect("it stops");
+    f.daemon.launch().expect("started again");
+    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
     let id = &restored.restored_containers[0].container_id;
+    assert!(f.daemon.root().join("checkpoints/saved").join(id).join("inventory.img").exists());
     assert_eq!(cri.status(id).await.expect("a status").state(), wire::ContainerState::ContainerCreated);
     let error = cri.start(id).await.expect_err("criu does nothing");
     assert!(error.message().contains("criu") || error.message().contains("restore"), "{error}");
@@ -461,7 +488,11 @@ async fn a_restore_that_fails_leaves_nothing() {
         (status.state(), status.reason.as_str()),
         (wire::ContainerState::ContainerExited, "StartError")
     );
-    cri.remove_pod(&restored.pod_sandbox_id).await.expect("removed");
+    fs::write(&note, "\"Restore\"").expect("written");
+    f.daemon.kill();
+    f.daemon.launch().expect("started again");
+    eventually("that it is removed", || notes(&f) == 0);
+    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
     assert_nothing_left(&f, &cri).await;
 }
 
@@ -484,21 +515,22 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
     // Whoever asked goes away: what was begun is taken back.
     let (asking, to, of) = (cri.clone(), output.clone(), (pod.clone(), ids.clone()));
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
-    eventually("that it is begun", || entries(&output) > 0);
+    eventually("that it is begun", || under_way(&f) > 0);
     let same =
         tokio::time::timeout(std::time::Duration::from_secs(1), checkpoint(&cri, &pod, &output, &ids)).await;
     assert!(same.is_err(), "it joins what is under way: {same:?}");
     let other = checkpoint(&cri, &pod, &output, &ids[..1]).await.expect_err("another one is under way");
     assert_eq!(other.code(), tonic::Code::Unavailable, "{other}");
     asked.abort();
-    eventually("that it is taken back", || entries(&output) == 0);
+    eventually("that it is taken back", || under_way(&f) == 0);
+    assert_eq!(entries(&output), 0, "nothing is there before it is whole");
     let before = wanted.said(1).len();
     eventually("that it goes on", || wanted.said(1).len() > before);
 
     let asking = cri.clone();
     let (to, of) = (output.clone(), (pod.clone(), ids.clone()));
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
-    eventually("that it is begun", || entries(&output) > 0);
+    eventually("that it is begun", || under_way(&f) > 0);
     std::thread::sleep(std::time::Duration::from_secs(1));
     let frozen = wanted.said(1).len();
     std::thread::sleep(std::time::Duration::from_millis(1500));
@@ -507,11 +539,40 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
     let _ = asked.await;
     f.daemon.launch().expect("started again");
     eventually("that both go on", || wanted.said(0).len() > frozen + 1 && wanted.said(1).len() > frozen + 1);
-    eventually("that nothing is left of it", || entries(&output) == 0);
-    let notes = f.daemon.root().join("checkpoints/under-way");
-    eventually("that its note is gone", || {
-        fs::read_dir(&notes).is_ok_and(|mut notes| notes.next().is_none())
-    });
+    assert_eq!((entries(&output), under_way(&f)), (0, 0), "something is left of it");
+    eventually("that its note is gone", || notes(&f) == 0);
+    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
+    cri.remove_pod(&pod).await.expect("removed");
+    assert_nothing_left(&f, &cri).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_frozen_when_the_daemon_was_stopped_runs_again() {
+    // Longer than a daemon that is asked to stop waits.
+    let criu = Some("#!/bin/sh\n[ \"$1\" = check ] || exec sleep 9\n");
+    let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
+    let mut f = without_nft(folder.path(), criu);
+    let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
+    let image = cri.pull(&f.busybox).await.expect("pulled");
+    let containers = vec![counting("a", &image), counting("b", &image)];
+    let wanted = Wanted::new("stopped", folder.path().join("logs"), containers);
+    let (pod, ids) = wanted.run(&cri).await;
+    eventually("that both count", || wanted.said(0).len() > 1 && wanted.said(1).len() > 1);
+    let output = folder.path().join("output");
+    fs::create_dir(&output).expect("a folder");
+    let (asking, to, of) = (cri.clone(), output.clone(), (pod.clone(), ids.clone()));
+    let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
+    eventually("that it is begun", || notes(&f) > 0);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let frozen = wanted.said(1).len();
+    f.daemon.stop().expect("it stops");
+    asked.abort();
+    assert_eq!(wanted.said(1).len(), frozen, "the second one is frozen");
+    assert_eq!(notes(&f), 1, "nobody has thawed them");
+    f.daemon.launch().expect("started again");
+    eventually("that both go on", || wanted.said(0).len() > frozen + 1 && wanted.said(1).len() > frozen + 1);
+    eventually("that its note is gone", || notes(&f) == 0);
+    assert_eq!((fs::read_dir(&output).expect("a list").count(), under_way(&f)), (0, 0), "something is left");
     let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
     cri.remove_pod(&pod).await.expect("removed");
     assert_nothing_left(&f, &cri).await;

@@ -201,7 +201,7 @@ fn mounts_of(pid: i32) -> Result<Mounts> {
         let Some((before, after)) = line.split_once(" - ") else { continue };
         let mut before = before.split(' ');
         let (Some(id), Some(point)) = (before.next(), before.nth(3)) else { continue };
-        let point = point.replace("\\040", " ");
+        let point = unescaped(point);
         mounts.ids.insert(id.to_owned());
         if after.starts_with("tmpfs ") {
             mounts.folders.insert(point.clone());
@@ -209,6 +209,21 @@ fn mounts_of(pid: i32) -> Result<Mounts> {
         mounts.points.insert(point);
     }
     Ok(mounts)
+}
+
+/// A path of mountinfo: space, tab, newline and backslash are written as `\` and three octal digits.
+fn unescaped(written: &str) -> String {
+    let mut path = String::with_capacity(written.len());
+    let mut rest = written;
+    while let Some(at) = rest.find('\\') {
+        path.push_str(&rest[..at]);
+        let code =
+            rest.get(at + 1..at + 4).filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok()).filter(u8::is_ascii);
+        path.push(code.map_or('\\', char::from));
+        rest = &rest[at + if code.is_some() { 4 } else { 1 }..];
+    }
+    path + rest
 }
 
 /// What the process's stdio is, by the names that criu has for what comes from outside: pipes, and files that are on no
@@ -230,4 +245,23 @@ fn describe(pid: i32, number: u32, mounted: &Mounts) -> Result<String> {
     let inode = std::fs::metadata(&path).map_err(failed)?.ino();
     let id: u32 = id.parse().map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))?;
     Ok(format!("file[{id:x}:{inode:x}]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescaped;
+
+    #[test]
+    fn paths_of_mountinfo_are_read_as_the_kernel_writes_them() {
+        for (written, path) in [
+            ("/plain", "/plain"),
+            ("/a\\040b\\011c\\012d", "/a b\tc\nd"),
+            ("/a\\134040", "/a\\040"),
+            ("/ä\\040", "/ä "),
+            ("/\\04", "/\\04"),
+            ("\\", "\\"),
+        ] {
+            assert_eq!(unescaped(written), path);
+        }
+    }
 }

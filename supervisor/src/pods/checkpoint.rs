@@ -36,32 +36,44 @@ use crate::snapshots::Mount;
 /// How long it may take if nobody says.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A folder that is removed when it is dropped.
+/// A folder that is removed when it is dropped, by a thread: that takes its time.
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    pub(super) fn at(path: PathBuf) -> Folder {
-        Folder(path)
-    }
-
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
 
-    /// It is somebody else's from here on.
-    pub(super) fn keep(mut self) {
-        self.0 = PathBuf::new();
+    /// Where the note is that says where something is made outside of the daemon's own folders.
+    pub(super) fn draft_note(&self) -> PathBuf {
+        self.0.with_extension(DRAFT)
+    }
+
+    /// Removes it. Blocks.
+    pub(super) fn remove(mut self) {
+        remove(&std::mem::take(&mut self.0));
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if self.0.as_os_str().is_empty() {
+        let folder = std::mem::take(&mut self.0);
+        if folder.as_os_str().is_empty() {
             return;
         }
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "what a checkpoint was made of is left");
+        let shown = folder.display().to_string();
+        if let Err(error) = std::thread::Builder::new().spawn(move || remove(&folder)) {
+            tracing::warn!(folder = %shown, %error, "what a checkpoint was made of is left; the next start removes it");
         }
+    }
+}
+
+fn remove(folder: &Path) {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(folder = %folder.display(), %error, "what a checkpoint was made of is left; the next start removes it");
+        }
+        _ => {}
     }
 }
 
@@ -69,6 +81,11 @@ impl Pods {
     /// Where archives are put together.
     fn checkpoints(&self) -> PathBuf {
         self.config.root.join("checkpoints/pods")
+    }
+
+    /// A place there that nothing else has.
+    pub(super) fn workplace(&self) -> Folder {
+        Folder(self.checkpoints().join(new_id()))
     }
 
     /// Removes what a daemon that died was making.
@@ -86,17 +103,21 @@ impl Pods {
             return Err(Error::invalid(format!("location {:?}", place.display()), why));
         }
         let patience = if timeout.is_zero() { PATIENCE } else { timeout };
-        let (pods, folder) = (self.clone(), Folder(self.checkpoints().join(new_id())));
+        let (pods, folder) = (self.clone(), self.workplace());
         let (wanted, what) = (Arc::new(()), format!("a checkpoint of container {}", container.id));
         let still = Arc::downgrade(&wanted);
         let work = self.background.spawn(async move {
             let gathered = pods.gather(&container, &folder.0).await;
             // The folder is removed there, too.
-            blocking(move || match gathered.map(|()| still.upgrade()) {
-                Ok(Some(_)) => pack(&folder.0, &place),
-                // Whoever asked was told that it failed.
-                Ok(None) => Ok(()),
-                Err(error) => Err(error),
+            blocking(move || {
+                let packed = match gathered.map(|()| still.upgrade()) {
+                    Ok(Some(_)) => pack(&folder, &place),
+                    // Whoever asked was told that it failed.
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                };
+                folder.remove();
+                packed
             })
             .await
         });
@@ -279,22 +300,32 @@ fn forget(checkpoints: &Path) {
         .collect();
     if !drafts.is_empty() {
         // They may be on a file system that does not answer.
-        std::thread::spawn(move || drafts.iter().for_each(|draft| drop(fs::remove_file(draft))));
+        std::thread::spawn(move || {
+            drafts.iter().for_each(|draft| {
+                let _ = fs::remove_file(draft).or_else(|_| fs::remove_dir_all(draft));
+            })
+        });
     }
     let _ = fs::remove_dir_all(checkpoints);
 }
 
+/// Has the next daemon remove what is made at `draft`, if this one does not live to remove the file that is named.
+pub(super) fn note_draft(folder: &Folder, draft: &Path) -> Result<PathBuf> {
+    let note = folder.draft_note();
+    fs::write(&note, draft.as_os_str().as_bytes()).map_err(|error| Error::io("writing", &note, error))?;
+    Ok(note)
+}
+
 /// Packs what was gathered; the archive is in its place when it is whole and on disk.
-fn pack(folder: &Path, place: &Path) -> Result<()> {
+fn pack(folder: &Folder, place: &Path) -> Result<()> {
     let name = place.file_name().unwrap_or_default().to_string_lossy();
     let beside = place.with_file_name(format!(".{name}.{}", crate::hex::encode(&rand::random::<[u8; 4]>())));
     let fail = |error| Error::io("writing the archive", place, error);
-    let note = folder.with_extension(DRAFT);
-    fs::write(&note, beside.as_os_str().as_bytes()).map_err(|error| Error::io("writing", &note, error))?;
+    let note = note_draft(folder, &beside)?;
     let packed = crate::folders::replace(place, &beside, |file| {
         let mut builder = tar::Builder::new(file);
         builder.follow_symlinks(false);
-        builder.append_dir_all("", folder)?;
+        builder.append_dir_all("", folder.path())?;
         builder.finish()
     });
     let _ = fs::remove_file(&note);
@@ -317,7 +348,8 @@ mod tests {
         add_log(&from, File::open(folder.path().join("log")).ok()).unwrap();
         add_log(&from, None).unwrap();
         fs::write(&place, "an older one").unwrap();
-        pack(&from, &place).unwrap();
+        let gathered = Folder(from);
+        pack(&gathered, &place).unwrap();
         assert_eq!(fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o600);
         let mut archive = tar::Archive::new(File::open(&place).unwrap());
         let entries = archive.entries().unwrap();
@@ -332,7 +364,7 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["checkpoint", "checkpoint/pages-1.img", "config.dump", "container.log"]
         );
-        assert!(pack(&folder.path().join("none"), &place).is_err());
+        assert!(pack(&Folder(folder.path().join("none")), &place).is_err());
         assert!(File::open(&place).is_ok());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing is left beside it");
     }
@@ -340,14 +372,17 @@ mod tests {
     #[test]
     fn a_daemon_that_was_killed_leaves_no_draft_behind_for_ever() {
         let folder = tempfile::tempdir().unwrap();
+        let of_pod = folder.path().join(".pod.0123");
+        fs::create_dir_all(of_pod.join("containers")).unwrap();
         let (making, draft) = (folder.path().join("pods"), folder.path().join(".to.tar.0123"));
         fs::create_dir_all(making.join("a")).unwrap();
         fs::write(making.join("a.draft"), draft.as_os_str().as_bytes()).unwrap();
         fs::write(making.join("b.draft"), b"relative").unwrap();
+        fs::write(making.join("c.draft"), of_pod.as_os_str().as_bytes()).unwrap();
         fs::write(&draft, "half").unwrap();
         forget(&making);
         let until = std::time::Instant::now() + Duration::from_secs(10);
-        while draft.exists() {
+        while draft.exists() || of_pod.exists() {
             assert!(std::time::Instant::now() < until, "the draft is left");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -4,7 +4,7 @@
 //! `containers/N`, each laid out as the archive of one container's checkpoint is (checkpoint.rs).
 //!
 //! What always holds: `pod` is there as a whole and on the disk, or not at all; no container stays frozen, whatever fails; a daemon that
-//! died meanwhile leaves a note, by which the next one thaws them and removes what was half written.
+//! ends meanwhile leaves a note, by which the next one thaws them; while any is frozen nothing is written but below the daemon's own folder.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 use super::Pods;
-use super::checkpoint::{Folder, put};
+use super::checkpoint::{Folder, note_draft, put};
 use super::container::Container;
 use super::flight::as_text;
 use super::joined::Wanted;
+use super::output::Output;
 use super::pod::{Doing, Pod};
 use super::record::State;
 use super::saved::{self, Kept, Manifest};
@@ -35,33 +36,31 @@ use crate::tasks::{ProcessId, Status};
 const THAW: Duration = Duration::from_secs(700);
 const THAW_PAUSE: Duration = Duration::from_millis(250);
 
-/// What a daemon that dies meanwhile leaves to do.
-#[derive(Debug, Serialize, Deserialize)]
+/// What it is called in errors.
+const A_CHECKPOINT: &str = "a checkpoint";
+
+/// What a daemon that ends meanwhile leaves to do.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Note {
-    /// Containers that may be frozen, and the folder that is being written.
-    Checkpoint { folder: PathBuf, containers: Vec<String> },
+    /// Containers that may be frozen.
+    Checkpoint { containers: Vec<String> },
     /// The pod is to be removed.
     Restore,
 }
 
-/// A note that is removed when it is dropped.
+/// A note. It stays, whatever becomes of this, until what it says is done: a daemon that stops drops what is under way.
+#[must_use = "it is taken up by the next start"]
 pub(super) struct UnderWay(PathBuf);
 
 impl UnderWay {
-    /// The next daemon is to do it.
-    pub(super) fn leave(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        if self.0.as_os_str().is_empty() {
-            return;
-        }
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::warn!(note = %self.0.display(), %error, "a note of work on a pod is left");
-        }
+    /// There is nothing left to do; durable when it returns.
+    pub(super) async fn done(self) -> Result<()> {
+        blocking(move || {
+            let removed = fs::remove_file(&self.0);
+            removed.map_err(|error| Error::io("removing the note", &self.0, error))?;
+            self.0.parent().map_or(Ok(()), sync)
+        })
+        .await
     }
 }
 
@@ -75,51 +74,84 @@ impl Pods {
         let (folder, pod) = (self.notes(), pod.to_owned());
         blocking(move || {
             make(&folder)?;
-            let path = folder.join(&pod);
+            // Of its own: one that is taken up late is about what it was written for.
+            let name = format!("{pod}.{}", crate::hex::encode(&rand::random::<[u8; 8]>()));
+            let path = folder.join(&name);
             let json = serde_json::to_vec(&note).map_err(unwritable(&path))?;
-            let _ = fs::remove_file(&path);
-            let note = UnderWay(path);
-            put(&folder, &pod, &json)?;
-            sync(&note.0)?;
-            sync(&folder)?;
-            Ok(note)
+            let written = put(&folder, &name, &json).and_then(|()| sync(&path)).and_then(|()| sync(&folder));
+            match written {
+                Ok(()) => Ok(UnderWay(path)),
+                Err(error) => {
+                    let _ = fs::remove_file(&path);
+                    Err(error)
+                }
+            }
         })
         .await
     }
 
-    /// Ends what a daemon that died has begun.
-    pub(super) fn take_up_notes(self: &Arc<Self>) {
-        for entry in fs::read_dir(self.notes()).into_iter().flatten().flatten() {
-            let Ok(pod) = entry.file_name().into_string() else { continue };
-            let read = fs::read(entry.path()).map_err(|error| error.to_string());
-            let note = read.and_then(|json| serde_json::from_slice(&json).map_err(|error| error.to_string()));
-            let over = UnderWay(entry.path());
-            let note: Note = match note {
-                Ok(note) => note,
+    /// The notes that there are, and the pods that they are about.
+    fn read_notes(&self) -> Vec<(String, Note, UnderWay)> {
+        let entries = fs::read_dir(self.notes()).into_iter().flatten().flatten();
+        let read = entries.filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let pod = name.split('.').next().unwrap_or(&name).to_owned();
+            let text = fs::read(entry.path()).map_err(|error| error.to_string());
+            match text.and_then(|json| serde_json::from_slice(&json).map_err(|error| error.to_string())) {
+                Ok(note) => Some((pod, note, UnderWay(entry.path()))),
                 Err(error) => {
-                    tracing::warn!(%pod, %error, "a note of work on a pod cannot be read");
-                    continue;
+                    tracing::warn!(note = %entry.path().display(), %error, "a note of work on a pod cannot be read");
+                    None
                 }
-            };
+            }
+        });
+        read.collect()
+    }
+
+    /// Whether a pod is to be removed, since its restore did not come to its end.
+    pub(super) fn is_half_restored(&self, pod: &str) -> bool {
+        self.read_notes().iter().any(|(of, note, _)| of == pod && *note == Note::Restore)
+    }
+
+    /// Ends what a daemon before this one has begun.
+    pub(super) fn take_up_notes(self: &Arc<Self>) {
+        for (pod, note, under_way) in self.read_notes() {
             let pods = self.clone();
             self.background.spawn(async move {
-                match note {
-                    Note::Checkpoint { folder, containers } => {
+                let ended = match note {
+                    Note::Checkpoint { containers } => {
                         tracing::info!(%pod, "a checkpoint that was not made to its end is taken back");
-                        let found = containers.iter().filter_map(|id| pods.container(id).ok());
-                        join_all(found.map(|container| pods.thaw(container))).await;
-                        let _ = blocking(move || Ok(fs::remove_dir_all(folder))).await;
+                        pods.thaw_again(&pod, &containers).await
                     }
                     Note::Restore => {
                         tracing::info!(%pod, "a pod that was not restored to its end is removed");
-                        if let Err(error) = pods.remove_pod(&pod).await {
-                            tracing::warn!(%pod, %error, "it cannot be removed");
-                        }
+                        pods.remove_pod(&pod).await
                     }
+                };
+                let over = match ended {
+                    Ok(()) => under_way.done().await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = over {
+                    tracing::warn!(%pod, %error, "the next start tries it again");
                 }
-                drop(over);
             });
         }
+    }
+
+    async fn thaw_again(self: &Arc<Self>, pod: &str, containers: &[String]) -> Result<()> {
+        // Nobody's newer freeze is undone.
+        let _turn = match self.pod(pod) {
+            Ok(pod) => Some(pod.turn_in_time(Doing::verb("what a checkpoint froze is thawed")).await),
+            Err(_) => None,
+        };
+        let found: Vec<_> = containers.iter().filter_map(|id| self.container(id).ok()).collect();
+        self.thaw_all(&found).await
+    }
+
+    async fn thaw_all(&self, containers: &[Arc<Container>]) -> Result<()> {
+        let all = join_all(containers.iter().map(|container| self.thaw(container.clone()))).await;
+        all.into_iter().collect()
     }
 
     /// Writes the state of running containers of a pod, all of one moment, into the empty folder `output`.
@@ -139,11 +171,13 @@ impl Pods {
         let asked = as_text("pod", &pod.id, &(&output, containers))?;
         let what = format!("a checkpoint of pod sandbox {}", pod.id);
         let (pods, id) = (self.clone(), pod.id.clone());
-        let work = |wanted| async move {
-            let place = output.clone();
-            pods.on_host(move || must_be_empty(&place)).await?;
-            let _turn = pod.turn(Doing::verb("a checkpoint of it is made")).await?;
-            pods.write_pod(&pod, &chosen, &output, &wanted).await
+        let work = |wanted: Wanted| async move {
+            let output = wanted.wait(A_CHECKPOINT, pods.on_host(move || Output::open(&output))).await?;
+            let turn = pod.turn(Doing::verb("a checkpoint of it is made")).await?;
+            let written = pods.write_pod(&pod, &chosen, &wanted).await;
+            // Wherever it is to go, the pod and what runs in it wait for that no more.
+            drop(turn);
+            pods.put_in_place(written?, output, &wanted).await
         };
         self.checkpoints.run(&self.background, (&id, asked), &what, work).await
     }
@@ -201,46 +235,69 @@ impl Pods {
         Ok(())
     }
 
+    /// Gathers what a checkpoint has, below the daemon's own folder.
     async fn write_pod(
         self: &Arc<Self>,
         pod: &Pod,
         chosen: &[Arc<Container>],
-        output: &Path,
         wanted: &Wanted,
-    ) -> Result<()> {
-        wanted.check("a checkpoint")?;
+    ) -> Result<Folder> {
+        wanted.check(A_CHECKPOINT)?;
         self.must_run(pod, chosen)?;
-        let beside =
-            output.join(format!(".{}.{}", saved::POD, crate::hex::encode(&rand::random::<[u8; 4]>())));
+        let folder = self.workplace();
+        let making = folder.path().to_owned();
+        blocking(move || make(&making)).await?;
         let ids = chosen.iter().map(|container| container.id.clone()).collect();
-        let making = beside.clone();
-        let _note = self.note(&pod.id, Note::Checkpoint { folder: beside.clone(), containers: ids }).await?;
-        blocking(move || make_new(&making)).await?;
-        let folder = Folder::at(beside);
-        let captured = match self.freeze(chosen).await {
-            Ok(()) => self.capture(chosen, folder.path(), wanted).await,
-            Err(error) => Err(error),
+        let note = self.note(&pod.id, Note::Checkpoint { containers: ids }).await?;
+        // Of its own: they are thawed also if it panics.
+        let work = {
+            let (pods, chosen) = (self.clone(), chosen.to_vec());
+            let (path, wanted) = (folder.path().to_owned(), wanted.clone());
+            async move {
+                pods.freeze(&chosen).await?;
+                pods.capture(&chosen, &path, &wanted).await
+            }
         };
-        let thawed = join_all(chosen.iter().map(|container| self.thaw(container.clone()))).await;
-        captured.and(thawed.into_iter().collect::<Result<()>>())?;
-        let manifest = manifest(pod, chosen);
-        let config = pod.read(|record| record.config.clone());
-        let (output, wanted) = (output.to_owned(), wanted.clone());
-        // The folder is removed there, too, if it comes to nothing.
+        let captured = self.background.spawn(work).await;
+        self.thaw_all(chosen).await?;
+        if let Err(error) = note.done().await {
+            // They run; the next start finds that.
+            tracing::warn!(pod = %pod.id, %error, "a note of a checkpoint is left");
+        }
+        let captured = captured.unwrap_or(Err(Error::Lost { what: "making a checkpoint" }));
+        let (manifest, config) = (manifest(pod, chosen), pod.read(|record| record.config.clone()));
         blocking(move || {
-            let json = serde_json::to_vec_pretty(&config).map_err(unwritable(folder.path()))?;
-            put(folder.path(), saved::CONFIG, &json)?;
-            let json = serde_json::to_vec_pretty(&manifest).map_err(unwritable(folder.path()))?;
-            put(folder.path(), saved::MANIFEST, &json)?;
-            sync_all(folder.path())?;
-            wanted.check("a checkpoint")?;
-            let place = output.join(saved::POD);
-            fs::rename(folder.path(), &place)
-                .map_err(|error| Error::io("putting in place", &place, error))?;
-            folder.keep();
-            sync(&output)
+            let described = captured.and_then(|()| {
+                let json = serde_json::to_vec_pretty(&config).map_err(unwritable(folder.path()))?;
+                put(folder.path(), saved::CONFIG, &json)?;
+                let json = serde_json::to_vec_pretty(&manifest).map_err(unwritable(folder.path()))?;
+                put(folder.path(), saved::MANIFEST, &json)
+            });
+            match described {
+                Ok(()) => Ok(folder),
+                Err(error) => {
+                    folder.remove();
+                    Err(error)
+                }
+            }
         })
         .await
+    }
+
+    /// Copies what was gathered to where it was asked for.
+    async fn put_in_place(&self, folder: Folder, output: Output, wanted: &Wanted) -> Result<()> {
+        let still = wanted.clone();
+        let work = move || {
+            let draft = output.draft();
+            let copied = note_draft(&folder, &draft).and_then(|note| {
+                let copied = output.put(folder.path(), &draft, &still);
+                let _ = fs::remove_file(note);
+                copied
+            });
+            folder.remove();
+            copied
+        };
+        wanted.wait(A_CHECKPOINT, self.on_host(work)).await
     }
 
     async fn freeze(&self, chosen: &[Arc<Container>]) -> Result<()> {
@@ -250,7 +307,7 @@ impl Pods {
 
     async fn capture(&self, chosen: &[Arc<Container>], folder: &Path, wanted: &Wanted) -> Result<()> {
         for (number, container) in chosen.iter().enumerate() {
-            wanted.check("a checkpoint")?;
+            wanted.check(A_CHECKPOINT)?;
             self.gather(container, &folder.join(saved::container_folder(number))).await?;
         }
         Ok(())
@@ -306,59 +363,7 @@ fn make(folder: &Path) -> Result<()> {
     made.map_err(|error| Error::io("making the folder", folder, error))
 }
 
-fn make_new(folder: &Path) -> Result<()> {
-    let made = DirBuilder::new().mode(0o700).create(folder);
-    made.map_err(|error| Error::io("making the folder", folder, error))
-}
-
-fn must_be_empty(folder: &Path) -> Result<()> {
-    let refuse = |why: &str| Err(Error::invalid(format!("output path {:?}", folder.display()), why));
-    match fs::symlink_metadata(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return refuse("there is no such folder");
-        }
-        Err(error) => return Err(Error::io("looking at", folder, error)),
-        Ok(found) if !found.is_dir() => return refuse("it is no folder"),
-        Ok(_) => {}
-    }
-    match fs::read_dir(folder).map_err(|error| Error::io("listing", folder, error))?.next() {
-        None => Ok(()),
-        Some(_) => refuse("it is not empty: a checkpoint is written to an empty folder"),
-    }
-}
-
 fn sync(path: &Path) -> Result<()> {
     let synced = File::open(path).and_then(|file| file.sync_all());
     synced.map_err(|error| Error::io("syncing", path, error))
-}
-
-/// Everything in a folder of our own, and the folder.
-fn sync_all(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(|error| Error::io("listing", folder, error))? {
-        let entry = entry.map_err(|error| Error::io("listing", folder, error))?;
-        let path = entry.path();
-        match entry.file_type().map_err(|error| Error::io("looking at", &path, error))? {
-            kind if kind.is_dir() => sync_all(&path)?,
-            kind if kind.is_file() => sync(&path)?,
-            _ => {}
-        }
-    }
-    sync(folder)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_is_written_to_an_empty_folder_only() {
-        let folder = tempfile::tempdir().unwrap();
-        must_be_empty(folder.path()).unwrap();
-        assert!(
-            must_be_empty(&folder.path().join("none")).unwrap_err().to_string().contains("no such folder")
-        );
-        std::os::unix::fs::symlink(folder.path(), folder.path().join("link")).unwrap();
-        assert!(must_be_empty(&folder.path().join("link")).unwrap_err().to_string().contains("no folder"));
-        assert!(must_be_empty(folder.path()).unwrap_err().to_string().contains("not empty"));
-    }
 }

@@ -29,25 +29,13 @@ pub(super) const LABEL: &str = "longshore.io/pod-container";
 impl Pods {
     /// Makes a container and returns its id. Whoever asks for the same container again gets the same.
     pub async fn create(self: &Arc<Self>, pod: &str, config: ContainerConfig) -> Result<String> {
-        self.create_from(pod, config, None).await
-    }
-
-    /// The same, with what was saved of the container that it is to be.
-    pub(super) async fn create_from(
-        self: &Arc<Self>,
-        pod: &str,
-        config: ContainerConfig,
-        saved: Option<Arc<SavedContainer>>,
-    ) -> Result<String> {
         let pod = self.pod(pod)?;
         if config.name.is_empty() {
             return Err(Error::invalid("container", "its metadata has no name"));
         }
-        let name = format!("{}_{}_{}", config.name, pod.id, config.attempt);
-        let what =
-            format!("container {} of pod {}", config.name, pod.read(|record| record.config.name.to_string()));
         let asked = as_text("container", &config.name, &config)?;
-        match self.container_names.claim(&name, what, asked.clone()) {
+        let name = name_of(&pod, &config);
+        match self.claim_name(&pod, &config, asked.clone()) {
             Claim::Join(flight) => flight.join(&asked).await,
             Claim::Made(id) => {
                 let container = self.container(&id)?;
@@ -60,12 +48,37 @@ impl Pods {
                 let (pods, flight) = (self.clone(), reservation.flight());
                 let made = flight.clone();
                 self.background.spawn(async move {
-                    let outcome = pods.make_container(&pod, (config, saved), &flight).await;
+                    let outcome = pods.make_container(&pod, (config, None), &flight).await;
                     reservation.settle(outcome);
                 });
                 made.landed().await
             }
         }
+    }
+
+    /// Makes a container with what was saved of it, in a pod that nobody else makes any in; takes the time that it takes.
+    pub(super) async fn create_saved(
+        self: &Arc<Self>,
+        pod: &str,
+        config: ContainerConfig,
+        saved: Arc<SavedContainer>,
+    ) -> Result<String> {
+        let pod = self.pod(pod)?;
+        let asked = as_text("container", &config.name, &config)?;
+        let name = name_of(&pod, &config);
+        let Claim::Mine(reservation) = self.claim_name(&pod, &config, asked) else {
+            return Err(Error::already_exists("container", name));
+        };
+        let made = self.make_container(&pod, (config, Some(saved)), &reservation.flight()).await;
+        let made = made.map_err(Arc::new);
+        reservation.settle(made.clone().map_err(Error::Shared));
+        made.map_err(Error::Shared)
+    }
+
+    fn claim_name(&self, pod: &Pod, config: &ContainerConfig, asked: String) -> Claim {
+        let of_pod = pod.read(|record| record.config.name.to_string());
+        let what = format!("container {} of pod {of_pod}", config.name);
+        self.container_names.claim(&name_of(pod, config), what, asked)
     }
 
     async fn make_container(
@@ -81,7 +94,7 @@ impl Pods {
         flight.at("waiting for the pod");
         let _turn = pod.turn(Doing::Making(flight.clone())).await?;
         pod.check_ready()?;
-        let id = new_id();
+        let (id, restored) = (new_id(), saved.is_some());
         match self.build_container(&id, pod, (config, saved), sources, flight).await {
             Ok(container) => {
                 self.table().containers.insert(id.clone(), container);
@@ -90,7 +103,7 @@ impl Pods {
             }
             Err(error) => {
                 flight.at("undoing what failed");
-                if let Err(left) = self.clear_container(&id, &pod.id).await {
+                if let Err(left) = self.clear_container(&id, &pod.id, restored).await {
                     tracing::warn!(container = %id, error = %left, "something is left of a container that was not made; the next start removes it");
                 }
                 Err(error)
@@ -254,6 +267,10 @@ impl Pods {
     pub(super) fn parent_is_slice(&self, pod: &PodConfig) -> bool {
         pod.cgroup_parent.trim_end_matches('/').ends_with(".slice")
     }
+}
+
+fn name_of(pod: &Pod, config: &ContainerConfig) -> String {
+    format!("{}_{}_{}", config.name, pod.id, config.attempt)
 }
 
 /// Refuses a container that would have more of the host than its pod, which is what admission has looked at.

@@ -18,11 +18,30 @@ const END: Duration = Duration::from_secs(700);
 
 type Outcome<T> = Result<T, Arc<Error>>;
 
+/// How often it is looked whether anybody waits for what may hang.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Whether anybody still waits for a work.
 #[derive(Clone)]
 pub(super) struct Wanted(Weak<()>);
 
 impl Wanted {
+    #[cfg(test)]
+    pub(super) fn by(who: &Arc<()>) -> Wanted {
+        Wanted(Arc::downgrade(who))
+    }
+
+    /// Waits for `work`, and leaves it alone as soon as nobody wants it any more.
+    pub(super) async fn wait<T>(&self, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            match tokio::time::timeout(LOOK, &mut work).await {
+                Ok(done) => return done,
+                Err(_) => self.check(what)?,
+            }
+        }
+    }
+
     /// An error if nobody does.
     pub(super) fn check(&self, what: &str) -> Result<()> {
         match self.0.strong_count() {
@@ -172,5 +191,12 @@ mod tests {
         assert!(matches!(again, Err(Error::Unavailable { .. })), "{again:?}");
         let _ = tell.send(());
         assert!(said.await.unwrap(), "it is told that nobody waits");
+
+        let waits = Arc::new(());
+        let wanted = Wanted::by(&waits);
+        assert_eq!(wanted.wait("x", async { Ok(6) }).await.unwrap(), 6);
+        drop(waits);
+        let left = wanted.wait("x", std::future::pending::<Result<u32>>()).await;
+        assert!(matches!(left, Err(Error::Canceled { .. })), "what hangs is left alone");
     }
 }

@@ -28,6 +28,7 @@ mod joined;
 mod logs;
 mod namespaces;
 mod network;
+mod output;
 mod outside;
 mod pause;
 pub mod pod;

@@ -29,7 +29,8 @@ impl Pods {
         if self.container(&container.id).is_err() {
             return Ok(());
         }
-        self.clear_container(&container.id, &container.pod).await?;
+        let restored = container.read(|record| record.restored);
+        self.clear_container(&container.id, &container.pod, restored).await?;
         match self.containers.delete(&self.namespace, &container.id).await {
             Err(error) if !error.is_not_found() => return Err(error),
             _ => {}
@@ -44,10 +45,12 @@ impl Pods {
     }
 
     /// Takes away all that a container has besides its record. Its log is looked after by whoever named its place.
-    pub(super) async fn clear_container(&self, id: &str, pod: &str) -> Result<()> {
+    pub(super) async fn clear_container(&self, id: &str, pod: &str, restored: bool) -> Result<()> {
         self.try_delete_task(id).await?;
         self.leave_images(id, pod).await?;
-        self.forget_saved(id);
+        if restored {
+            self.forget_saved(id).await;
+        }
         match self.engine.snapshotter()?.remove(&self.namespace, id).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use oci_spec::runtime::Spec;
 
 use super::Pods;
+use super::checkpoint::Folder;
 use super::checkpoint_pod::Note;
 use super::config::{ContainerConfig, PodConfig};
 use super::flight::{Claim, Flight, as_text};
@@ -48,24 +49,36 @@ impl Pods {
         self.saved_images().join(container)
     }
 
-    /// Removes the images that a container was to be started from, if there are any.
-    pub(super) fn forget_saved(&self, container: &str) {
+    /// Removes the images that a restored container was to be started from, if they are still there.
+    pub(super) async fn forget_saved(&self, container: &str) {
         let folder = self.saved_folder(container);
-        if let Err(error) = std::fs::remove_dir_all(&folder)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %folder.display(), %error, "cannot remove the images of a checkpoint");
+        let removed = blocking(move || match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("removing the images of a checkpoint", folder, error))
+            }
+            _ => Ok(()),
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(container, %error, "the next start tries it again");
         }
     }
 
-    /// Removes those of containers that are no more.
-    pub(super) fn sweep_saved(&self) {
+    /// Removes those of containers that are no more; nothing waits for it. Before any other container can be made.
+    pub(super) fn sweep_saved(self: &Arc<Self>) {
         let entries = std::fs::read_dir(self.saved_images()).into_iter().flatten().flatten();
-        for id in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
-            if self.containers.get(&self.namespace, &id).is_err() {
-                self.forget_saved(&id);
+        let ids = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        // One whose record cannot be read may be there all the same.
+        let is_gone = |id: &String| {
+            let found = self.containers.get(&self.namespace, id);
+            found.is_err_and(|error| error.is_not_found())
+        };
+        let gone: Vec<String> = ids.filter(is_gone).collect();
+        let pods = self.clone();
+        self.background.spawn(async move {
+            for id in gone {
+                pods.forget_saved(&id).await;
             }
-        }
+        });
     }
 
     /// Makes a pod and its containers from the checkpoint in the folder `path`. They are to be started one by one.
@@ -111,16 +124,18 @@ impl Pods {
             Claim::Join(_) => Err(Error::unavailable(what, "a pod of this name is being made: ask again")),
             Claim::Made(id) => self.made_before(&id, &config, &containers),
             Claim::Mine(reservation) => {
-                let flight = reservation.flight();
-                let restored = Box::pin(self.restore_as(path, config, containers, &flight, &wanted)).await;
-                match restored {
+                let (flight, id) = (reservation.flight(), new_id());
+                let work = self.restore_as(&id, path, config, containers, &flight, &wanted);
+                match Box::pin(work).await {
                     Ok(restored) => {
-                        reservation.settle(Ok(restored.pod.clone()));
+                        reservation.settle(Ok(id));
                         Ok(restored)
                     }
                     Err(error) => {
                         let error = Arc::new(error);
-                        reservation.settle(Err(Error::Shared(error.clone())));
+                        // What could not be undone has its name until it is gone.
+                        let left = self.pod(&id).map(|_| id);
+                        reservation.settle(left.map_err(|_| Error::Shared(error.clone())));
                         Err(Error::Shared(error))
                     }
                 }
@@ -131,6 +146,10 @@ impl Pods {
     /// The same was asked for before, and its answer got lost.
     fn made_before(&self, id: &str, config: &PodConfig, wanted: &[ContainerConfig]) -> Result<Restored> {
         let pod = self.pod(id)?;
+        if self.is_half_restored(id) {
+            let what = format!("pod sandbox {} (its id is {id})", config.name);
+            return Err(Error::unavailable(what, "its restore failed, and it is to be removed: ask again"));
+        }
         let taken = || Error::already_exists("pod sandbox", format!("{} (its id is {id})", config.name));
         if !pod.is_ready() || !pod.read(|record| is_the_same(&record.config, config)) {
             return Err(taken());
@@ -151,33 +170,80 @@ impl Pods {
 
     async fn restore_as(
         self: &Arc<Self>,
+        id: &str,
         path: PathBuf,
         config: PodConfig,
         containers: Vec<ContainerConfig>,
         flight: &Flight,
         wanted: &Wanted,
     ) -> Result<Restored> {
-        flight.at("reading its checkpoint");
-        let (pod_config, of_saved) = (config.clone(), containers.clone());
-        let saved = self.on_host(move || Saved::open(&path)?.containers(&pod_config, &of_saved)).await?;
         flight.at("asking criu whether it works");
         criu_works().await?;
+        flight.at("copying its checkpoint");
+        let (folder, saved) = self.copy_saved(path, &config, &containers, wanted).await?;
         wanted.check("a restore")?;
-        let id = new_id();
-        let note = self.note(&id, Note::Restore).await?;
-        self.make_pod(id.clone(), config, flight).await?;
-        let made = self.make_containers(&id, containers, saved, flight, wanted).await;
-        match made {
-            Ok(containers) => Ok(Restored { pod: id, containers }),
-            Err(error) => {
-                flight.at("undoing what failed");
-                if let Err(left) = self.remove_pod(&id).await {
-                    tracing::warn!(pod = %id, error = %left, "something is left of a pod that was not restored; the next start removes it");
-                    note.leave();
+        let note = self.note(id, Note::Restore).await?;
+        let made = match self.make_pod(id.to_owned(), config, flight).await {
+            Ok(_) => self.make_containers(id, containers, saved, flight, wanted).await,
+            Err(error) => Err(error),
+        };
+        // What was needed of it is where it belongs.
+        blocking(move || {
+            folder.remove();
+            Ok(())
+        })
+        .await?;
+        let error = match made {
+            Ok(containers) => match note.done().await {
+                Ok(()) => return Ok(Restored { pod: id.to_owned(), containers }),
+                // The next start would remove it: it must not be used.
+                Err(error) => {
+                    flight.at("undoing what failed");
+                    let _ = self.remove_pod(id).await;
+                    return Err(error);
                 }
-                Err(error)
-            }
+            },
+            Err(error) => error,
+        };
+        flight.at("undoing what failed");
+        let undone = match self.remove_pod(id).await {
+            Ok(()) => note.done().await,
+            Err(left) => Err(left),
+        };
+        if let Err(left) = undone {
+            tracing::warn!(pod = %id, error = %left, "something is left of a pod that was not restored; the next start removes it");
         }
+        Err(error)
+    }
+
+    /// Copies what was saved of these containers to a folder of the daemon's own, while nothing else waits for it.
+    async fn copy_saved(
+        &self,
+        path: PathBuf,
+        config: &PodConfig,
+        containers: &[ContainerConfig],
+        wanted: &Wanted,
+    ) -> Result<(Folder, Vec<SavedContainer>)> {
+        let (config, containers) = (config.clone(), containers.to_vec());
+        let (folder, still) = (self.workplace(), wanted.clone());
+        let work = move || {
+            let copied = Saved::open(&path)
+                .and_then(|saved| saved.containers(&config, &containers))
+                .and_then(|found| {
+                    let own = |(number, one): (usize, &SavedContainer)| {
+                        one.copy(&folder.path().join(number.to_string()), &still)
+                    };
+                    found.iter().enumerate().map(own).collect::<Result<Vec<_>>>()
+                });
+            match copied {
+                Ok(copied) => Ok((folder, copied)),
+                Err(error) => {
+                    folder.remove();
+                    Err(error)
+                }
+            }
+        };
+        wanted.wait("a restore", self.on_host(work)).await
     }
 
     async fn make_containers(
@@ -193,7 +259,7 @@ impl Pods {
         for (config, saved) in containers.into_iter().zip(saved) {
             wanted.check("a restore")?;
             let name = config.name.clone();
-            made.push((name, self.create_from(pod, config, Some(Arc::new(saved))).await?));
+            made.push((name, self.create_saved(pod, config, Arc::new(saved)).await?));
         }
         wanted.check("a restore")?;
         Ok(made)
@@ -215,7 +281,7 @@ impl Pods {
             })?;
             saved.check(&spec)?;
             saved.apply_changes(&mounts)?;
-            saved.copy_images(&folder)
+            saved.move_images(&folder)
         })
         .await
     }
@@ -225,7 +291,7 @@ impl Pods {
         self.tasks.create(&self.namespace, id, task).await?;
         match self.tasks.start(&self.namespace, id, ProcessId::Init).await {
             Ok(pid) => {
-                self.forget_saved(id);
+                self.forget_saved(id).await;
                 Ok(pid)
             }
             Err(error) => {

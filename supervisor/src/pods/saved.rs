@@ -5,9 +5,11 @@
 //! taken from it; it is compared with what is asked for.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -18,7 +20,10 @@ use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::put;
 use super::config::{ContainerConfig, PodConfig};
+use super::joined::Wanted;
+use super::output::copy_wanted;
 use crate::error::{Error, Result};
 use crate::images::detached;
 use crate::images::unpack::{self, Compression, Form, Limits, Options};
@@ -39,6 +44,12 @@ const JSON: u64 = 4 << 20;
 const CONTAINERS: usize = 256;
 /// Files that criu has written of one container.
 const IMAGES: usize = 100_000;
+/// What of a container's folder is used.
+const IMAGES_OF: &str = "checkpoint";
+const CHANGES: &str = "rootfs-diff.tar";
+const SPEC: &str = "spec.dump";
+/// The part of a file system, as one of so many, that a copy leaves free.
+const RESERVE: u64 = 20;
 /// Bytes of what the first process's stdio was, which is read as a whole.
 const DESCRIPTORS: (&[u8], u64) = (b"descriptors.json", 64 << 10);
 
@@ -171,7 +182,7 @@ impl Saved {
 impl SavedContainer {
     /// Refuses a container that is to be something else than what was saved.
     pub(super) fn check(&self, spec: &Spec) -> Result<()> {
-        let old: Spec = parse(&read(&self.folder, "spec.dump", &self.path)?, &self.path.join("spec.dump"))?;
+        let old: Spec = parse(&read(&self.folder, SPEC, &self.path)?, &self.path.join(SPEC))?;
         match differing(&old, spec) {
             None => Ok(()),
             Some(what) => {
@@ -183,7 +194,7 @@ impl SavedContainer {
 
     /// Applies what the container had changed of its image. Blocks.
     pub(super) fn apply_changes(&self, mounts: &[Mount]) -> Result<()> {
-        let name = "rootfs-diff.tar";
+        let name = CHANGES;
         let file = File::from(regular(&self.folder, name.as_bytes(), &self.path)?);
         let size =
             file.metadata().map_err(|error| Error::io("looking at", self.path.join(name), error))?.len();
@@ -196,51 +207,89 @@ impl SavedContainer {
             .map_err(|source| refuse(&self.path.join(name), source.to_string()))
     }
 
-    /// Copies what criu has written to a new folder. Blocks.
-    pub(super) fn copy_images(&self, into: &Path) -> Result<()> {
-        let path = self.path.join("checkpoint");
-        let folder = open_folder(&self.folder, Path::new("checkpoint"), &path)?;
-        let listed = |errno: Errno| Error::io("listing", &path, errno.into());
-        let (mut files, mut total) = (Vec::new(), 0u64);
-        for entry in Dir::read_from(&folder).map_err(listed)? {
-            let entry = entry.map_err(listed)?;
-            let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
-                continue;
-            }
-            if files.len() >= IMAGES {
-                return Err(refuse(&path, format!("it has more than {IMAGES} files")));
-            }
-            let file = File::from(regular(&folder, name, &path)?);
-            let size = file.metadata().map_err(|error| Error::io("looking at", &path, error))?.len();
-            if name == DESCRIPTORS.0 && size > DESCRIPTORS.1 {
-                return Err(refuse(&path, format!("its descriptors.json has {size} bytes")));
-            }
-            total = total.saturating_add(size);
-            files.push((name.to_vec(), size));
+    /// Copies all that is used of it to a new folder of the daemon's own, as long as somebody waits for it. Blocks.
+    pub(super) fn copy(&self, into: &Path, wanted: &Wanted) -> Result<SavedContainer> {
+        let from = self.path.join(IMAGES_OF);
+        let images = open_folder(&self.folder, Path::new(IMAGES_OF), &from)?;
+        let listed = list_images(&images, &from)?;
+        let tar = File::from(regular(&self.folder, CHANGES.as_bytes(), &self.path)?);
+        let size = |error| Error::io("looking at", self.path.join(CHANGES), error);
+        let size = tar.metadata().map_err(size)?.len();
+        let spec = read(&self.folder, SPEC, &self.path)?;
+        let of_images = into.join(IMAGES_OF);
+        make_anew(&of_images)?;
+        let total = listed.iter().fold(size, |total, (_, size)| total.saturating_add(*size));
+        check_room(total, into)?;
+        put(into, SPEC, &spec)?;
+        copy(&self.folder, CHANGES.as_bytes(), size, (&self.path, into), wanted)?;
+        for (name, size) in &listed {
+            copy(&images, name, *size, (&from, &of_images), wanted)?;
         }
-        if files.is_empty() {
-            return Err(refuse(&path, "nothing is in it"));
-        }
+        let folder = open_folder(rustix::fs::CWD, into, into)?;
+        Ok(SavedContainer { kept: self.kept.clone(), folder, path: into.to_owned() })
+    }
+
+    /// Moves what criu has written, which has been copied, to another folder of the daemon's. Blocks.
+    pub(super) fn move_images(&self, into: &Path) -> Result<()> {
         make_anew(into)?;
-        // Files with holes take no room where they are, and would here.
-        let room = rustix::fs::statvfs(into).map_err(|errno| Error::io("looking at", into, errno.into()))?;
-        if total > room.f_bavail.saturating_mul(room.f_frsize) {
-            return Err(Error::DiskFull { doing: "copying a checkpoint to", path: into.to_owned() });
-        }
-        files.iter().try_for_each(|(name, size)| copy(&folder, name, *size, &path, into))
+        let from = self.path.join(IMAGES_OF);
+        fs::rename(&from, into).map_err(|error| Error::io("moving the images of", &self.path, error))
     }
 }
 
-fn copy(folder: &OwnedFd, name: &[u8], size: u64, from: &Path, into: &Path) -> Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let mut file = File::from(regular(folder, name, from)?).take(size);
-    let path = into.join(std::ffi::OsStr::from_bytes(name));
+/// Names and sizes of what criu has written.
+fn list_images(folder: &OwnedFd, path: &Path) -> Result<Vec<(Vec<u8>, u64)>> {
+    let listed = |errno: Errno| Error::io("listing", path, errno.into());
+    let mut files = Vec::new();
+    for entry in Dir::read_from(folder).map_err(listed)? {
+        let entry = entry.map_err(listed)?;
+        let name = entry.file_name().to_bytes();
+        if matches!(name, b"." | b"..") {
+            continue;
+        }
+        if files.len() >= IMAGES {
+            return Err(refuse(path, format!("it has more than {IMAGES} files")));
+        }
+        let file = File::from(regular(folder, name, path)?);
+        let size = file.metadata().map_err(|error| Error::io("looking at", path, error))?.len();
+        if name == DESCRIPTORS.0 && size > DESCRIPTORS.1 {
+            return Err(refuse(path, format!("its descriptors.json has {size} bytes")));
+        }
+        files.push((name.to_vec(), size));
+    }
+    if files.is_empty() {
+        return Err(refuse(path, "nothing is in it"));
+    }
+    Ok(files)
+}
+
+/// Whether so much can be written there, and others find room afterwards. Files with holes take none where they are, and would here.
+fn check_room(bytes: u64, into: &Path) -> Result<()> {
+    let room = rustix::fs::statvfs(into).map_err(|errno| Error::io("looking at", into, errno.into()))?;
+    let reserve = room.f_blocks / RESERVE;
+    if bytes > room.f_bavail.saturating_sub(reserve).saturating_mul(room.f_frsize) {
+        return Err(Error::DiskFull { doing: "copying a checkpoint to", path: into.to_owned() });
+    }
+    Ok(())
+}
+
+fn copy(
+    folder: &OwnedFd,
+    name: &[u8],
+    size: u64,
+    (from, into): (&Path, &Path),
+    wanted: &Wanted,
+) -> Result<()> {
+    let file = File::from(regular(folder, name, from)?).take(size);
+    let path = into.join(OsStr::from_bytes(name));
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let copied = made.and_then(|mut made| io::copy(&mut file, &mut made));
+    let copied = match made {
+        Ok(mut made) => copy_wanted(file, &mut made, wanted, "a restore")?,
+        Err(error) => Err(error),
+    };
     match copied {
         Ok(copied) if copied == size => Ok(()),
-        Ok(_) => Err(refuse(&from.join(std::ffi::OsStr::from_bytes(name)), "it became shorter meanwhile")),
+        Ok(_) => Err(refuse(&from.join(OsStr::from_bytes(name)), "it became shorter meanwhile")),
         Err(error) => Err(Error::io("copying to", path, error)),
     }
 }
@@ -298,8 +347,18 @@ fn differing(old: &Spec, new: &Spec) -> Option<&'static str> {
     };
     let ((old_process, old_env, old_groups), (process, env, groups)) = (plain(old), plain(new));
     let (old_user, user) = (old_process.user(), process.user());
-    let mounts = |spec: &Spec| -> BTreeSet<PathBuf> {
-        spec.mounts().iter().flatten().map(|mount| mount.destination().clone()).collect()
+    // Where they come from follows the pod; what they are, and what can be done with them, does not.
+    let mounts = |spec: &Spec| -> BTreeSet<(PathBuf, Option<String>, BTreeSet<String>)> {
+        let options = |mount: &oci_spec::runtime::Mount| mount.options().iter().flatten().cloned().collect();
+        let all = spec.mounts().iter().flatten();
+        all.map(|mount| (mount.destination().clone(), mount.typ().clone(), options(mount))).collect()
+    };
+    let read_only_root =
+        |spec: &Spec| spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
+    let hidden = |spec: &Spec| -> [BTreeSet<String>; 2] {
+        let Some(linux) = spec.linux() else { return Default::default() };
+        let set = |paths: &Option<Vec<String>>| paths.iter().flatten().cloned().collect();
+        [set(linux.masked_paths()), set(linux.readonly_paths())]
     };
     let namespaces = |spec: &Spec| -> BTreeSet<(String, bool)> {
         let all = spec.linux().as_ref().and_then(|linux| linux.namespaces().clone()).unwrap_or_default();
@@ -311,7 +370,9 @@ fn differing(old: &Spec, new: &Spec) -> Option<&'static str> {
         ("working directory", old_process.cwd() == process.cwd()),
         ("user or groups", (old_user.uid(), old_user.gid(), old_groups) == (user.uid(), user.gid(), groups)),
         ("terminal", old_process.terminal().unwrap_or_default() == process.terminal().unwrap_or_default()),
-        ("mounts", mounts(old) == mounts(new)),
+        ("mounts or options of them", mounts(old) == mounts(new)),
+        ("a read-only root", read_only_root(old) == read_only_root(new)),
+        ("masked or read-only paths", hidden(old) == hidden(new)),
         ("namespaces", namespaces(old) == namespaces(new)),
     ];
     all.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
@@ -321,6 +382,7 @@ fn differing(old: &Spec, new: &Spec) -> Option<&'static str> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+    use std::sync::Arc;
 
     fn manifest(names: &[&str]) -> Manifest {
         let kept = |name: &&str| Kept {
@@ -347,6 +409,8 @@ mod tests {
         fs::write(pod.join(MANIFEST), serde_json::to_vec(&manifest(names)).unwrap()).unwrap();
         fs::write(pod.join(CONFIG), serde_json::to_vec(&PodConfig::default()).unwrap()).unwrap();
         fs::write(pod.join("containers/0/checkpoint/inventory.img"), "x").unwrap();
+        fs::write(pod.join("containers/0/rootfs-diff.tar"), "changes").unwrap();
+        fs::write(pod.join("containers/0/spec.dump"), "{}").unwrap();
         folder
     }
 
@@ -405,26 +469,38 @@ mod tests {
         assert!(why(saved.containers(&other, &[config("a")])).contains("network"));
         let found = saved.containers(&pod, &[config("a")]).unwrap().remove(0);
         let into = folder.path().join("into");
-        found.copy_images(&into).unwrap();
-        assert_eq!(fs::read(into.join("inventory.img")).unwrap(), b"x");
+        let waits = Arc::new(());
+        let wanted = Wanted::by(&waits);
+        let copy = || found.copy(&into, &wanted);
+        let own = copy().unwrap();
+        assert_eq!(fs::read(into.join("rootfs-diff.tar")).unwrap(), b"changes");
+        // Nothing is taken from where it came from any more.
+        let moved = folder.path().join("saved/id");
+        own.move_images(&moved).unwrap();
+        assert_eq!(fs::read(moved.join("inventory.img")).unwrap(), b"x");
+        fs::remove_dir_all(&into).unwrap();
+        let given_up = Arc::new(());
+        let unwanted = Wanted::by(&given_up);
+        drop(given_up);
+        assert!(matches!(found.copy(&into, &unwanted), Err(Error::Canceled { .. })));
         let images = folder.path().join("pod/containers/0/checkpoint");
         symlink("/etc/passwd", images.join("pages-1.img")).unwrap();
-        assert!(why(found.copy_images(&into)).contains("pages-1.img: it is no regular file"));
+        assert!(why(copy()).contains("pages-1.img: it is no regular file"));
         fs::remove_file(images.join("pages-1.img")).unwrap();
         fs::create_dir(images.join("deeper")).unwrap();
-        assert!(why(found.copy_images(&into)).contains("no regular file"));
+        assert!(why(copy()).contains("no regular file"));
         fs::remove_dir(images.join("deeper")).unwrap();
         File::create(images.join("pages-1.img")).unwrap().set_len(1 << 43).unwrap();
-        assert!(matches!(found.copy_images(&into), Err(Error::DiskFull { .. })));
+        assert!(matches!(copy(), Err(Error::DiskFull { .. })));
         fs::remove_file(images.join("pages-1.img")).unwrap();
         File::create(images.join("descriptors.json")).unwrap().set_len(1 << 20).unwrap();
-        assert!(why(found.copy_images(&into)).contains("descriptors.json"));
+        assert!(why(copy()).contains("descriptors.json"));
         fs::remove_dir_all(&images).unwrap();
         symlink("/etc", &images).unwrap();
-        assert!(why(found.copy_images(&into)).contains("no folder"));
+        assert!(why(copy()).contains("no folder"));
         fs::remove_file(&images).unwrap();
         fs::create_dir(&images).unwrap();
-        assert!(why(found.copy_images(&into)).contains("nothing is in it"));
+        assert!(why(copy()).contains("nothing is in it"));
         fs::remove_dir_all(folder.path().join("pod/containers/0")).unwrap();
         assert!(why(saved.containers(&pod, &[config("a")])).contains("no such folder"));
     }
@@ -435,13 +511,28 @@ mod tests {
             serde_json::from_value(serde_json::json!({
                 "ociVersion": "1.0.2",
                 "process": { "cwd": "/", "args": ["sh"], "env": ["HOSTNAME=x", env], "user": { "uid": uid, "gid": 0 } },
-                "mounts": [{ "destination": "/proc" }],
-                "linux": { "namespaces": [{ "type": "network", "path": format!("/run/{env}") }] },
+                "root": { "path": "rootfs", "readonly": false },
+                "mounts": [{ "destination": "/proc", "type": "proc", "source": env, "options": ["rw"] }],
+                "linux": { "maskedPaths": ["/proc/keys"], "readonlyPaths": [], "namespaces": [{ "type": "network", "path": format!("/run/{env}") }] },
             }))
             .unwrap()
         };
         assert_eq!(differing(&spec("A=1", 0), &spec("A=1", 0)), None);
         assert_eq!(differing(&spec("A=1", 0), &spec("A=2", 0)), Some("environment variables"));
         assert_eq!(differing(&spec("A=1", 0), &spec("A=1", 1)), Some("user or groups"));
+        let with = |key: &str, value: serde_json::Value| -> Spec {
+            let mut json = serde_json::to_value(spec("A=1", 0)).unwrap();
+            *json.pointer_mut(key).unwrap() = value;
+            serde_json::from_value(json).unwrap()
+        };
+        for (key, value, what) in [
+            ("/mounts/0/options", serde_json::json!(["ro"]), "mounts or options of them"),
+            ("/mounts/0/type", serde_json::json!("tmpfs"), "mounts or options of them"),
+            ("/root/readonly", serde_json::json!(true), "a read-only root"),
+            ("/linux/maskedPaths", serde_json::json!([]), "masked or read-only paths"),
+            ("/linux/readonlyPaths", serde_json::json!(["/proc/sys"]), "masked or read-only paths"),
+        ] {
+            assert_eq!(differing(&spec("A=1", 0), &with(key, value)), Some(what), "{key}");
+        }
     }
 }

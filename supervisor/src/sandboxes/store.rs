@@ -74,7 +74,8 @@ impl SandboxStore {
     }
 
     /// All sandboxes, for a start: a record that cannot be read holds up no other. `mend` makes one that can be of what is kept (as JSON;
-    /// null if it is none), and what was kept is a file of the folder `aside` from then on. Without one the record stays, and is left out.
+    /// null if it is none), and what was kept is a file of the folder `aside` from then on; where that cannot be written, the record stays as
+    /// it is, too. Without one it stays, and is left out.
     pub fn read_back(
         &self,
         namespace: &Namespace,
@@ -92,7 +93,12 @@ impl SandboxStore {
                         None => {
                             tracing::error!(sandbox = %id, %error, "a record cannot be read, and is left alone")
                         }
-                        Some(record) => self.set_aside((namespace, &id), aside, &bytes, record, &error)?,
+                        Some(record) => {
+                            if let Err(left) = self.set_aside((namespace, &id), aside, &bytes, record, &error)
+                            {
+                                tracing::warn!(sandbox = %id, error = %left, "a record that cannot be read stays where it is; the next start tries it again");
+                            }
+                        }
                     }
                     mended
                 }
