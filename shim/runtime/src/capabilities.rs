@@ -54,6 +54,10 @@ fn mask(set: Option<&Capabilities>) -> u64 {
     set.into_iter().flatten().fold(0, |mask, capability| mask | 1 << number(*capability))
 }
 
+pub(crate) fn bit(capability: Capability) -> u64 {
+    1 << number(capability)
+}
+
 /// Every capability that some set has.
 pub(crate) fn all_of(sets: Option<&LinuxCapabilities>) -> u64 {
     let Some(sets) = sets else { return 0 };

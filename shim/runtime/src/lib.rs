@@ -43,6 +43,7 @@ mod process;
 mod procfs;
 mod record;
 mod restore;
+mod restored;
 mod rootfs;
 pub mod rootless;
 mod scheduling;

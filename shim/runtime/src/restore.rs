@@ -13,7 +13,7 @@ use crate::paths::Kind;
 use crate::scheduling::MemoryPolicy;
 use crate::sys::process as sys;
 use crate::{
-    Container, Error, Process, Result, RootfsMount, Stdio, capabilities, mounts, paths, rootfs, scheduling,
+    Container, Error, Process, Result, RootfsMount, Stdio, mounts, paths, restored, rootfs, scheduling,
     seccomp,
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -21,7 +21,6 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const LOG: &str = "restore.log";
@@ -375,7 +374,7 @@ fn examine(
     let process = rustix::process::Pid::from_raw(pid).ok_or(Error::NotRunning)?;
     let pidfd = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())
         .map_err(system("open the restored process"))?;
-    verify(options.spec, pid)?;
+    restored::verify(options.spec, pid)?;
     let profile = linux.seccomp().as_ref();
     let profile = profile.map(|profile| seccomp::plan(profile, options.seccomp_cache, Listener::None));
     let seccomp = match profile.transpose()? {
@@ -387,80 +386,4 @@ fn examine(
     let namespaces = Namespaces::plan(linux)?.flags();
     let memory_policy = scheduling::memory_policy(linux)?;
     Ok(Found { pid, terminal, pidfd, warnings, oom, namespaces, seccomp, memory_policy })
-}
-
-/// The first process of an image has no more than the config gives: capabilities, a seccomp filter, no_new_privs,
-/// namespaces of its own.
-fn verify(spec: &Spec, pid: i32) -> Result<()> {
-    let refused = |what: String| Error::UntrustedImage { path: format!("/proc/{pid}").into(), why: what };
-    let path = PathBuf::from(format!("/proc/{pid}/status"));
-    let status = std::fs::read_to_string(&path).map_err(|source| Error::Io {
-        doing: "look at the restored process",
-        path,
-        source,
-    })?;
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-            .unwrap_or_default()
-    };
-    let process = spec.process().as_ref();
-    let allowed = capabilities::all_of(process.and_then(|process| process.capabilities().as_ref()));
-    for set in ["CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb"] {
-        let has = u64::from_str_radix(field(set), 16).unwrap_or(u64::MAX);
-        if has & !allowed != 0 {
-            return Err(refused(format!(
-                "the image gives capabilities that the config does not ({set} {:x})",
-                has & !allowed
-            )));
-        }
-    }
-    let filtered = spec
-        .linux()
-        .as_ref()
-        .is_some_and(|linux| linux.seccomp().as_ref().is_some_and(|profile| profile.syscalls().is_some()));
-    if filtered && field("Seccomp") != "2" {
-        return Err(refused("the image has no seccomp filter, and the config has".into()));
-    }
-    if process.and_then(|process| process.no_new_privileges()) == Some(true) && field("NoNewPrivs") != "1" {
-        return Err(refused(
-            "the restored process has no no_new_privs, and the config has (criu keeps it from 3.18 on)"
-                .into(),
-        ));
-    }
-    for namespace in spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten()
-    {
-        let name = match namespace.typ() {
-            LinuxNamespaceType::Mount => "mnt",
-            LinuxNamespaceType::Cgroup => "cgroup",
-            LinuxNamespaceType::Uts => "uts",
-            LinuxNamespaceType::Ipc => "ipc",
-            LinuxNamespaceType::User => "user",
-            LinuxNamespaceType::Pid => "pid",
-            LinuxNamespaceType::Network => "net",
-            LinuxNamespaceType::Time => "time",
-        };
-        let (theirs, ours) = (
-            std::fs::read_link(format!("/proc/{pid}/ns/{name}")),
-            std::fs::read_link(format!("/proc/self/ns/{name}")),
-        );
-        if namespace.path().is_none() && !matches!((&theirs, &ours), (Ok(theirs), Ok(ours)) if theirs != ours)
-        {
-            return Err(refused(format!("the image has no {name} namespace of its own, and the config has")));
-        }
-        if let (Some(path), "ipc" | "uts" | "net" | "pid") = (namespace.path(), name)
-            && !is_in(pid, name, path)
-        {
-            return Err(refused(format!("it is not in the {name} namespace that the config names")));
-        }
-    }
-    Ok(())
-}
-
-/// Whether a process is in the namespace that a file stands for.
-fn is_in(pid: i32, name: &str, path: &Path) -> bool {
-    let own = std::fs::metadata(format!("/proc/{pid}/ns/{name}"));
-    matches!((own, std::fs::metadata(path)), (Ok(own), Ok(named)) if (own.dev(), own.ino()) == (named.dev(), named.ino()))
 }

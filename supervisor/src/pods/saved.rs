@@ -1,8 +1,9 @@
 //! A pod's checkpoint as it is found in a folder (checkpoint_pod.rs says how it is laid out).
 //!
-//! What always holds: whoever filled the folder is not trusted: no link is followed, nothing but regular files is opened, nothing is read
-//! beyond its bound, nothing of it is changed, and what is taken from it is copied before it is used. What a container may do is never
-//! taken from it; it is compared with what is asked for.
+//! What always holds: no mistake in the folder hurts anything but the restore (whoever fills it on purpose has to be trusted as root is: criu
+//! does what its images say): no link is followed, nothing but regular files is opened, nothing is read
+//! beyond its bound, nothing of it is changed, and what is taken from it is copied before it is used. It is compared
+//! with what is asked for.
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
@@ -91,7 +92,10 @@ pub(super) struct Saved {
 pub(super) struct SavedContainer {
     pub kept: Kept,
     folder: OwnedFd,
+    /// Where it was found: said in errors.
     path: PathBuf,
+    /// Where it is.
+    place: PathBuf,
 }
 
 fn refuse(path: &Path, why: impl Into<String>) -> Error {
@@ -173,7 +177,7 @@ impl Saved {
                 let (number, kept) = found.ok_or_else(|| refuse(&self.path, "a container is missing"))?;
                 let path = all.join(number.to_string());
                 let folder = open_folder(&folders, Path::new(&number.to_string()), &path)?;
-                Ok(SavedContainer { kept: kept.clone(), folder, path })
+                Ok(SavedContainer { kept: kept.clone(), folder, place: path.clone(), path })
             })
             .collect()
     }
@@ -226,14 +230,19 @@ impl SavedContainer {
             copy(&images, name, *size, (&from, &of_images), wanted)?;
         }
         let folder = open_folder(rustix::fs::CWD, into, into)?;
-        Ok(SavedContainer { kept: self.kept.clone(), folder, path: into.to_owned() })
+        Ok(SavedContainer {
+            kept: self.kept.clone(),
+            folder,
+            path: self.path.clone(),
+            place: into.to_owned(),
+        })
     }
 
     /// Moves what criu has written, which has been copied, to another folder of the daemon's. Blocks.
     pub(super) fn move_images(&self, into: &Path) -> Result<()> {
         make_anew(into)?;
-        let from = self.path.join(IMAGES_OF);
-        fs::rename(&from, into).map_err(|error| Error::io("moving the images of", &self.path, error))
+        let from = self.place.join(IMAGES_OF);
+        fs::rename(&from, into).map_err(|error| Error::io("moving the images of", &self.place, error))
     }
 }
 
