@@ -297,7 +297,7 @@ impl Pods {
             folder.remove();
             copied
         };
-        wanted.wait(A_CHECKPOINT, self.on_host(work)).await
+        wanted.wait(A_CHECKPOINT, self.copy_on_host(work)).await
     }
 
     async fn freeze(&self, chosen: &[Arc<Container>]) -> Result<()> {

@@ -19,6 +19,8 @@ pub(super) const MOST: usize = 16;
 const _: () = assert!(MOST * 4 <= crate::BLOCKING_THREADS);
 /// How long to wait for one of these threads.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many of them may copy checkpoints at once, which takes long: the others go on with all else.
+pub(super) const COPIES: usize = MOST / 4;
 
 impl Pods {
     /// Does what may wait for a file system of the host's.
@@ -37,6 +39,20 @@ impl Pods {
         };
         blocking(move || {
             // Whoever asked may be gone: the thread waits all the same.
+            let _place = place;
+            work()
+        })
+        .await
+    }
+
+    /// Copies a checkpoint from or to the host's file systems, when it is its turn.
+    pub(super) async fn copy_on_host<R: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let place = self.host_copies.clone().acquire_owned().await;
+        let place = place.map_err(|_| Error::Lost { what: "copying a checkpoint" })?;
+        self.on_host(move || {
             let _place = place;
             work()
         })

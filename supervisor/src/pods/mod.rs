@@ -104,6 +104,7 @@ pub struct Pods {
     collecting: std::sync::atomic::AtomicBool,
     /// Threads that may wait for file systems of the host.
     host_threads: Arc<tokio::sync::Semaphore>,
+    host_copies: Arc<tokio::sync::Semaphore>,
     /// Subnets that the node's pods are to be in.
     ranges: Mutex<Vec<String>>,
     /// Work that goes on after its caller went away.
@@ -144,6 +145,7 @@ impl Pods {
             written: written::Ledger::default(),
             collecting: std::sync::atomic::AtomicBool::default(),
             host_threads: Arc::new(tokio::sync::Semaphore::new(host_paths::MOST)),
+            host_copies: Arc::new(tokio::sync::Semaphore::new(host_paths::COPIES)),
             ranges: Mutex::default(),
             background: tokio_util::task::TaskTracker::new(),
         };

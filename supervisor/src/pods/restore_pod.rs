@@ -243,7 +243,7 @@ impl Pods {
                 }
             }
         };
-        wanted.wait("a restore", self.on_host(work)).await
+        wanted.wait("a restore", self.copy_on_host(work)).await
     }
 
     async fn make_containers(

@@ -125,6 +125,11 @@ mod tests {
         }
         let aside = folder.path().join("unreadable");
         let read = || store.read_back(&namespace, &aside, sandbox).unwrap();
+        // Where nothing can be written, they are kept as they are.
+        std::fs::write(&aside, "no folder").unwrap();
+        assert_eq!(read().len(), 3);
+        assert_eq!(db.get(&rows, &namespace, "bad").unwrap().unwrap(), damaged[0].1);
+        std::fs::remove_file(&aside).unwrap();
         let pods = read();
         assert_eq!(pods.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["bad", "good", "none"]);
         let states: Vec<PodState> = pods
