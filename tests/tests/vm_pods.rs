@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use longshore_proto::containerd::services::containers::v1::GetContainerRequest;
 use longshore_proto::runtime::v1 as wire;
@@ -517,7 +518,7 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
     eventually("that it is begun", || under_way(&f) > 0);
     let same =
-        tokio::time::timeout(std::time::Duration::from_secs(1), checkpoint(&cri, &pod, &output, &ids)).await;
+        tokio::time::timeout(Duration::from_secs(1), checkpoint(&cri, &pod, &output, &ids)).await;
     assert!(same.is_err(), "it joins what is under way: {same:?}");
     let other = checkpoint(&cri, &pod, &output, &ids[..1]).await.expect_err("another one is under way");
     assert_eq!(other.code(), tonic::Code::Unavailable, "{other}");
@@ -531,9 +532,9 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
     let (to, of) = (output.clone(), (pod.clone(), ids.clone()));
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
     eventually("that it is begun", || under_way(&f) > 0);
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     let frozen = wanted.said(1).len();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(wanted.said(1).len(), frozen, "the second one is frozen while the first is written");
     f.daemon.kill();
     let _ = asked.await;
@@ -549,7 +550,7 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_frozen_when_the_daemon_was_stopped_runs_again() {
     // Longer than a daemon that is asked to stop waits.
-    let criu = Some("#!/bin/sh\n[ \"$1\" = check ] || exec sleep 9\n");
+    let criu = Some("#!/bin/sh\n[ \"$1\" = check ] || exec sleep 12\n");
     let folder = tempfile::Builder::new().prefix("longshore-test-").tempdir().expect("a folder");
     let mut f = without_nft(folder.path(), criu);
     let cri = Cri::connect(&f.daemon.socket()).await.expect("a connection");
@@ -563,8 +564,14 @@ async fn what_was_frozen_when_the_daemon_was_stopped_runs_again() {
     let (asking, to, of) = (cri.clone(), output.clone(), (pod.clone(), ids.clone()));
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
     eventually("that it is begun", || notes(&f) > 0);
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    let frozen = wanted.said(1).len();
+    let (mut frozen, mut since) = (0, Instant::now());
+    eventually("that the second one stands still", || {
+        let said = wanted.said(1).len();
+        if said != frozen {
+            (frozen, since) = (said, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(3)
+    });
     f.daemon.stop().expect("it stops");
     asked.abort();
     assert_eq!(wanted.said(1).len(), frozen, "the second one is frozen");
