@@ -142,6 +142,8 @@ fn a_day_in_a_terminal() {
     tmux.press(&["C-p"]);
     std::thread::sleep(Duration::from_millis(800));
     tmux.press(&["Enter"]);
+    // Its shell asks the terminal where the cursor is: an answer after the end would be the outer shell's.
+    std::thread::sleep(Duration::from_millis(800));
     tmux.press(&["C-p", "C-q"]);
     tmux.expect("here>");
     assert_eq!(tmux.settings(), before, "the terminal is as it was");
@@ -151,6 +153,7 @@ fn a_day_in_a_terminal() {
     join(&tmux, daemon, &["attach", "--detach-keys", "ctrl-x,x", "day"], 2);
     tmux.enter("clear; echo back $((6 * 7))");
     tmux.expect("back 42");
+    std::thread::sleep(Duration::from_millis(800));
     tmux.press(&["C-x", "x"]);
     tmux.expect("read escape sequence");
     assert_eq!(tmux.settings(), before);
