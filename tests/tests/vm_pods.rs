@@ -517,8 +517,7 @@ async fn what_was_frozen_when_the_daemon_died_runs_again() {
     let (asking, to, of) = (cri.clone(), output.clone(), (pod.clone(), ids.clone()));
     let asked = tokio::spawn(async move { checkpoint(&asking, &of.0, &to, &of.1).await });
     eventually("that it is begun", || under_way(&f) > 0);
-    let same =
-        tokio::time::timeout(Duration::from_secs(1), checkpoint(&cri, &pod, &output, &ids)).await;
+    let same = tokio::time::timeout(Duration::from_secs(1), checkpoint(&cri, &pod, &output, &ids)).await;
     assert!(same.is_err(), "it joins what is under way: {same:?}");
     let other = checkpoint(&cri, &pod, &output, &ids[..1]).await.expect_err("another one is under way");
     assert_eq!(other.code(), tonic::Code::Unavailable, "{other}");
