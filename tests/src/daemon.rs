@@ -160,6 +160,11 @@ impl Addresses {
     fn new(number: u32) -> Addresses {
         let first = std::process::id().wrapping_add(number.wrapping_mul(977));
         let claim = |slot: u32| {
+            // Podman's own network, 10.88.0.0/16, stays on a host where it once ran.
+            let is_podmans = slot / 16 == 88 - 64;
+            if is_podmans {
+                return None;
+            }
             let name = SocketAddr::from_abstract_name(format!("longshore-test-addresses-{slot}")).ok()?;
             Some((slot, UnixListener::bind_addr(&name).ok()?))
         };
