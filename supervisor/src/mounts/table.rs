@@ -5,9 +5,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// A path of the list: space, tab, newline and backslash are written as `\` and three octal digits.
-pub fn path(field: &str) -> PathBuf {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field.as_bytes();
+pub fn path(field: impl AsRef<[u8]>) -> PathBuf {
+    let mut rest = field.as_ref();
+    let mut plain = Vec::with_capacity(rest.len());
     while let Some((&first, after)) = rest.split_first() {
         let digits = after.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
         let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());

@@ -132,11 +132,7 @@ impl Pods {
     /// All that an archive has of a container.
     pub(super) async fn gather(&self, container: &Container, folder: &Path) -> Result<()> {
         let images = folder.join("checkpoint");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&images)
-            .map_err(|error| Error::io("making the folder", &images, error))?;
+        make(&images)?;
         // Its log is not among what it writes of the container; both folders are criu's alone.
         let work = folder.join("work");
         let options = CheckpointOptions { work_path: work.display().to_string(), ..Default::default() };
@@ -247,6 +243,12 @@ fn times(record: &ContainerRecord) -> Value {
         "Reason": "",
         "Message": "",
     })
+}
+
+/// A folder that is the daemon's alone, with those above it.
+pub(super) fn make(folder: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| Error::io("making the folder", folder, error))
 }
 
 fn create(path: &Path) -> Result<File> {

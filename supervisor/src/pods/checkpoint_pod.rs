@@ -7,8 +7,7 @@
 //! ends meanwhile leaves a note, by which the next one thaws them; while any is frozen nothing is written but below the daemon's own folder.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tonic::Code;
 
 use super::Pods;
-use super::checkpoint::{Folder, note_draft, put};
+use super::checkpoint::{Folder, make, note_draft, put};
 use super::container::Container;
 use super::flight::as_text;
 use super::joined::Wanted;
@@ -356,11 +355,6 @@ fn manifest(pod: &Pod, chosen: &[Arc<Container>]) -> Manifest {
 fn unwritable(path: &Path) -> impl Fn(serde_json::Error) -> Error + use<> {
     let path = path.to_owned();
     move |error| Error::io("writing", path.clone(), error.into())
-}
-
-fn make(folder: &Path) -> Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|error| Error::io("making the folder", folder, error))
 }
 
 fn sync(path: &Path) -> Result<()> {

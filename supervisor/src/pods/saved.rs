@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -21,7 +21,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::put;
+use super::checkpoint::{make, put};
 use super::config::{ContainerConfig, PodConfig};
 use super::joined::Wanted;
 use super::output::copy_wanted;
@@ -305,8 +305,7 @@ fn copy(
 
 fn make_anew(folder: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(folder);
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|error| Error::io("making the folder", folder, error))
+    make(folder)
 }
 
 fn open_folder(parent: impl AsFd, name: &Path, path: &Path) -> Result<OwnedFd> {

@@ -7,10 +7,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, unmount};
+
+use crate::mounts::table;
 
 /// How often the list of mounts is gone through: mounts may be stacked.
 const ROUNDS: usize = 8;
@@ -56,34 +57,10 @@ fn below(folder: &Path) -> io::Result<Vec<PathBuf>> {
         io::ErrorKind::NotFound => Ok(folder.to_owned()),
         _ => Err(error),
     })?;
-    let table = fs::read("/proc/self/mountinfo")?;
+    let mounts = fs::read("/proc/self/mountinfo")?;
     let points =
-        table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    Ok(points
-        .map(|point| PathBuf::from(std::ffi::OsStr::from_bytes(&unescape(point))))
-        .filter(|point| point.starts_with(&folder) && *point != folder)
-        .collect())
-}
-
-/// Space, tab, newline and backslash are written as `\` and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let digits =
-            after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                plain.push(first);
-                rest = after;
-            }
-        }
-    }
-    plain
+        mounts.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    Ok(points.map(table::path).filter(|point| point.starts_with(&folder) && *point != folder).collect())
 }
 
 #[cfg(test)]
@@ -92,8 +69,8 @@ mod tests {
 
     #[test]
     fn names_in_the_list_of_mounts_are_read() {
-        assert_eq!(unescape(b"/a\\040b\\134c"), b"/a b\\c");
-        assert_eq!(unescape(b"/a\\0"), b"/a\\0");
+        assert_eq!(table::path(b"/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(table::path(b"/a\\0"), Path::new("/a\\0"));
     }
 
     #[test]
